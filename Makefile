@@ -1,0 +1,119 @@
+# The one entry point of the project; `make help` lists what it can do.
+#
+# Variables: NGINX=/path/to/nginx (an OpenResty, for example; otherwise openresty
+# or nginx in PATH), CARGO, CC, CXX, PREFIX, LUA_LIB_DIR, LUA_LIBDIR, DESTDIR,
+# BENCH_ARGS.
+
+SHELL = /bin/sh
+CARGO ?= cargo
+CC ?= cc
+CXX ?= c++
+CFLAGS ?= -O2 -g
+PREFIX ?= /usr/local
+LUA_LIB_DIR ?= $(PREFIX)/share/lua/5.1
+LUA_LIBDIR ?= $(PREFIX)/lib/lua/5.1
+INCLUDE_DIR ?= $(PREFIX)/include
+
+# Where rustup puts cargo, and Debian nginx, is not in everybody's PATH.
+export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# Tests, examples and the rock expect the results in this place.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+export NGINX CARGO CC CXX
+
+PLUGIN_CFLAGS = -std=c99 -fPIC -shared -pthread -Iinclude -Wall -Wextra $(CFLAGS)
+HEADER = include/nonblocking_ffi.h
+
+# examples/<name>/<name>.c and examples/<name>/Cargo.toml make
+# target/examples/lib<name>.so (the Rust packages are nonblocking-ffi-<name>);
+# t/plugins/<name>.c makes target/test-plugins/lib<name>.so.
+C_EXAMPLES := $(foreach d,$(wildcard examples/*),$(wildcard $(d)/$(notdir $(d)).c))
+C_EXAMPLE_LIBS := $(foreach c,$(C_EXAMPLES),target/examples/lib$(basename $(notdir $(c))).so)
+RUST_EXAMPLES := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard examples/*/Cargo.toml)))
+TEST_PLUGIN_LIBS := $(patsubst t/plugins/%.c,target/test-plugins/lib%.so,$(wildcard t/plugins/*.c))
+
+.PHONY: help build examples rust-examples demo test t bench lint fmt install deps clean
+
+help:
+	@echo "make build     the shared object, target/release/libnonblocking_ffi.so"
+	@echo "make examples  the example plugins, in target/examples/"
+	@echo "make demo      pictures resized off the event loop of a running nginx"
+	@echo "make test      every test; make t runs those in t/ only"
+	@echo "make bench     the benchmarks"
+	@echo "make lint      rustfmt, clippy, luacheck"
+	@echo "make fmt       formats the Rust code"
+	@echo "make install   to PREFIX=$(PREFIX)"
+	@echo "make deps      what the other targets need (on Debian; they ask for it, too)"
+	@echo "make clean     removes what was built"
+	@echo "With an nginx of your own: make test NGINX=/path/to/nginx"
+
+build:
+	@sh scripts/deps.sh build
+	sh scripts/build-core.sh
+
+examples: $(C_EXAMPLE_LIBS) $(TEST_PLUGIN_LIBS) rust-examples
+
+# Libraries are put in place by renaming: an nginx may have the old one mapped.
+define C_PLUGIN
+@mkdir -p $(@D)
+$(CC) $(PLUGIN_CFLAGS) $< -o $@.new $(LDLIBS)
+@mv -f $@.new $@
+endef
+
+define EXAMPLE_RULE
+target/examples/lib$(basename $(notdir $(1))).so: $(1) $(HEADER)
+	$$(C_PLUGIN)
+endef
+$(foreach c,$(C_EXAMPLES),$(eval $(call EXAMPLE_RULE,$(c))))
+
+target/test-plugins/lib%.so: t/plugins/%.c $(HEADER)
+	$(C_PLUGIN)
+
+rust-examples:
+	@mkdir -p target/examples
+ifneq ($(RUST_EXAMPLES),)
+	$(CARGO) build --release --locked $(addprefix -p nonblocking-ffi-,$(RUST_EXAMPLES))
+	@for name in $(RUST_EXAMPLES); do \
+		cp target/release/lib$$name.so target/examples/lib$$name.so.new && \
+		mv -f target/examples/lib$$name.so.new target/examples/lib$$name.so || exit 1; \
+	done
+endif
+
+demo:
+	@sh scripts/deps.sh demo
+	@$(MAKE) --no-print-directory build examples
+	@bash scripts/demo.sh
+
+test:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory build examples
+	@bash scripts/test.sh
+
+t:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory build examples
+	@bash scripts/test.sh t
+
+bench:
+	@sh scripts/deps.sh bench
+	@$(MAKE) --no-print-directory build examples
+	@eval "$$(sh scripts/nginx-env.sh)" && \
+		export TEST_NGINX_BINARY TEST_NGINX_LOAD_MODULES && \
+		$(CARGO) run --release --locked -p nonblocking-ffi-bench -- $(BENCH_ARGS)
+
+lint:
+	@sh scripts/deps.sh lint
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	luacheck -q lua examples
+
+fmt:
+	$(CARGO) fmt --all
+
+install: build
+	sh scripts/install.sh "$(DESTDIR)$(LUA_LIB_DIR)" "$(DESTDIR)$(LUA_LIBDIR)" "$(DESTDIR)$(INCLUDE_DIR)"
+
+deps:
+	@sh scripts/deps.sh all
+
+clean:
+	rm -rf target

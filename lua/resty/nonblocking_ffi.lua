@@ -1,0 +1,113 @@
+-- lua-resty-nonblocking-ffi: runs blocking and CPU-heavy work, in any language
+-- that can export C functions, off nginx's event loop.
+--
+--     local nbffi = require "resty.nonblocking_ffi"
+--     local rt = assert(nbffi.load { runtime = "c", library = "libecho.so" })
+--     local res, err = rt:call("hello", { timeout = 0.5 })
+--
+-- Requiring this module does nothing and patches nothing. The parts:
+--
+--     runtime.lua   what load returns: call, submit, cast, stats, close
+--     future.lua    what submit returns
+--     pool.lua      named pools
+--     channel.lua   how results come back to the event loop
+--     options.lua   options, their rules and defaults
+--     phase.lua     what nginx's phases allow
+--     library.lua   finding shared objects
+--     cdefs.lua     the C functions of the shared object
+
+local ffi = require "ffi"
+local channel = require "resty.nonblocking_ffi.channel"
+local future = require "resty.nonblocking_ffi.future"
+local options = require "resty.nonblocking_ffi.options"
+local pools = require "resty.nonblocking_ffi.pool"
+local runtime = require "resty.nonblocking_ffi.runtime"
+
+
+local _M = {
+    _VERSION = "0.1.0",
+}
+
+
+-- syntax: nbffi.setup(options)
+--
+-- Sets defaults, for load and pool: timeout, max_response, on_full, threads,
+-- max_queue, nice; and what has no other place: socket_dirs (where the channel
+-- may make its socket for a moment), shutdown_timeout (seconds that an exiting
+-- worker gives to tasks that nobody waits for). To be called in init_by_lua,
+-- or before the first load. Returns true; raises an error for what it does
+-- not know.
+function _M.setup(given)
+    return options.setup(given)
+end
+
+
+-- syntax: ok, err = nbffi.pool(name, options?)
+--
+-- Declares a named pool: threads (default: as many as there are cores),
+-- max_queue (tasks that may wait while all threads are busy, default 65536),
+-- nice (0 to 19, how much nicer than nginx its threads are). Its threads start
+-- in each worker when it is first used. A pool named "default" is there
+-- without. Returns true, or nil and an error if there is one that differs.
+function _M.pool(name, given)
+    return pools.declare(name, given)
+end
+
+
+-- syntax: runtime, err = nbffi.load(options)
+--
+--   runtime       "c": a shared object with the plugin ABI
+--   library       its path; without a slash: searched in package.cpath, then
+--                 by the dynamic linker
+--   entry         its entry function, default "nbffi_plugin_entry"
+--   config        a string for the plugin, default ""
+--   name          for logs and statistics, default: the library's
+--   pool          the pool that runs it, default "default"
+--   on_full       when the pool's queue is full: "error" (default) or "wait"
+--   timeout       seconds that a call may take, default 60
+--   max_response  bytes that a response may have, default 256 MiB
+--
+-- Returns the same runtime for the same options within a worker; nil and an
+-- error if it cannot be loaded, in init_by_lua, and in phases that cannot
+-- yield unless it is loaded already. Raises an error for options it does not
+-- know. In init_worker_by_lua it blocks until the plugin is ready.
+function _M.load(given)
+    return runtime.load(given)
+end
+
+
+_M.wait_all = future.wait_all
+_M.wait_any = future.wait_any
+
+
+-- syntax: stats = nbffi.stats()
+--
+-- What this worker has counted:
+--   runtimes     by name, see runtime:stats()
+--   pools        by name: threads, max_queue, in_flight, queued, running,
+--                wakeups (of threads)
+--   channel      wakeups (of the event loop), completions
+--   slots        used, allocated
+--   log_dropped  log lines of plugins that found no room
+function _M.stats()
+    local stats = {
+        runtimes = runtime.all_stats(),
+        pools = pools.figures(),
+        channel = { wakeups = 0, completions = 0 },
+        slots = { used = 0, allocated = 0 },
+        log_dropped = 0,
+    }
+    if channel.client then
+        local figures = ffi.new("nbffi_client_figures")
+        channel.C.nbffi_client_stats(channel.client, figures)
+        stats.channel.wakeups = figures.wakeups
+        stats.channel.completions = figures.completions
+        stats.slots.used = figures.in_flight
+        stats.slots.allocated = figures.slots
+        stats.log_dropped = figures.log_dropped
+    end
+    return stats
+end
+
+
+return _M

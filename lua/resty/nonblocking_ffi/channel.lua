@@ -1,0 +1,524 @@
+-- The event loop's end of the call path: one per Lua VM.
+--
+-- A task that waits for its end has a *waiter* here, by its slot. One light
+-- thread (the drain) waits on a cosocket, takes completions in batches, and
+-- wakes their waiters. Slots are released here, never by the coroutine that
+-- asked: it may be gone.
+--
+-- A second light thread (the flusher) runs at the end of each turn of the
+-- event loop in which a post was held back: a semaphore that is posted in a
+-- handler wakes its waiter only after all I/O events of the turn.
+--
+-- When the worker is told to exit, nginx-lua fires all pending timers at once:
+-- the sentinel is one. From then on the drain polls, and ends when no call
+-- waits. Calls that requests make even later poll for themselves.
+
+local ffi = require "ffi"
+local errlog = require "ngx.errlog"
+local semaphore = require "ngx.semaphore"
+local cdefs = require "resty.nonblocking_ffi.cdefs"
+local library = require "resty.nonblocking_ffi.library"
+local options = require "resty.nonblocking_ffi.options"
+
+local ceil = math.ceil
+local concat = table.concat
+local ffi_cast = ffi.cast
+local ffi_gc = ffi.gc
+local ffi_new = ffi.new
+local ffi_string = ffi.string
+local max = math.max
+local min = math.min
+local ngx = ngx
+local ngx_log = ngx.log
+local now = ngx.now
+local pairs = pairs
+local pcall = pcall
+local sleep = ngx.sleep
+local timer_at = ngx.timer.at
+local tostring = tostring
+
+local DONE = cdefs.DONE
+local RUNTIME = cdefs.RUNTIME
+local TIMEOUT = cdefs.TIMEOUT
+
+local BATCH = 64
+local LINE_BYTES = 4096
+local PATH_BYTES = 256
+-- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
+local LONGEST = 2000000
+-- A timer that far in the future fires when the worker exits.
+local NEVER = 10 * 365 * 86400
+-- How often a worker looks for completions where it cannot be woken.
+local POLL = 0.002
+-- How long an exiting worker lets a task that runs come to its end, if nobody
+-- waits for it.
+local EXIT_RUNNING = 0.1
+
+
+local _M = {
+    -- set by open()
+    C = nil,
+    client = nil,
+    -- texts of the errors, by code
+    texts = {},
+}
+
+
+local C, client
+local batch = ffi_new("nbffi_completion[?]", BATCH)
+local line = ffi_new("char[?]", LINE_BYTES)
+local line_buffer
+
+-- By slot: who waits, and the request, which must not be collected meanwhile.
+-- `false` where there is none, so that the tables stay arrays.
+local waiters, requests = {}, {}
+_M.requests = requests
+-- Waiters for reuse.
+local spare, spares = {}, 0
+-- Called after completions were delivered.
+local hooks = {}
+
+-- "down", "starting" or "up".
+local state = "down"
+local exiting = false
+local flushes
+local flush_posted = false
+
+
+-- A waiter: {
+--   sema      = its semaphore, made when first needed
+--   sleeping  = how many coroutines wait on it
+--   deadline  = ngx.now() by which the task ends for its caller
+--   slot      = of its task, once that is posted
+--   done      = whether the rest is valid
+--   res, err, code, message
+--   callback  = called when it is done, instead of or besides a coroutine
+-- }
+local function new_waiter()
+    if spares > 0 then
+        local waiter = spare[spares]
+        spares = spares - 1
+        return waiter
+    end
+    return { sleeping = 0, done = false }
+end
+_M.new_waiter = new_waiter
+
+
+-- Makes a waiter that is done, and that nobody knows any more, a new one.
+function _M.recycle(waiter)
+    waiter.done = false
+    waiter.slot = nil
+    waiter.res = nil
+    waiter.err = nil
+    waiter.code = nil
+    waiter.message = nil
+    if spares < 1024 then
+        spares = spares + 1
+        spare[spares] = waiter
+    end
+end
+
+
+-- The results of a completion, as `call` returns them.
+local function results(done)
+    local status = done.status
+    if status == 0 then
+        local res = ffi_string(done.data, done.len)
+        if done.code == 0 and done.message_len == 0 then
+            return res
+        end
+        return res, nil, done.code,
+               ffi_string(done.message, done.message_len)
+    end
+    if status ~= RUNTIME then
+        return nil, _M.texts[status], nil,
+               done.message_len > 0
+               and ffi_string(done.message, done.message_len) or nil
+    end
+    local message = ffi_string(done.message, done.message_len)
+    return nil, "runtime error: " .. message, done.code, message
+end
+_M.results = results
+
+
+local function wake(waiter)
+    waiter.done = true
+    if waiter.sleeping > 0 then
+        waiter.sema:post(waiter.sleeping)
+    end
+    local callback = waiter.callback
+    if callback then
+        callback(waiter)
+    end
+end
+
+
+-- Ends a waiter with an error before its task has ended.
+local function finish(waiter, err)
+    waiter.err = err
+    wake(waiter)
+end
+_M.finish = finish
+
+
+local function deliver(done)
+    local slot = done.slot
+    requests[slot] = false
+    local waiter = waiters[slot]
+    if waiter then
+        waiters[slot] = false
+        waiter.res, waiter.err, waiter.code, waiter.message = results(done)
+        wake(waiter)
+    end
+end
+
+
+-- Takes all completions and wakes their waiters. Never yields.
+local function drain()
+    local some = false
+    repeat
+        local count = C.nbffi_drain(client, batch, BATCH)
+        for i = 0, count - 1 do
+            deliver(batch[i])
+        end
+        if count > 0 then
+            some = true
+            C.nbffi_release(client, batch, count)
+        end
+    until count < BATCH
+    if some then
+        for i = 1, #hooks do
+            hooks[i]()
+        end
+    end
+end
+_M.drain = drain
+
+
+-- Adds a function to be called after completions were delivered. It must not
+-- yield.
+function _M.on_drain(hook)
+    hooks[#hooks + 1] = hook
+end
+
+
+local function write_log()
+    while true do
+        local level = C.nbffi_log_take(client, line_buffer)
+        if level == 0 then
+            return
+        end
+        errlog.raw_log(level, ffi_string(line))
+    end
+end
+
+
+-- Registers a posted task: what nbffi_post gave, who waits for it (if anybody
+-- does), and the request.
+function _M.register(slot, waiter, request)
+    if slot >= cdefs.HELD then
+        slot = slot - cdefs.HELD
+        if not flush_posted then
+            flush_posted = true
+            flushes:post(1)
+        end
+    end
+    requests[slot] = request
+    if waiter then
+        waiters[slot] = waiter
+        waiter.slot = slot
+    end
+end
+
+
+-- Gives up a waiter's task, for the error `why`. The waiter will hear no more
+-- of it.
+local function abandon(waiter, why)
+    local slot = waiter.slot
+    waiters[slot] = false
+    waiter.slot = nil
+    if C.nbffi_cancel(client, slot, why) == 0 then
+        -- Nobody will read the request.
+        requests[slot] = false
+    end
+end
+_M.abandon = abandon
+
+
+local function poll(waiter, deadline)
+    while not waiter.done and now() < deadline do
+        sleep(POLL)
+        drain()
+        write_log()
+    end
+    return waiter.done
+end
+
+
+-- Waits until a waiter is done or for so many seconds. True if it is done.
+function _M.wait(waiter, seconds)
+    if waiter.done then
+        return true
+    end
+    if state == "down" and not _M.start() then
+        return poll(waiter, now() + seconds)
+    end
+    local sema = waiter.sema
+    if not sema then
+        local err
+        sema, err = semaphore.new(0)
+        if not sema then
+            return nil, err
+        end
+        waiter.sema = sema
+    end
+    waiter.sleeping = waiter.sleeping + 1
+    local ok, err = sema:wait(min(max(seconds, 0.001), LONGEST))
+    waiter.sleeping = waiter.sleeping - 1
+    if ok then
+        return true
+    end
+    if err ~= "timeout" then
+        return nil, err
+    end
+    if waiter.done then
+        -- Posted and timed out in the same turn: the post is still in the
+        -- semaphore, so that one is not to be used again.
+        waiter.sema = nil
+        return true
+    end
+    return false
+end
+
+
+-- What `call` returns for a waiter that is done.
+function _M.outcome(waiter)
+    local err, code, message = waiter.err, waiter.code, waiter.message
+    if err or code or message then
+        return waiter.res, err, code, message
+    end
+    return waiter.res
+end
+
+
+-- Whether some caller still has to get a result.
+local function anybody_waits()
+    local time = now()
+    for _, waiter in pairs(waiters) do
+        if waiter and (waiter.sleeping > 0 or waiter.callback)
+           and (waiter.deadline or time) > time
+        then
+            return true
+        end
+    end
+    return false
+end
+
+
+local function flusher()
+    while state == "up" and not exiting do
+        flushes:wait(LONGEST)
+        flush_posted = false
+        C.nbffi_flush(client)
+    end
+end
+
+
+local function connect()
+    local directories = concat(options.defaults.socket_dirs, "\n")
+    local path = ffi_new("char[?]", PATH_BYTES)
+    local status = C.nbffi_channel_open(client,
+        ffi_new("nbffi_text", directories, #directories),
+        ffi_new("nbffi_buffer", path, PATH_BYTES), line_buffer)
+    if status ~= 0 then
+        return nil, ffi_string(line)
+    end
+
+    local sock, err = ngx.socket.tcp()
+    if sock then
+        local ok
+        ok, err = sock:connect("unix:" .. ffi_string(path))
+        if not ok then
+            sock = nil
+        end
+    end
+    status = C.nbffi_channel_accept(client, sock ~= nil, line_buffer)
+    if not sock then
+        return nil, err
+    end
+    if status ~= 0 then
+        return nil, ffi_string(line)
+    end
+    sock:settimeout(LONGEST * 1000)
+    return sock
+end
+
+
+-- Serves the channel until the worker exits and no call waits.
+local function serve()
+    local sock, err
+    while true do
+        drain()
+        write_log()
+        if exiting then
+            if not anybody_waits() then
+                return
+            end
+            sleep(POLL)
+
+        elseif not sock then
+            sock, err = connect()
+            if not sock then
+                -- For instance: no connections left. Calls go on, slowly.
+                ngx_log(ngx.ERR, "nonblocking_ffi: no channel, polling: ", err)
+                local retry = now() + 1
+                while not exiting and now() < retry do
+                    sleep(POLL)
+                    drain()
+                end
+            end
+
+        elseif C.nbffi_channel_arm(client) then
+            local byte, failed = sock:receive(1)
+            if not byte and failed ~= "timeout" then
+                sock = nil
+            end
+        end
+    end
+end
+
+
+local function sentinel()
+    exiting = true
+    C.nbffi_may_hold(client, false)
+    C.nbffi_channel_wake(client)
+    flushes:post(1)
+end
+
+
+local function run(premature)
+    if premature then
+        exiting = true
+        state = "down"
+        return
+    end
+    local ok, err = timer_at(NEVER, sentinel)
+    if not ok then
+        exiting = true
+    end
+    state = "up"
+    ngx.thread.spawn(flusher)
+    C.nbffi_may_hold(client, ok ~= nil)
+
+    ok, err = pcall(serve)
+    C.nbffi_may_hold(client, false)
+    state = "down"
+    if not ok then
+        -- Waiters that sleep have their timeouts; the next one to come
+        -- starts again.
+        ngx_log(ngx.ERR, "nonblocking_ffi: the drain failed: ", tostring(err))
+        flushes:post(1)
+    end
+end
+
+
+-- Sees to it that completions are drained. False if nobody will: the caller
+-- must poll.
+function _M.start()
+    if state ~= "down" then
+        return true
+    end
+    if exiting then
+        return false
+    end
+    local ok = timer_at(0, run)
+    if not ok then
+        return false
+    end
+    state = "starting"
+    return true
+end
+
+
+-- Blocks the worker until a waiter is done. Only in init_worker_by_lua.
+function _M.block(waiter, seconds)
+    local rounds = ceil(seconds / 0.1)
+    for _ = 1, rounds do
+        drain()
+        write_log()
+        if waiter.done then
+            return true
+        end
+        C.nbffi_block(client, 0.1)
+    end
+    return false
+end
+
+
+-- The VM ends: whatever reads its memory must have stopped when this returns.
+local function close(ptr)
+    local queued = 0
+    if exiting then
+        if _M.before_exit then
+            pcall(_M.before_exit)
+        end
+        queued = options.defaults.shutdown_timeout
+    end
+    C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
+end
+
+
+-- Opens the shared object and makes this VM's client, once. True, or nil and
+-- an error.
+function _M.open()
+    if client then
+        return true
+    end
+    local lib, err = library.open_core()
+    if not lib then
+        return nil, err
+    end
+    C = lib
+    local ptr = C.nbffi_client_new()
+    if ptr == nil then
+        return nil, "no memory"
+    end
+    flushes, err = semaphore.new(0)
+    if not flushes then
+        return nil, err
+    end
+    client = ffi_gc(ptr, close)
+    line_buffer = ffi_new("nbffi_buffer", line, LINE_BYTES)
+    for code = 1, cdefs.ERRORS do
+        _M.texts[code] = ffi_string(C.nbffi_error_text(code))
+    end
+    options.set_cores(function() return C.nbffi_cores() end)
+    C.nbffi_log_level(client, errlog.get_sys_filter_level())
+    _M.C = C
+    _M.client = client
+    return true
+end
+
+
+-- A string as the C functions take it; it must be kept alive meanwhile.
+function _M.text(value)
+    return ffi_new("nbffi_text", value, #value)
+end
+
+
+-- Where C functions write errors, and the text that one has written.
+function _M.error_buffer()
+    return line_buffer
+end
+
+
+function _M.error_text()
+    return ffi_string(ffi_cast("const char *", line))
+end
+
+
+_M.DONE = DONE
+
+
+return _M

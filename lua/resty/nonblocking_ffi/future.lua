@@ -1,0 +1,201 @@
+-- A future: what `submit` returns. It is done when its task has ended, or its
+-- deadline has passed, or it was cancelled; from then on `wait` returns the
+-- same again and again.
+
+local cdefs = require "resty.nonblocking_ffi.cdefs"
+local channel = require "resty.nonblocking_ffi.channel"
+local phase = require "resty.nonblocking_ffi.phase"
+
+local can_yield = phase.can_yield
+local error = error
+local getmetatable = getmetatable
+local huge = math.huge
+local min = math.min
+local now = ngx.now
+local outcome = channel.outcome
+local setmetatable = setmetatable
+local type = type
+local wait = channel.wait
+
+local CANCELLED = cdefs.CANCELLED
+local CANNOT_YIELD = phase.CANNOT_YIELD
+local TIMEOUT = cdefs.TIMEOUT
+
+
+local _M = {}
+local _MT = { __index = _M }
+
+
+function _M.new(waiter)
+    return setmetatable({ waiter = waiter }, _MT)
+end
+
+
+local function check_timeout(what, timeout)
+    if timeout ~= nil and (type(timeout) ~= "number" or not (timeout >= 0)) then
+        error(what .. ": timeout must be a non-negative number of seconds", 3)
+    end
+end
+
+
+-- Ends a future for its callers; its task is given up.
+local function end_early(waiter, code)
+    if waiter.slot then
+        channel.abandon(waiter, code)
+    end
+    channel.finish(waiter, channel.texts[code])
+end
+
+
+-- syntax: res, err, code, message = future:wait(timeout?)
+--
+-- Waits for the result, up to `timeout` seconds (default: until the task's own
+-- deadline, which `submit` set). Returns what `call` would. If it returns
+-- "timeout" before the deadline, the task goes on, and one may wait again.
+function _M:wait(timeout)
+    if getmetatable(self) ~= _MT then
+        error("not a future: call its methods with a colon", 2)
+    end
+    check_timeout("wait", timeout)
+    local waiter = self.waiter
+    if not waiter.done then
+        if not can_yield() then
+            return nil, CANNOT_YIELD
+        end
+        local left = waiter.deadline - now()
+        local ok, err = true
+        if left > 0 then
+            ok, err = wait(waiter, min(timeout or huge, left))
+        end
+        if err then
+            return nil, err
+        end
+        if not waiter.done then
+            if waiter.deadline - now() > 0.0005 then
+                return nil, channel.texts[TIMEOUT]
+            end
+            end_early(waiter, TIMEOUT)
+        end
+    end
+    return outcome(waiter)
+end
+
+
+-- syntax: cancelled = future:cancel()
+--
+-- Gives the task up: if it has not started it never will; if it runs, it can
+-- ask whether it should stop. Waiting for the future then gives "cancelled".
+-- Returns false if it was done already.
+function _M:cancel()
+    if getmetatable(self) ~= _MT then
+        error("not a future: call its methods with a colon", 2)
+    end
+    if self.waiter.done then
+        return false
+    end
+    end_early(self.waiter, CANCELLED)
+    return true
+end
+
+
+local function check_list(what, futures)
+    if type(futures) ~= "table" then
+        error(what .. ": a list of futures expected, got " .. type(futures), 3)
+    end
+    for i = 1, #futures do
+        if getmetatable(futures[i]) ~= _MT then
+            error(what .. ": number " .. i .. " of the list is not a future", 3)
+        end
+    end
+end
+
+
+-- syntax: results, errors = nbffi.wait_all(futures, timeout?)
+--
+-- Waits until all futures of a list are done, up to `timeout` seconds. Returns
+-- two tables: results[i] is the response of futures[i] or nil, errors[i] its
+-- error or nil; "timeout" for those that are not done in time.
+function _M.wait_all(futures, timeout)
+    check_list("wait_all", futures)
+    check_timeout("wait_all", timeout)
+    local results, errors = {}, {}
+    local deadline = timeout and now() + timeout
+    for i = 1, #futures do
+        local left
+        if deadline then
+            left = deadline - now()
+            left = left > 0 and left or 0
+        end
+        results[i], errors[i] = futures[i]:wait(left)
+    end
+    return results, errors
+end
+
+
+local function first_done(futures)
+    for i = 1, #futures do
+        if futures[i].waiter.done then
+            return i
+        end
+    end
+end
+
+
+-- syntax: index, res, err, code, message = nbffi.wait_any(futures, timeout?)
+--
+-- Waits until one future of a list is done, up to `timeout` seconds. Returns
+-- its place in the list and what its `wait` returns; or nil and "timeout" (or
+-- another error) if none is.
+function _M.wait_any(futures, timeout)
+    check_list("wait_any", futures)
+    check_timeout("wait_any", timeout)
+    if #futures == 0 then
+        return nil, "no futures"
+    end
+    local index = first_done(futures)
+    if not index then
+        if not can_yield() then
+            return nil, CANNOT_YIELD
+        end
+        -- One waiter for all: each future's callback ends it.
+        local any = { sleeping = 0, done = false }
+        local nearest = huge
+        local function ring()
+            if not any.done then
+                channel.finish(any)
+            end
+        end
+        for i = 1, #futures do
+            local waiter = futures[i].waiter
+            local before = waiter.callback
+            waiter.callback = before and function()
+                before()
+                ring()
+            end or ring
+            nearest = min(nearest, waiter.deadline)
+        end
+        local left = nearest - now()
+        any.deadline = nearest
+        local ok, err = wait(any, min(timeout or huge, left > 0 and left or 0))
+        if err then
+            return nil, err
+        end
+        index = first_done(futures)
+        if not index and not ok and now() >= nearest - 0.0005 then
+            -- The nearest deadline has passed: that future is done.
+            for i = 1, #futures do
+                if futures[i].waiter.deadline == nearest then
+                    index = i
+                    break
+                end
+            end
+        end
+        if not index then
+            return nil, channel.texts[TIMEOUT]
+        end
+    end
+    return index, futures[index]:wait()
+end
+
+
+return _M

@@ -1,0 +1,69 @@
+-- Finding and opening shared objects.
+
+local ffi = require "ffi"
+local cdefs = require "resty.nonblocking_ffi.cdefs"
+
+local concat = table.concat
+local find = string.find
+local ffi_string = ffi.string
+local package = package
+
+
+local NAME = "libnonblocking_ffi"
+
+
+local _M = {}
+
+
+-- The path of the first file that package.cpath has for one of the names, or
+-- nil and a list of what was tried.
+local function search(names)
+    local tried = {}
+    for i = 1, #names do
+        local path, paths = package.searchpath(names[i], package.cpath, "", "")
+        if path then
+            return path
+        end
+        tried[i] = paths
+    end
+    return nil, concat(tried)
+end
+
+
+-- Opens the core's shared object: ffi's namespace, or nil and an error that
+-- lists every path that was tried.
+function _M.open_core()
+    local path, tried = search { NAME }
+    if not path then
+        return nil, "cannot find " .. NAME .. ".so in package.cpath:" .. tried
+    end
+
+    local ok, lib = pcall(ffi.load, path)
+    if not ok then
+        return nil, "cannot load " .. path .. ": " .. tostring(lib)
+    end
+
+    local known, interface = pcall(function()
+        return lib.nbffi_interface()
+    end)
+    if not known or interface ~= cdefs.INTERFACE then
+        local version = known and ffi_string(lib.nbffi_version()) or "unknown"
+        return nil, path .. " (version " .. version .. ") does not fit these"
+                    .. " Lua files: install both from the same release"
+    end
+    return lib
+end
+
+
+-- The path of a plugin: as it is if it has a slash, else the file that
+-- package.cpath has for `name` or `lib<name>`, else the name itself, for the
+-- search of dlopen.
+function _M.plugin_path(name)
+    if find(name, "/", 1, true) then
+        return name
+    end
+    return search { name, "lib" .. name } or name
+end
+
+
+return _M

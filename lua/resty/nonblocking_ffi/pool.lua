@@ -1,0 +1,154 @@
+-- Named pools, and the tasks that wait for room in one (on_full = "wait").
+
+local ffi = require "ffi"
+local cdefs = require "resty.nonblocking_ffi.cdefs"
+local channel = require "resty.nonblocking_ffi.channel"
+local options = require "resty.nonblocking_ffi.options"
+
+local ffi_new = ffi.new
+local error = error
+local get = options.get
+local next = next
+local pairs = pairs
+local type = type
+
+local DEFAULT = "default"
+local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
+
+
+local _M = {}
+
+
+-- By name: the settings, until the pool is made, and the pool itself.
+local declared = {}
+-- {
+--   name, ptr
+--   first, last  = the tasks that wait for room: blocked[first..last]
+--   blocked      = each a table { runtime, request, priority, waiter,
+--                  admission = the waiter of who waits for room alone,
+--                  dead = whether it was given up }
+-- }
+local made = {}
+
+
+local ALLOWED = { threads = true, max_queue = true, nice = true }
+
+
+-- Declares a pool; its threads start when it is first used.
+function _M.declare(name, given)
+    if type(name) ~= "string" or name == "" then
+        error("pool: name must be a non-empty string", 3)
+    end
+    given = given or {}
+    options.check("pool", given, ALLOWED, 3)
+    local settings = {
+        threads = given.threads,
+        max_queue = given.max_queue,
+        nice = given.nice,
+    }
+    local known = declared[name]
+    if known then
+        for key in pairs(ALLOWED) do
+            if known[key] ~= settings[key] then
+                return nil, "pool \"" .. name .. "\" exists already, with "
+                            .. "another " .. key
+            end
+        end
+        return true
+    end
+    if made[name] then
+        return nil, "pool \"" .. name .. "\" is in use already, with the "
+                    .. "default settings: declare it before it is used"
+    end
+    declared[name] = settings
+    return true
+end
+
+
+-- Posts what waited for room, oldest first, as far as there is room. What a
+-- caller that is gone left behind is posted too: it asked for it.
+local function admit()
+    for _, pool in pairs(made) do
+        local blocked = pool.blocked
+        while pool.first <= pool.last do
+            local entry = blocked[pool.first]
+            if not entry.dead then
+                local code = entry.runtime:post_blocked(entry)
+                if code == QUEUE_OVERFLOW then
+                    break
+                end
+            end
+            blocked[pool.first] = nil
+            pool.first = pool.first + 1
+        end
+    end
+end
+
+
+-- Lets a task wait for room behind those that do already.
+function _M.block(pool, entry)
+    pool.last = pool.last + 1
+    pool.blocked[pool.last] = entry
+end
+
+
+-- The pool of a name, made if need be; nil and an error if that fails.
+function _M.obtain(name)
+    local pool = made[name]
+    if pool then
+        return pool
+    end
+    local settings = declared[name]
+    if not settings then
+        if name ~= DEFAULT then
+            return nil, "no pool \"" .. name .. "\": declare it with pool()"
+        end
+        settings = {}
+    end
+    local ptr = channel.C.nbffi_pool_obtain(channel.text(name),
+        get(settings, "threads"), get(settings, "max_queue"),
+        get(settings, "nice"), channel.error_buffer())
+    if ptr == nil then
+        return nil, channel.error_text()
+    end
+    pool = {
+        name = name,
+        ptr = ptr,
+        first = 1,
+        last = 0,
+        blocked = {},
+    }
+    if next(made) == nil then
+        channel.on_drain(admit)
+    end
+    made[name] = pool
+    return pool
+end
+
+
+-- Whether others wait for room already.
+function _M.is_contended(pool)
+    return pool.first <= pool.last
+end
+
+
+-- The pools that are in use, by name.
+function _M.figures()
+    local figures = ffi_new("nbffi_pool_figures")
+    local all = {}
+    for name, pool in pairs(made) do
+        channel.C.nbffi_pool_stats(pool.ptr, figures)
+        all[name] = {
+            threads = figures.threads,
+            max_queue = figures.max_queue,
+            in_flight = figures.in_flight,
+            queued = figures.queued,
+            running = figures.running,
+            wakeups = figures.wakeups,
+        }
+    end
+    return all
+end
+
+
+return _M

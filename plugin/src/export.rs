@@ -1,0 +1,210 @@
+//! The C side: the functions behind a descriptor, for any plugin type.
+//!
+//! Each of them catches panics, so that none unwinds into the host.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr::NonNull;
+
+use crate::sys::{self, nbffi_host, nbffi_plugin, nbffi_task};
+use crate::task::Submission;
+use crate::{AsyncPlugin, Error, Host, OwnedTask, Plugin, Task};
+
+/// What `state` points to.
+struct Runtime<P> {
+    plugin: P,
+    host: Host,
+    raw_host: NonNull<nbffi_host>,
+}
+
+/// The descriptor of a blocking plugin.
+pub const fn blocking<P: Plugin>() -> nbffi_plugin {
+    nbffi_plugin {
+        abi_version: sys::NBFFI_ABI_VERSION,
+        size: size_of::<nbffi_plugin>() as u32,
+        flags: 0,
+        reserved: 0,
+        init: Some(init_blocking::<P>),
+        call: Some(call_blocking::<P>),
+        close: Some(close_blocking::<P>),
+    }
+}
+
+/// The descriptor of an asynchronous plugin.
+pub const fn asynchronous<P: AsyncPlugin>() -> nbffi_plugin {
+    nbffi_plugin {
+        abi_version: sys::NBFFI_ABI_VERSION,
+        size: size_of::<nbffi_plugin>() as u32,
+        flags: sys::NBFFI_ASYNC,
+        reserved: 0,
+        init: Some(init_async::<P>),
+        call: Some(call_async::<P>),
+        close: Some(close_async::<P>),
+    }
+}
+
+unsafe extern "C" fn init_blocking<P: Plugin>(
+    host: *const nbffi_host,
+    state: *mut *mut c_void,
+    err: *mut c_char,
+    err_size: u64,
+) -> c_int {
+    // SAFETY: the host calls init as the header says.
+    unsafe { init(P::init, host, state, err, err_size) }
+}
+
+unsafe extern "C" fn init_async<P: AsyncPlugin>(
+    host: *const nbffi_host,
+    state: *mut *mut c_void,
+    err: *mut c_char,
+    err_size: u64,
+) -> c_int {
+    // SAFETY: the host calls init as the header says.
+    unsafe { init(P::init, host, state, err, err_size) }
+}
+
+/// # Safety
+///
+/// The arguments are those of the header's `init`.
+unsafe fn init<P>(
+    make: fn(Host) -> Result<P, Error>,
+    host: *const nbffi_host,
+    state: *mut *mut c_void,
+    err: *mut c_char,
+    err_size: u64,
+) -> c_int {
+    let attempt = || -> Result<(), Error> {
+        let raw_host = NonNull::new(host.cast_mut())
+            .ok_or_else(|| Error::msg("the host passed no host table"))?;
+        // SAFETY: valid until close has returned, or until init has if it
+        // fails; it is disconnected before either.
+        let host = unsafe { Host::new(raw_host)? };
+        let made = catch_unwind(AssertUnwindSafe(|| make(host.clone())));
+        match made.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
+            Ok(plugin) => {
+                let runtime = Box::new(Runtime {
+                    plugin,
+                    host,
+                    raw_host,
+                });
+                // SAFETY: the host passes a pointer to write to.
+                unsafe { *state = Box::into_raw(runtime).cast() };
+                Ok(())
+            }
+            Err(error) => {
+                host.disconnect();
+                Err(error)
+            }
+        }
+    };
+    match attempt() {
+        Ok(()) => 0,
+        Err(error) => {
+            // SAFETY: err has room for err_size bytes.
+            unsafe { write_message(error.message(), err, err_size) };
+            1
+        }
+    }
+}
+
+/// Writes as much of a message as fits, in whole characters, and a NUL.
+///
+/// # Safety
+///
+/// `err` is NULL or has room for `err_size` bytes.
+unsafe fn write_message(message: &str, err: *mut c_char, err_size: u64) {
+    if err.is_null() || err_size == 0 {
+        return;
+    }
+    // A NUL of the message's own would cut it short.
+    let message = message.replace('\0', "\u{fffd}");
+    let mut len = message.len().min(err_size as usize - 1);
+    while !message.is_char_boundary(len) {
+        len -= 1;
+    }
+    // SAFETY: len + 1 <= err_size.
+    unsafe {
+        std::ptr::copy_nonoverlapping(message.as_ptr(), err.cast::<u8>(), len);
+        *err.add(len) = 0;
+    }
+}
+
+unsafe extern "C" fn call_blocking<P: Plugin>(
+    state: *mut c_void,
+    raw: nbffi_task,
+    req: *const c_void,
+    len: u64,
+) -> c_int {
+    // SAFETY: state is what init stored; it lives until close, and is shared.
+    let runtime = unsafe { &*state.cast::<Runtime<P>>() };
+    // SAFETY: the task is pending until it is completed below, or by our return.
+    let task = unsafe { Task::new(runtime.raw_host, raw) };
+    // SAFETY: the host's request is readable until the task is completed.
+    let request = unsafe { std::slice::from_raw_parts(request(req).as_ptr(), len as usize) };
+    let result = catch_unwind(AssertUnwindSafe(|| runtime.plugin.call(&task, request)));
+    match result.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
+        // SAFETY: the plugin's borrows of task and request have ended.
+        Ok(response) => unsafe { task.respond(response, request) },
+        // SAFETY: as above.
+        Err(error) => unsafe { task.fail(&error) },
+    }
+    0
+}
+
+unsafe extern "C" fn call_async<P: AsyncPlugin>(
+    state: *mut c_void,
+    raw: nbffi_task,
+    req: *const c_void,
+    len: u64,
+) -> c_int {
+    // SAFETY: state is what init stored. It lives until close, which can come
+    // as soon as the task is completed, but not before this call returns: the
+    // host runs close after the last call, on which its pool thread is now.
+    let runtime = unsafe { &*state.cast::<Runtime<P>>() };
+    let raw_host = runtime.raw_host;
+    // SAFETY: pending, and readable, until this value completes the task;
+    // nobody else does, since we return 0.
+    let task = unsafe { OwnedTask::new(raw_host, raw, request(req), len as usize) };
+    Submission::begin(raw);
+    let result = catch_unwind(AssertUnwindSafe(|| runtime.plugin.submit(task)));
+    let pending = Submission::end();
+    if let Err(payload) = result {
+        let error = Error::from_panic(payload);
+        if pending {
+            // SAFETY: the OwnedTask is gone and has left the task to us.
+            unsafe { Task::new(raw_host, raw).fail(&error) };
+        } else {
+            // The task is completed, or in other hands.
+            runtime.host.error(format_args!("submit: {error}"));
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn close_blocking<P: Plugin>(state: *mut c_void) {
+    // SAFETY: the host calls close once, last, with what init stored.
+    unsafe { close(P::close, state) }
+}
+
+unsafe extern "C" fn close_async<P: AsyncPlugin>(state: *mut c_void) {
+    // SAFETY: the host calls close once, last, with what init stored.
+    unsafe { close(P::close, state) }
+}
+
+/// # Safety
+///
+/// `state` is what `init` stored for the same type, and nobody uses it.
+unsafe fn close<P>(end: fn(P), state: *mut c_void) {
+    // SAFETY: init made the pointer from such a box.
+    let Runtime { plugin, host, .. } = *unsafe { Box::from_raw(state.cast::<Runtime<P>>()) };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| end(plugin))) {
+        host.error(format_args!("close: {}", Error::from_panic(payload)));
+    }
+    host.disconnect();
+}
+
+/// A request's address; that of an empty request may be NULL, that of a slice
+/// may not.
+fn request(req: *const c_void) -> NonNull<u8> {
+    NonNull::new(req.cast_mut().cast()).unwrap_or(NonNull::dangling())
+}

@@ -1,0 +1,204 @@
+//! An asynchronous plugin, driven through the C ABI.
+#![allow(missing_docs, reason = "a test")]
+
+mod support;
+
+use std::sync::{mpsc, Mutex};
+use std::thread::JoinHandle;
+
+use nonblocking_ffi_plugin::{export_async_plugin, AsyncPlugin, Error, Host, OwnedTask, Response};
+use support::{Options, Outcome, Runtime, Via};
+
+/// Hands tasks to one thread; some are dealt with in `submit`.
+struct Demo {
+    queue: mpsc::Sender<OwnedTask>,
+    worker: JoinHandle<()>,
+    parked: Mutex<Vec<OwnedTask>>,
+}
+
+fn work(task: OwnedTask) {
+    match task.request() {
+        b"drop" => drop(task),
+        b"error" => task.fail(Error::new(3, "three")),
+        b"std error" => task.complete("x".parse::<u8>().map(|_| "")),
+        b"big" => task.respond(vec![1; 5000]),
+        b"owned" => {
+            let copy = task.request().to_vec();
+            task.respond(copy);
+        }
+        b"buffer" => {
+            let response = Response::in_place(5, |buffer, request| {
+                buffer.extend_from_slice(&request[..5]);
+                Ok(())
+            });
+            task.respond(response.with_status(1, "one"));
+        }
+        b"panic" => task.run::<Response>(|_| panic!("in the worker")),
+        b"unwind" => {
+            let thread = std::thread::spawn(move || {
+                let _task = task;
+                panic!("outside of run");
+            });
+            assert!(thread.join().is_err());
+        }
+        b"wait" => task.run(|task| {
+            while !task.is_cancelled() {
+                std::thread::yield_now();
+            }
+            Err::<(), _>(Error::msg("given up"))
+        }),
+        _ => task.run(|task| Ok(Response::copy_of(task.request()))),
+    }
+}
+
+impl AsyncPlugin for Demo {
+    fn init(_host: Host) -> Result<Self, Error> {
+        let (queue, tasks) = mpsc::channel();
+        let worker = std::thread::Builder::new().spawn(move || tasks.into_iter().for_each(work))?;
+        Ok(Demo {
+            queue,
+            worker,
+            parked: Mutex::default(),
+        })
+    }
+
+    fn submit(&self, task: OwnedTask) {
+        match task.request() {
+            b"now" => task.respond("now"),
+            b"panic in submit" => panic!("submitting {}", task.request().len()),
+            b"panic after" => {
+                task.respond("done");
+                panic!("too late");
+            }
+            b"panic parked" => {
+                self.parked.lock().unwrap().push(task);
+                panic!("not mine");
+            }
+            b"unpark" => {
+                self.parked
+                    .lock()
+                    .unwrap()
+                    .drain(..)
+                    .for_each(|t| t.respond("unparked"));
+                task.respond(());
+            }
+            _ => drop(self.queue.send(task)),
+        }
+    }
+
+    fn close(self) {
+        drop(self.queue);
+        self.worker.join().unwrap();
+    }
+}
+
+export_async_plugin!(Demo);
+
+fn load() -> Box<Runtime> {
+    Runtime::load(nbffi_plugin_entry, "").unwrap()
+}
+
+#[test]
+fn each_way_completes_once() {
+    let rt = load();
+    let ok = |data: &[u8], via| Outcome::Response {
+        data: data.into(),
+        status: None,
+        via,
+    };
+    let failed = |code, message: &str| Outcome::Failed {
+        code,
+        message: message.into(),
+    };
+    for (request, expected) in [
+        ("hello", ok(b"hello", Via::Copy)),
+        ("", ok(b"", Via::Copy)),
+        ("now", ok(b"now", Via::Copy)),
+        ("owned", ok(b"owned", Via::Copy)),
+        ("big", ok(&[1; 5000], Via::Owned)),
+        (
+            "drop",
+            failed(
+                Error::DROPPED,
+                "the plugin dropped the task without a response",
+            ),
+        ),
+        ("error", failed(3, "three")),
+        (
+            "std error",
+            failed(Error::CODE, "invalid digit found in string"),
+        ),
+        ("panic", failed(Error::PANIC, "panic: in the worker")),
+        (
+            "unwind",
+            failed(Error::PANIC, "panic: the thread that had the task"),
+        ),
+        (
+            "panic in submit",
+            failed(Error::PANIC, "panic: submitting 15"),
+        ),
+        ("panic after", ok(b"done", Via::Copy)),
+    ] {
+        let id = rt.submit(request.as_bytes(), Options::default());
+        assert_eq!(support::wait(id), expected, "{request}");
+        assert_eq!(support::stale(id), 0, "{request}");
+    }
+    let Outcome::Response { data, status, via } = rt.call(b"buffer") else {
+        panic!()
+    };
+    assert_eq!(
+        (data, status, via),
+        (b"buffe".into(), Some((1, "one".into())), Via::Buffer)
+    );
+}
+
+/// A panic in submit does not complete a task that somebody else has.
+#[test]
+fn panic_in_submit_with_the_task_elsewhere() {
+    let rt = load();
+    let id = rt.submit(b"panic parked", Options::default());
+    assert_eq!(support::outcome(id), None);
+    assert_eq!(
+        rt.log.lock().unwrap().last().unwrap().1,
+        "submit: panic: not mine"
+    );
+    rt.call(b"unpark");
+    assert_eq!(support::wait(id).data(), b"unparked");
+    assert_eq!(support::stale(id), 0);
+}
+
+#[test]
+fn too_large() {
+    let rt = load();
+    let options = Options {
+        max_response: 100,
+        ..Options::default()
+    };
+    assert_eq!(rt.call_with(b"big", options), Outcome::TooLarge);
+}
+
+#[test]
+fn cancellation_reaches_the_worker() {
+    let rt = load();
+    let id = rt.submit(b"wait", Options::default());
+    assert_eq!(support::outcome(id), None);
+    support::cancel(id);
+    assert_eq!(support::wait(id).failure(), (Error::CODE, "given up"));
+}
+
+#[test]
+fn many_tasks_from_many_threads() {
+    let rt = load();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let ids: Vec<_> = (0..500)
+                    .map(|i| (i, rt.submit(i.to_string().as_bytes(), Options::default())))
+                    .collect();
+                for (i, id) in ids {
+                    assert_eq!(support::wait(id).data(), i.to_string().as_bytes());
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,98 @@
+#!/bin/sh
+# deps.sh [build|test|lint|bench|demo|all]
+#
+# Makes sure that what a target of the Makefile needs is there. Says nothing if
+# it is. On Debian and its kin the missing packages are installed (as root, or
+# with sudo); elsewhere they are named. The package `luajit` is never among
+# them: it conflicts with nginx's Lua module. Rust is only asked for.
+set -eu
+cd "$(dirname "$0")/.."
+what=${1:-all}
+
+PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+packages=
+need() { # need PACKAGE COMMAND...: the package, unless the command succeeds
+    package=$1
+    shift
+    if ! "$@" >/dev/null 2>&1; then
+        packages="$packages $package"
+    fi
+}
+for_any() { # for_any "targets..." : whether this run is for one of them
+    case " all $1 " in *" $what "*) return 0 ;; *) return 1 ;; esac
+}
+
+if [ "$what" != lint ]; then
+    need gcc command -v "${CC:-cc}"
+    need libc6-dev sh -c 'echo "#include <stdio.h>" | "${CC:-cc}" -E -'
+fi
+# An nginx that was asked for is used or complained about, never replaced.
+nginx_is_ours=
+if for_any "test bench demo" && ! sh scripts/nginx-env.sh >/dev/null 2>&1; then
+    if [ -n "${NGINX:-${TEST_NGINX_BINARY:-}}" ]; then
+        sh scripts/nginx-env.sh >/dev/null || exit 1
+    fi
+    command -v nginx >/dev/null 2>&1 || nginx_is_ours=yes
+    packages="$packages nginx libnginx-mod-http-lua"
+fi
+if for_any "test bench demo"; then
+    need perl perl -MTime::HiRes -MIO::Socket::INET -MDigest::SHA -e1
+    need curl command -v curl
+    need procps command -v ps
+fi
+if for_any "test bench"; then
+    need wrk command -v wrk
+fi
+if for_any "test"; then
+    need perl perl -MTAP::Harness -MTest::More -e1
+    need libtest-base-perl perl -MTest::Base -e1
+    need g++ command -v "${CXX:-c++}"
+fi
+if for_any "lint"; then
+    need lua-check command -v luacheck
+fi
+if [ "$what" = all ]; then
+    need luarocks command -v luarocks
+fi
+
+if [ -n "$packages" ]; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        cat >&2 <<END
+Missing here; these are the names of Debian's packages for it:
+  $packages
+Install their like with the package manager of this system, then try again.
+For nginx, OpenResty is best: put it in PATH, or say NGINX=/path/to/nginx.
+END
+        exit 1
+    fi
+    as_root=
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo >/dev/null 2>&1; then
+            echo "Missing; install as root: apt-get install$packages" >&2
+            exit 1
+        fi
+        as_root=sudo
+    fi
+    echo "Installing:$packages"
+    # RUNLEVEL=1 keeps the package's script from starting a web server on
+    # port 80 of a machine that only wants to run tests.
+    install="$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+             apt-get install -y --no-install-recommends"
+    $install $packages </dev/null || {
+        $as_root apt-get update </dev/null
+        $install $packages </dev/null
+    }
+    if [ -n "$nginx_is_ours" ] && [ -s /run/nginx.pid ] &&
+       kill -0 "$(cat /run/nginx.pid)" 2>/dev/null; then
+        echo "Stopping the nginx service that came with the package"
+        $as_root service nginx stop
+    fi
+    if for_any "test bench demo"; then
+        sh scripts/nginx-env.sh >/dev/null
+    fi
+fi
+
+if ! command -v "${CARGO:-cargo}" >/dev/null 2>&1; then
+    echo "Rust is missing: get 1.88 or later from https://rustup.rs" >&2
+    exit 1
+fi

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Runs every test of the project, goes on after a failure, and ends with the
+# line "N passed, N failed". `make test` has built what is tested.
+#
+#   scripts/test.sh [header] [cargo] [loom] [t]     all of them by default
+set -u
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+CARGO=${CARGO:-cargo}
+export CARGO_TARGET_DIR=$PWD/target CARGO_TERM_COLOR=never
+
+# For the Rust tests that start nginx, as for t/.
+if found=$(sh scripts/nginx-env.sh); then
+    eval "$found"
+    export TEST_NGINX_BINARY TEST_NGINX_LOAD_MODULES
+fi
+
+passed=0 failed=0
+log=$(mktemp "${TMPDIR:-/tmp}/nbffi-test.XXXXXX")
+trap 'rm -f "$log"' EXIT
+
+title() { printf '\n== %s\n' "$*"; }
+
+add() { # add PASSED FAILED
+    passed=$((passed + $1)) failed=$((failed + $2))
+}
+
+count() { # count COMMAND...: one test
+    if "$@"; then add 1 0; else add 0 1; echo "FAILED: $*"; fi
+}
+
+# cargo_test COMMAND...: runs it and adds up what each test binary reports. One
+# that could not be built or died counts as a failure.
+cargo_test() {
+    "$@" </dev/null 2>&1 | tee "$log"
+    local status=${PIPESTATUS[0]} sums
+    sums=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed;.*/\1 \2/p' "$log" |
+           awk '{ p += $1; f += $2 } END { print p + 0, f + 0 }')
+    ran=${sums% *}
+    if [ "$status" -ne 0 ] && [ "${sums#* }" -eq 0 ]; then
+        sums="$ran 1"
+    fi
+    add $sums
+}
+
+# The header is C99 and C++11, without a warning, and alone is enough.
+run_header() {
+    title "include/nonblocking_ffi.h as C99 and as C++11"
+    local strict="-Wall -Wextra -Wpedantic -Werror -fsyntax-only -Iinclude"
+    count "${CC:-cc}" -std=c99 $strict -x c include/nonblocking_ffi.h
+    count "${CXX:-c++}" -std=c++11 $strict -x c++ include/nonblocking_ffi.h
+}
+
+run_cargo() {
+    title "cargo test"
+    # With debug assertions; what the tests load into nginx is the release build.
+    cargo_test "$CARGO" test --locked --workspace --no-fail-fast
+}
+
+# Models of the armed flag and of parking, with every interleaving. In a target
+# folder of their own, because the flag rebuilds everything.
+run_loom() {
+    title "loom models"
+    RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$PWD/target/loom \
+        cargo_test "$CARGO" test --release --locked --package resty-nonblocking-ffi \
+        --lib loom_
+    if [ "$ran" -eq 0 ]; then
+        echo "FAILED: no loom model ran"
+        add 0 1
+    fi
+}
+
+run_t() {
+    title "t/*.t"
+    perl scripts/run-t.pl </dev/null 2>&1 | tee "$log"
+    local sums
+    sums=$(sed -n 's/^t: \([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' "$log" | tail -n 1)
+    add ${sums:-0 1}
+}
+
+if [ $# -eq 0 ]; then
+    set -- header cargo loom t
+fi
+for part in "$@"; do
+    case $part in
+        header | cargo | loom | t) "run_$part" ;;
+        *) echo "test.sh: no such part: $part" >&2; exit 2 ;;
+    esac
+done
+
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

@@ -1,0 +1,169 @@
+//! The unix socket through which other threads wake the event loop.
+//!
+//! nginx-lua can wait on nothing but its own cosockets, and a cosocket can
+//! connect to nothing but an address. So we listen on a path in a fresh
+//! directory that only this user may enter, the cosocket connects to it, and
+//! path and directory are removed again as soon as it has.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// A listening socket that nobody has connected to yet.
+#[derive(Debug)]
+pub struct Doorway {
+    listener: UnixListener,
+    directory: PathBuf,
+    path: PathBuf,
+}
+
+impl Doorway {
+    /// Listens in a fresh directory below the first of `candidates` in which
+    /// that works. The error names what went wrong with each.
+    pub fn open<'a>(candidates: impl Iterator<Item = &'a Path>) -> Result<Self, String> {
+        let mut tried = Vec::new();
+        for candidate in candidates {
+            match Self::open_in(candidate) {
+                Ok(doorway) => return Ok(doorway),
+                Err(error) => tried.push(format!("{}: {error}", candidate.display())),
+            }
+        }
+        Err(format!(
+            "cannot create a socket in any of: {}",
+            tried.join("; ")
+        ))
+    }
+
+    fn open_in(candidate: &Path) -> io::Result<Self> {
+        let template = candidate.join("nbffi.XXXXXX");
+        let mut template = CString::new(template.as_os_str().as_bytes())?.into_bytes_with_nul();
+        // SAFETY: the template is writable, NUL-terminated and ends in six X.
+        let made = unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) };
+        if made.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        template.pop();
+        let directory = PathBuf::from(OsStr::from_bytes(&template));
+        let path = directory.join("s");
+        let listener = UnixListener::bind(&path).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        });
+        match listener {
+            Ok(listener) => Ok(Self {
+                listener,
+                directory,
+                path,
+            }),
+            Err(error) => {
+                remove(&path, &directory);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where to connect to.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Accepts the connection that this process has just made. Strangers are
+    /// turned away: the peer must be this very process.
+    pub fn accept(&self) -> io::Result<OwnedFd> {
+        loop {
+            let (stream, _) = self.listener.accept()?;
+            if peer_pid(&stream)? == std::process::id() as libc::pid_t {
+                stream.set_nonblocking(true)?;
+                return Ok(stream.into());
+            }
+        }
+    }
+}
+
+impl Drop for Doorway {
+    fn drop(&mut self) {
+        remove(&self.path, &self.directory);
+    }
+}
+
+/// Removes what `open_in` made. Nothing useful can be done if that fails.
+fn remove(path: &Path, directory: &Path) {
+    let _ = std::fs::remove_file(path);
+    let _ = std::fs::remove_dir(directory);
+}
+
+fn peer_pid(stream: &UnixStream) -> io::Result<libc::pid_t> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the option's value is a ucred, and `size` says how large it is.
+    let status = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut size,
+        )
+    };
+    if status == 0 {
+        Ok(credentials.pid)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sends one byte. Never blocks: the socket is non-blocking, and as the armed
+/// flag allows one byte per wake-up its buffer is never full.
+pub fn ring(descriptor: RawFd) {
+    // SAFETY: one byte from a static; a closed peer gives EPIPE, not a signal.
+    unsafe { libc::send(descriptor, b"!".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
+}
+
+/// Makes `descriptor` mean what `with` means, in one step.
+pub fn replace(descriptor: RawFd, with: &OwnedFd) -> io::Result<()> {
+    // SAFETY: both are open descriptors of ours.
+    let status = unsafe { libc::dup3(with.as_raw_fd(), descriptor, libc::O_CLOEXEC) };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn the_first_directory_that_works_is_used_and_left_clean() {
+        let base = std::env::temp_dir();
+        let candidates = [Path::new("/nonexistent"), base.as_path()];
+        let doorway = Doorway::open(candidates.into_iter()).unwrap();
+        let path = doorway.path().to_path_buf();
+        let mut client = UnixStream::connect(&path).unwrap();
+        let ours = doorway.accept().unwrap();
+        drop(doorway);
+        assert!(!path.exists() && !path.parent().unwrap().exists());
+        ring(ours.as_raw_fd());
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"!");
+        drop(client);
+        ring(ours.as_raw_fd());
+    }
+
+    #[test]
+    fn the_error_names_every_directory() {
+        let candidates = [Path::new("/nonexistent"), Path::new("/proc/self")];
+        let error = Doorway::open(candidates.into_iter()).unwrap_err();
+        assert!(error.contains("/nonexistent: "), "{error}");
+        assert!(error.contains("/proc/self: "), "{error}");
+    }
+}

@@ -1,0 +1,406 @@
+//! The main thread's side of one Lua VM: post, grace, drain.
+//!
+//! Everything here is called by the VM's thread only, does no system call but
+//! to wake a pool thread, and takes a time that does not depend on how many
+//! tasks are in flight.
+//!
+//! # Waking pool threads
+//!
+//! A wake-up costs the main thread about a microsecond, which is as much as
+//! all the rest of a call. So while several short tasks are in flight at a
+//! time (many requests are served at once), posts are *held back* until
+//! [`Client::flush`], which Lua calls at the end of the event loop's turn, or
+//! until [`MAX_HELD`] are there: one wake-up for all of them. A task that is
+//! not short, or is alone, goes to the pool at once.
+
+use std::ptr::{self, NonNull};
+
+use crate::channel::completions::Taken;
+use crate::channel::socket::Doorway;
+use crate::channel::Mailbox;
+use crate::error::Error;
+use crate::pool::Pool;
+use crate::runtime::{Grace, Runtime, GRACE_NS, WORTH_NS};
+use crate::sync::{now_ns, spin_loop, Ordering};
+use crate::task::slot::NO_DEADLINE;
+use crate::task::state::Cancel;
+use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
+
+/// Posts are held back up to this many.
+const MAX_HELD: usize = 16;
+/// Posts are held back while on average this many tasks are in flight.
+const HOLD_DEPTH: u32 = 2;
+/// The running mean of tasks in flight is kept in 1/16ths ...
+const DEPTH_UNIT: u32 = 16;
+/// ... and moves by 1/8 of the difference with each post.
+const DEPTH_SHIFT: u32 = 3;
+/// Response buffers that free slots may keep for their next task, in bytes.
+const CACHE_BYTES: usize = 16 << 20;
+/// A larger buffer is not kept.
+const CACHE_BUFFER_BYTES: usize = 1 << 20;
+/// Looks at a slot between two looks at the clock.
+const LOOKS_PER_CLOCK: u32 = 8;
+/// Times of a year and more are no limit.
+const MAX_SECONDS: f64 = 365.0 * 86400.0;
+
+/// A request, as Lua hands it over.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// The bytes; Lua keeps them alive until it has collected the completion.
+    pub data: *const u8,
+    /// How many.
+    pub len: usize,
+    /// Seconds until the caller stops waiting.
+    pub timeout: f64,
+    /// Its queue.
+    pub priority: Priority,
+    /// Whether the caller is about to wait for the result.
+    pub waits: bool,
+}
+
+/// What became of a post.
+pub enum Posted {
+    /// The task is in this slot; `flush` must be called when the event loop's
+    /// turn ends.
+    Held(&'static Slot),
+    /// The task is in this slot.
+    Pending(&'static Slot),
+    /// The task is done already; the slot must be collected and released.
+    Done(&'static Slot),
+}
+
+struct Held {
+    slot: &'static Slot,
+    pool: &'static Pool,
+    priority: Priority,
+}
+
+/// The state of one Lua VM.
+pub struct Client {
+    mailbox: &'static Mailbox,
+    free: Vec<&'static Slot>,
+    allocated: usize,
+    in_flight: u32,
+    /// A running mean of `in_flight` at posts, in units of 1/`DEPTH_UNIT`.
+    depth: u32,
+    cached_bytes: usize,
+    may_hold: bool,
+    held: Vec<Held>,
+    taken: Taken,
+    collected: u64,
+    doorway: Option<Doorway>,
+    /// Runtimes that are closed but that a pool thread has not left.
+    leaving: Vec<NonNull<Runtime>>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            // Never freed, see `Mailbox`.
+            mailbox: Box::leak(Box::default()),
+            free: Vec::new(),
+            allocated: 0,
+            in_flight: 0,
+            depth: 0,
+            cached_bytes: 0,
+            may_hold: false,
+            held: Vec::with_capacity(MAX_HELD),
+            taken: Taken::none(),
+            collected: 0,
+            doorway: None,
+            leaving: Vec::new(),
+        }
+    }
+}
+
+impl Client {
+    /// What other threads send to.
+    pub fn mailbox(&self) -> &'static Mailbox {
+        self.mailbox
+    }
+
+    /// The socket that the cosocket is to connect to.
+    pub fn doorway(&mut self) -> &mut Option<Doorway> {
+        &mut self.doorway
+    }
+
+    /// Allows or forbids to hold posts back: somebody must call `flush`.
+    pub fn set_may_hold(&mut self, may_hold: bool) {
+        self.may_hold = may_hold;
+    }
+
+    /// Tasks posted and not collected.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Slots in all, tasks collected.
+    pub fn totals(&self) -> (usize, u64) {
+        (self.allocated, self.collected)
+    }
+
+    fn acquire(&mut self) -> Result<&'static Slot, Error> {
+        if self.free.is_empty() {
+            let slots = arena::grow().ok_or(Error::NoMemory)?;
+            self.allocated += slots.len();
+            self.free.extend(slots.iter().rev());
+        }
+        let slot = self.free.pop().ok_or(Error::NoMemory)?;
+        // SAFETY: a free slot is this thread's.
+        self.cached_bytes -= unsafe { slot.reply() }.cached();
+        Ok(slot)
+    }
+
+    /// Posts a request.
+    ///
+    /// # Safety
+    /// `runtime` lives until its last task is collected and no pool thread
+    /// uses it; the request as [`Request::data`] says.
+    #[inline]
+    pub unsafe fn post(&mut self, runtime: &Runtime, request: Request) -> Result<Posted, Error> {
+        if self.mailbox.is_closed() {
+            return Err(Error::ShuttingDown);
+        }
+        let pool = runtime.pool();
+        pool.reserve()?;
+        let now = now_ns();
+        let short = runtime.is_short();
+        let alone = self.in_flight == 0;
+        let hold = self.may_hold && short && self.depth >= HOLD_DEPTH * DEPTH_UNIT;
+        let grace = request.waits
+            && alone
+            && pool.is_searching()
+            && runtime.stats().recent_run_ns.load(Ordering::Relaxed) < WORTH_NS
+            && runtime.grace.is_due();
+        // SAFETY: passed on from this function's contract.
+        let slot = unsafe { self.offer(runtime, Kind::Call, request, now, grace) }?;
+        if hold && !grace {
+            self.held.push(Held {
+                slot,
+                pool,
+                priority: request.priority,
+            });
+            if self.held.len() >= MAX_HELD {
+                self.flush();
+            }
+            return Ok(Posted::Held(slot));
+        }
+        pool.push(slot, request.priority);
+        pool.notify();
+        if grace && wait_inline(slot, now + GRACE_NS, &runtime.grace, runtime) {
+            return Ok(Posted::Done(slot));
+        }
+        Ok(Posted::Pending(slot))
+    }
+
+    /// Posts the initialisation or the closing of a runtime, which is not
+    /// bounded by the pool's queue. Starts the pool if need be.
+    ///
+    /// # Safety
+    /// As for [`Client::post`].
+    pub unsafe fn post_control(
+        &mut self,
+        runtime: &Runtime,
+        kind: Kind,
+    ) -> Result<&'static Slot, Error> {
+        let request = Request {
+            data: ptr::null(),
+            len: 0,
+            timeout: f64::INFINITY,
+            priority: Priority::High,
+            waits: false,
+        };
+        // SAFETY: passed on; a control task has no request.
+        let slot = unsafe { self.offer(runtime, kind, request, now_ns(), false) }?;
+        runtime.pool().reserve_always();
+        runtime.pool().push(slot, Priority::High);
+        runtime.pool().notify();
+        Ok(slot)
+    }
+
+    /// # Safety
+    /// As for [`Client::post`].
+    unsafe fn offer(
+        &mut self,
+        runtime: &Runtime,
+        kind: Kind,
+        request: Request,
+        now: u64,
+        grace: bool,
+    ) -> Result<&'static Slot, Error> {
+        let slot = self.acquire().inspect_err(|_| {
+            if kind == Kind::Call {
+                runtime.pool().load().task_ended();
+            }
+        })?;
+        let deadline_ns = match request.timeout {
+            seconds if seconds < MAX_SECONDS => now + (seconds.max(0.0) * 1e9) as u64,
+            _ => NO_DEADLINE,
+        };
+        // Erases the runtime's lifetime, which the contract puts after that of
+        // the task.
+        let runner: *const (dyn Runner + '_) = runtime;
+        // SAFETY: only the lifetime differs between the two types.
+        let runner: *const (dyn Runner + 'static) = unsafe { std::mem::transmute(runner) };
+        let task = Task {
+            kind,
+            // SAFETY: made from a reference.
+            runtime: unsafe { NonNull::new_unchecked(runner.cast_mut()) },
+            recipient: self.mailbox,
+            pool: runtime.pool().load(),
+            request: request.data,
+            request_len: request.len,
+            posted_ns: now,
+            deadline_ns,
+            priority: request.priority,
+        };
+        // SAFETY: the slot is free and this thread's.
+        unsafe {
+            slot.fill(task);
+            slot.set_started_ns(0);
+        }
+        slot.state.offer(grace);
+        let depth = self.depth as i32;
+        let sample = (self.in_flight * DEPTH_UNIT) as i32;
+        self.depth = (depth + ((sample - depth) >> DEPTH_SHIFT)) as u32;
+        self.in_flight += 1;
+        runtime.stats().posted.bump();
+        Ok(slot)
+    }
+
+    /// Sends what is held back to the pools.
+    pub fn flush(&mut self) {
+        let mut last: Option<&'static Pool> = None;
+        for held in self.held.drain(..) {
+            if let Some(pool) = last.filter(|pool| !ptr::eq(*pool, held.pool)) {
+                pool.notify();
+            }
+            held.pool.push(held.slot, held.priority);
+            last = Some(held.pool);
+        }
+        if let Some(pool) = last {
+            pool.notify();
+        }
+    }
+
+    /// The next task that is done. Each must be released.
+    #[inline]
+    pub fn next_done(&mut self) -> Option<&'static Slot> {
+        if self.taken.is_empty() {
+            self.taken = self.mailbox.completions().take();
+        }
+        self.taken.next()
+    }
+
+    /// Counts a done task; `now` is the time. Returns what ended it.
+    #[inline]
+    pub fn collect(&mut self, slot: &'static Slot, now: u64) -> Result<(), Error> {
+        // SAFETY: the slot is done, so this thread may read all of it.
+        let (task, reply, started) = unsafe { (slot.task(), slot.reply(), slot.started_ns()) };
+        // SAFETY: a runtime lives until its last task is collected. It is the
+        // runtime that `offer` was given.
+        let runtime = unsafe { task.runtime.cast::<Runtime>().as_ref() };
+        let stats = runtime.stats();
+        self.in_flight -= 1;
+        self.collected += 1;
+        stats.collected.bump();
+        if task.kind == Kind::Call {
+            // An abandoned task was counted when its caller went away.
+            if !slot.state.is_cancelled(slot.state.generation()) {
+                stats.count(reply.result);
+                stats.record_total(now.saturating_sub(task.posted_ns));
+            }
+            if started == 0 && task.deadline_ns <= now {
+                stats.expired.bump();
+            }
+        }
+        reply.result
+    }
+
+    /// Frees a slot that was collected.
+    #[inline]
+    pub fn release(&mut self, slot: &'static Slot) {
+        // SAFETY: the slot is done, so it is this thread's.
+        let reply = unsafe { slot.reply() };
+        let size = reply.cached();
+        let keep = size <= CACHE_BUFFER_BYTES && self.cached_bytes + size <= CACHE_BYTES;
+        if keep {
+            self.cached_bytes += size;
+        }
+        reply.reset(keep);
+        slot.state.release();
+        self.free.push(slot);
+    }
+
+    /// Gives a task up: it will not start, or if it runs it can find out.
+    pub fn cancel(&mut self, slot: &'static Slot, why: Error) -> Cancel {
+        // SAFETY: the slot holds a task, since Lua has not collected it; its
+        // runtime is the one that `offer` was given.
+        let runtime = unsafe { slot.task().runtime.cast::<Runtime>().as_ref() };
+        runtime.stats().count(Err(why));
+        slot.state.cancel()
+    }
+
+    /// Frees a closed runtime, or does so later if a pool thread is still on
+    /// its way out of it.
+    ///
+    /// # Safety
+    /// `runtime` came from a `Box`, its last task is collected, and it is not
+    /// used any more.
+    pub unsafe fn free_runtime(&mut self, runtime: NonNull<Runtime>) {
+        self.leaving.push(runtime);
+        self.leaving.retain(|&runtime| {
+            // SAFETY: by the contract, and it is freed once: what is freed is
+            // not retained.
+            unsafe {
+                let runtime = runtime.as_ref();
+                if runtime.pool().users(runtime.address()) > 0 {
+                    return true;
+                }
+                drop(Box::from_raw(ptr::from_ref(runtime).cast_mut()));
+            }
+            false
+        });
+    }
+
+    /// Tasks that wait, and tasks that may be reading memory of the VM.
+    pub fn unfinished(&self) -> (usize, usize) {
+        let (mut queued, mut running) = (0, 0);
+        for slot in arena::all() {
+            // SAFETY: only slots that hold a task of this client are looked
+            // into; its tasks are filled and released by this thread alone.
+            let ours = |slot: &Slot| unsafe {
+                ptr::addr_eq(slot.task().recipient, self.mailbox)
+            };
+            if slot.state.is_queued() && ours(slot) {
+                queued += 1;
+            } else if slot.state.is_running() && ours(slot) {
+                running += 1;
+            }
+        }
+        (queued, running)
+    }
+}
+
+/// Waits for a task without yielding. True if it is done.
+fn wait_inline(slot: &'static Slot, until: u64, grace: &Grace, runtime: &Runtime) -> bool {
+    let done = loop {
+        if (0..LOOKS_PER_CLOCK).any(|_| {
+            spin_loop();
+            slot.state.is_done()
+        }) {
+            break true;
+        }
+        if now_ns() >= until {
+            break slot.state.leave_inline();
+        }
+    };
+    grace.note(done);
+    let stats = runtime.stats();
+    if done {
+        stats.grace_hits.bump();
+    } else {
+        stats.grace_misses.bump();
+    }
+    done
+}

@@ -1,0 +1,203 @@
+//! A Lua VM's life: channel, log lines, exit.
+
+use std::ffi::{c_char, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{guard, ErrorBuffer, Text, PANICKED};
+use crate::channel::socket::Doorway;
+use crate::client::Client;
+use crate::exit;
+
+/// How often the main thread looks while the process exits.
+const EXIT_POLL: Duration = Duration::from_millis(1);
+
+/// Makes the client of a Lua VM. It lives until the process ends.
+#[no_mangle]
+pub extern "C" fn nbffi_client_new() -> *mut Client {
+    guard(std::ptr::null_mut(), || {
+        exit::guard();
+        Box::into_raw(Box::default())
+    })
+}
+
+/// Listens in a fresh directory below the first of `directories` (separated
+/// by newlines) in which that works, and writes the path to connect to into
+/// `path`. 0, or -1 with the reason in `error`.
+///
+/// # Safety
+/// `client` is live, the buffers are as they say.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_channel_open(
+    client: *mut Client,
+    directories: Text,
+    path: ErrorBuffer,
+    error: ErrorBuffer,
+) -> i32 {
+    guard(PANICKED, || {
+        // SAFETY: by the contract; the VM's thread is the only one here.
+        let (client, directories) = unsafe { (&mut *client, directories.bytes()) };
+        let directories = directories.split(|&byte| byte == b'\n');
+        let candidates = directories.map(|name| Path::new(OsStr::from_bytes(name)));
+        match Doorway::open(candidates) {
+            Ok(doorway) => {
+                // SAFETY: by the contract.
+                unsafe { path.write(&doorway.path().to_string_lossy()) };
+                *client.doorway() = Some(doorway);
+                0
+            }
+            Err(text) => {
+                // SAFETY: by the contract.
+                unsafe { error.write(&text) };
+                -1
+            }
+        }
+    })
+}
+
+/// Accepts the connection that the cosocket has made (`connected`), or gives
+/// up waiting for it; either way the path is removed. 0, or -1 with the reason
+/// in `error`.
+///
+/// # Safety
+/// `client` is live, the buffer is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_channel_accept(
+    client: *mut Client,
+    connected: bool,
+    error: ErrorBuffer,
+) -> i32 {
+    guard(PANICKED, || {
+        // SAFETY: by the contract; the VM's thread is the only one here.
+        let client = unsafe { &mut *client };
+        let Some(doorway) = client.doorway().take().filter(|_| connected) else {
+            return 0;
+        };
+        let accepted = doorway.accept();
+        match accepted.and_then(|channel| client.mailbox().connect(channel)) {
+            Ok(()) => 0,
+            Err(reason) => {
+                // SAFETY: by the contract.
+                unsafe { error.write(&format!("cannot accept the channel: {reason}")) };
+                -1
+            }
+        }
+    })
+}
+
+/// Asks for a byte on the channel as soon as there is something to drain.
+/// False if there already is.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
+    // SAFETY: by the contract.
+    guard(false, || unsafe { &*client }.mailbox().arm())
+}
+
+/// Sends a byte through the channel.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_channel_wake(client: *const Client) {
+    // SAFETY: by the contract.
+    guard((), || unsafe { &*client }.mailbox().wake());
+}
+
+/// Says whether posts may be held back until `nbffi_flush`.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_may_hold(client: *mut Client, may_hold: bool) {
+    guard((), || {
+        // SAFETY: by the contract; the VM's thread is the only one here.
+        let client = unsafe { &mut *client };
+        client.set_may_hold(may_hold);
+        if !may_hold {
+            client.flush();
+        }
+    });
+}
+
+/// Log lines more verbose than nginx's `level` will be dropped at once.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
+    // SAFETY: by the contract.
+    guard((), || unsafe { &*client }.mailbox().set_log_level(level));
+}
+
+/// Takes the oldest log line of a plugin: returns its nginx level and writes
+/// the line into `line`; 0 if there is none.
+///
+/// # Safety
+/// `client` is live, the buffer is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_log_take(client: *const Client, line: ErrorBuffer) -> i32 {
+    guard(0, || {
+        // SAFETY: by the contract.
+        let Some(record) = unsafe { &*client }.mailbox().take_log() else {
+            return 0;
+        };
+        // SAFETY: by the contract.
+        unsafe { line.write(&String::from_utf8_lossy(&record.text)) };
+        record.level.into()
+    })
+}
+
+/// Blocks the calling thread for up to `seconds`, until there is something to
+/// drain. Only for a worker that does not serve yet (`init_worker_by_lua`).
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_block(client: *const Client, seconds: f64) {
+    guard((), || {
+        // SAFETY: by the contract.
+        let completions = unsafe { &*client }.mailbox().completions();
+        wait_while(seconds, || completions.is_empty());
+    });
+}
+
+fn wait_while(seconds: f64, condition: impl Fn() -> bool) {
+    let limit = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    let start = Instant::now();
+    while condition() && start.elapsed() < limit {
+        std::thread::sleep(EXIT_POLL);
+    }
+}
+
+/// The VM ends, and with it the memory of every request. Lets queued tasks run
+/// for up to `queued` seconds and running ones for up to `running` seconds
+/// more. If then one still runs, the process must end here and now, and does
+/// so if `exiting`.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_client_close(client: *mut Client, queued: f64, running: f64) {
+    guard((), || {
+        // SAFETY: by the contract; the VM's thread is the only one here.
+        let client = unsafe { &mut *client };
+        client.flush();
+        wait_while(queued, || client.unfinished().0 > 0);
+        client.mailbox().close();
+        wait_while(running, || client.unfinished() != (0, 0));
+        if client.unfinished().1 > 0 {
+            // A plugin may be reading a string that is about to be freed.
+            exit::now(0);
+        }
+    });
+}
+
+/// The version of this library.
+#[no_mangle]
+pub extern "C" fn nbffi_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}

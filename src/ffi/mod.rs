@@ -1,0 +1,156 @@
+//! The C functions that Lua calls, mirroring the core's modules. Nothing else
+//! is exported. `lua/resty/nonblocking_ffi/cdefs.lua` declares them.
+//!
+//! | file        | role |
+//! |-------------|------|
+//! | [`calls`]   | post, drain, release, cancel: the call path |
+//! | [`client`]  | a Lua VM's life: channel, log lines, exit |
+//! | [`runtime`] | pools and runtimes: making and freeing |
+//! | [`stats`]   | figures |
+//!
+//! Every function is called by the thread of the Lua VM that made the client,
+//! catches panics, and returns a status: 0 or more is success, `-n` the error
+//! of code `n`. Longer errors go into a caller-owned buffer.
+
+pub mod calls;
+pub mod client;
+pub mod runtime;
+pub mod stats;
+
+use std::ffi::{c_char, CStr, CString};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use crate::error::Error;
+
+/// Changes whenever a function or structure here does, so that Lua files and
+/// shared object of different versions do not meet.
+const INTERFACE: u32 = 1;
+
+/// Text of a caller that is not NUL-terminated.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Text {
+    data: *const c_char,
+    len: usize,
+}
+
+impl Text {
+    /// The bytes, or why they cannot be used.
+    ///
+    /// # Safety
+    /// `data` points at `len` readable bytes, or `len` is 0.
+    unsafe fn bytes<'a>(self) -> &'a [u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        // SAFETY: by the contract.
+        unsafe { std::slice::from_raw_parts(self.data.cast(), self.len) }
+    }
+
+    /// As UTF-8; what is not is replaced.
+    ///
+    /// # Safety
+    /// As for [`Text::bytes`].
+    unsafe fn string(self) -> String {
+        // SAFETY: by the contract.
+        String::from_utf8_lossy(unsafe { self.bytes() }).into_owned()
+    }
+
+    /// As a C string; the error names the `option` that has a NUL inside.
+    ///
+    /// # Safety
+    /// As for [`Text::bytes`].
+    unsafe fn c_string(self, option: &str) -> Result<CString, String> {
+        // SAFETY: by the contract.
+        CString::new(unsafe { self.bytes() })
+            .map_err(|_| format!("{option} must not contain a NUL byte"))
+    }
+}
+
+/// Where a function writes the text of its error.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct ErrorBuffer {
+    data: *mut c_char,
+    size: usize,
+}
+
+impl ErrorBuffer {
+    /// Writes a text, NUL-terminated and cut if need be.
+    ///
+    /// # Safety
+    /// `data` points at `size` writable bytes.
+    unsafe fn write(self, text: &str) {
+        let len = text.len().min(self.size.saturating_sub(1));
+        if self.size > 0 {
+            // SAFETY: `len` is less than `size`.
+            unsafe {
+                std::ptr::copy_nonoverlapping(text.as_ptr(), self.data.cast(), len);
+                *self.data.add(len) = 0;
+            }
+        }
+    }
+}
+
+/// Runs the body of an export; a panic becomes `otherwise`.
+fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
+    // Unwind safety: a panic in here is a defect of ours; the worker goes on
+    // with what the structures hold, all of which stay valid to read and drop.
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
+}
+
+/// What is returned for a panic.
+const PANICKED: i32 = -(Error::Runtime as i32);
+
+/// The number of this interface.
+#[no_mangle]
+pub extern "C" fn nbffi_interface() -> u32 {
+    INTERFACE
+}
+
+/// The text of an error's code, or null if there is no such error.
+#[no_mangle]
+pub extern "C" fn nbffi_error_text(code: i32) -> *const c_char {
+    const TEXTS: [&CStr; Error::ALL.len()] = [
+        c"timeout",
+        c"cancelled",
+        c"closed",
+        c"shutting down",
+        c"response too large",
+        c"no memory",
+        c"runtime error",
+        c"queue overflow",
+        c"load failed",
+    ];
+    let text = usize::try_from(code - 1).ok().and_then(|i| TEXTS.get(i));
+    text.map_or(std::ptr::null(), |text| text.as_ptr())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_those_of_the_errors() {
+        for error in Error::ALL {
+            let text = nbffi_error_text(error.code());
+            // SAFETY: not null, since the error exists; a static C string.
+            let text = unsafe { CStr::from_ptr(text) };
+            assert_eq!(text.to_str().unwrap(), error.to_string());
+        }
+        assert!(nbffi_error_text(0).is_null());
+        assert!(nbffi_error_text(Error::ALL.len() as i32 + 1).is_null());
+    }
+
+    #[test]
+    fn errors_are_cut_to_their_buffer() {
+        let mut room = [b'x' as c_char; 8];
+        let buffer = ErrorBuffer {
+            data: room.as_mut_ptr(),
+            size: 5,
+        };
+        // SAFETY: the buffer is as large as it says.
+        unsafe { buffer.write("abcdefgh") };
+        assert_eq!(room.map(|c| c as u8), *b"abcd\0xxx");
+    }
+}

@@ -1,0 +1,143 @@
+//! Pools and runtimes: making and freeing.
+
+use std::ptr::NonNull;
+
+use super::{guard, ErrorBuffer, Text, PANICKED};
+use crate::client::Client;
+use crate::pool::{self, Pool};
+use crate::runtime::c::Plugin;
+use crate::runtime::{Options, Runtime};
+use crate::task::Kind;
+
+/// How many processors this process may use.
+#[no_mangle]
+pub extern "C" fn nbffi_cores() -> u32 {
+    guard(1, || pool::cores() as u32)
+}
+
+/// The pool of a name; it is made if there is none, and its threads are
+/// started. Null with the reason in `error` if that fails, or if there is one
+/// that was made otherwise.
+///
+/// # Safety
+/// Text and buffer are as they say.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_pool_obtain(
+    name: Text,
+    threads: u32,
+    max_queue: u32,
+    nice: i32,
+    error: ErrorBuffer,
+) -> *const Pool {
+    guard(std::ptr::null(), || {
+        let config = pool::Config {
+            // SAFETY: by the contract.
+            name: unsafe { name.string() },
+            threads: threads as usize,
+            max_queue: max_queue.into(),
+            nice,
+        };
+        let obtained = pool::obtain(config).and_then(|pool| pool.start().map(|()| pool));
+        match obtained {
+            Ok(pool) => pool,
+            Err(text) => {
+                // SAFETY: by the contract.
+                unsafe { error.write(&text) };
+                std::ptr::null()
+            }
+        }
+    })
+}
+
+/// Makes a runtime of a plugin library, not yet initialised. Null with the
+/// reason in `error` if an option cannot be used.
+///
+/// # Safety
+/// `client` and `pool` are live, texts and buffer are as they say.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_runtime_new_c(
+    client: *const Client,
+    pool: *const Pool,
+    name: Text,
+    library: Text,
+    entry: Text,
+    config: Text,
+    max_response: f64,
+    error: ErrorBuffer,
+) -> *mut Runtime {
+    guard(std::ptr::null_mut(), || {
+        // SAFETY: by the contract; pools live as long as the process.
+        let (client, pool) = unsafe { (&*client, &*pool) };
+        // SAFETY: by the contract.
+        let plugin = || unsafe {
+            Ok::<_, String>(Plugin::new(
+                library.string(),
+                entry.c_string("entry")?,
+                client.mailbox(),
+                name.c_string("name")?,
+                config.c_string("config")?,
+            ))
+        };
+        match plugin() {
+            Ok(plugin) => {
+                let options = Options {
+                    // SAFETY: by the contract.
+                    name: unsafe { name.string() },
+                    max_response: max_response as usize,
+                };
+                Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(plugin))))
+            }
+            Err(text) => {
+                // SAFETY: by the contract.
+                unsafe { error.write(&text) };
+                std::ptr::null_mut()
+            }
+        }
+    })
+}
+
+/// Posts the initialisation of a runtime, or its closing when its last task
+/// has been collected. Returns the number of the slot, or `-n` for the error
+/// `n`.
+///
+/// # Safety
+/// `client` and `runtime` are live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_post_control(
+    client: *mut Client,
+    runtime: *const Runtime,
+    close: bool,
+) -> i32 {
+    guard(PANICKED, || {
+        let kind = if close { Kind::Close } else { Kind::Init };
+        // SAFETY: by the contract; the VM's thread is the only one here.
+        match unsafe { (*client).post_control(&*runtime, kind) } {
+            Ok(slot) => slot.index as i32,
+            Err(error) => -error.code(),
+        }
+    })
+}
+
+/// Tasks of a runtime that were posted and not collected.
+///
+/// # Safety
+/// `runtime` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_runtime_in_flight(runtime: *const Runtime) -> f64 {
+    // SAFETY: by the contract.
+    guard(0.0, || unsafe { &*runtime }.stats().in_flight() as f64)
+}
+
+/// Frees a runtime that was closed, or whose initialisation failed.
+///
+/// # Safety
+/// `client` is live, and so is `runtime`, for the last time.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_runtime_free(client: *mut Client, runtime: *mut Runtime) {
+    guard((), || {
+        if let Some(runtime) = NonNull::new(runtime) {
+            // SAFETY: by the contract; it came from `Box::into_raw`.
+            unsafe { (*client).free_runtime(runtime) };
+        }
+    });
+}

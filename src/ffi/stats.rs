@@ -1,0 +1,114 @@
+//! Figures. All are doubles: Lua's own numbers.
+
+use super::guard;
+use crate::client::Client;
+use crate::error::Error;
+use crate::pool::{Pool, PoolStats};
+use crate::runtime::Runtime;
+use crate::stats::Summary;
+
+/// What a runtime says of itself.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct RuntimeFigures {
+    posted: f64,
+    ok: f64,
+    in_flight: f64,
+    queued: f64,
+    running: f64,
+    expired: f64,
+    grace_hits: f64,
+    grace_misses: f64,
+    errors: [f64; Error::ALL.len()],
+    queue_time: Summary,
+    run_time: Summary,
+    total_time: Summary,
+}
+
+/// What a client says of itself.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct ClientFigures {
+    wakeups: f64,
+    completions: f64,
+    slots: f64,
+    in_flight: f64,
+    log_dropped: f64,
+}
+
+/// The figures of a runtime.
+///
+/// # Safety
+/// `runtime` is live, `figures` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_runtime_stats(
+    runtime: *const Runtime,
+    figures: *mut RuntimeFigures,
+) {
+    guard((), || {
+        // SAFETY: by the contract.
+        let (stats, figures) = unsafe { ((*runtime).stats(), &mut *figures) };
+        let [queue_time, run_time, total_time] = stats.times();
+        let in_flight = stats.in_flight();
+        let queued = stats.posted.get().saturating_sub(stats.started());
+        *figures = RuntimeFigures {
+            posted: stats.posted.get() as f64,
+            ok: stats.ok.get() as f64,
+            in_flight: in_flight as f64,
+            queued: queued as f64,
+            running: in_flight.saturating_sub(queued) as f64,
+            expired: stats.expired.get() as f64,
+            grace_hits: stats.grace_hits.get() as f64,
+            grace_misses: stats.grace_misses.get() as f64,
+            errors: std::array::from_fn(|index| stats.errors[index].get() as f64),
+            queue_time,
+            run_time,
+            total_time,
+        };
+    });
+}
+
+/// Counts a call that a pool refused or that Lua ended, by the error's code.
+///
+/// # Safety
+/// `runtime` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_count(runtime: *const Runtime, code: i32) {
+    guard((), || {
+        if let Some(error) = Error::ALL.into_iter().find(|error| error.code() == code) {
+            // SAFETY: by the contract.
+            unsafe { (*runtime).stats().count(Err(error)) };
+        }
+    });
+}
+
+/// The figures of a pool.
+///
+/// # Safety
+/// `pool` is live, `figures` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_pool_stats(pool: *const Pool, figures: *mut PoolStats) {
+    // SAFETY: by the contract.
+    guard((), || unsafe { *figures = (*pool).stats() });
+}
+
+/// The figures of a client.
+///
+/// # Safety
+/// `client` is live, `figures` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_client_stats(client: *const Client, figures: *mut ClientFigures) {
+    guard((), || {
+        // SAFETY: by the contract.
+        let (client, figures) = unsafe { (&*client, &mut *figures) };
+        let mailbox = client.mailbox();
+        let (slots, completions) = client.totals();
+        *figures = ClientFigures {
+            wakeups: mailbox.wakeups.get() as f64,
+            completions: completions as f64,
+            slots: slots as f64,
+            in_flight: client.in_flight().into(),
+            log_dropped: mailbox.log_dropped.get() as f64,
+        };
+    });
+}

@@ -1,0 +1,39 @@
+//! The core of lua-resty-nonblocking-ffi: runs work off nginx's event loop.
+//!
+//! One shared object, loaded by Lua (`lua/resty/nonblocking_ffi`) into an nginx
+//! worker. The roles, each module knowing only those above it in this list:
+//!
+//! | module      | role |
+//! |-------------|------|
+//! | [`sync`]    | atomics, behind one facade so that loom can replace them |
+//! | [`error`]   | one error enum, one status code per variant |
+//! | [`stats`]   | counters and histograms |
+//! | [`task`]    | slots, their states, deadlines, cancellation, replies |
+//! | [`channel`] | completions and the wake-up of the event loop |
+//! | [`pool`]    | work-stealing threads: queues, parking, fairness |
+//! | [`runtime`] | what runs tasks: the plugin ABI for C |
+//! | [`client`]  | the main thread's side of a Lua VM: post, grace, drain |
+//! | [`exit`]    | leaving the process while pool threads run |
+//! | [`ffi`]     | the C functions that Lua calls |
+//!
+//! # The path of a call
+//!
+//! 1. The main thread takes a slot, writes the request into it (a pointer to
+//!    the Lua string, no copy) and pushes it to a pool ([`client`], [`pool`]).
+//! 2. A pool thread claims it, runs the runtime, stores the reply and pushes
+//!    the slot to the completion queue ([`task`], [`channel`]).
+//! 3. The main thread drains that queue and hands each reply to its waiter.
+//!
+//! Each of the three steps is one atomic transition of the slot's state word
+//! ([`task::state`]), which is what makes every call end exactly once.
+
+pub mod channel;
+pub mod client;
+pub mod error;
+pub mod exit;
+pub mod ffi;
+pub mod pool;
+pub mod runtime;
+pub mod stats;
+pub mod sync;
+pub mod task;

@@ -1,0 +1,214 @@
+//! Who searches and who sleeps.
+//!
+//! One word counts the threads that *search* (look for a task, spinning) and
+//! those that *sleep*. A poster wakes a thread only if none searches and one
+//! sleeps, so a burst of posts costs one wake-up, as in the schedulers of Go
+//! and tokio; the searcher that finds a task and is the last one wakes the
+//! next if there is more to do.
+//!
+//! # No wake-up is lost
+//!
+//! A poster pushes its task (1) and then reads the word (2). A searcher that
+//! gives up changes the word (3) and then looks at the queues again (4), and
+//! goes to sleep only if they are empty. All four are sequentially consistent
+//! (the pushes and looks by a fence). If (2) precedes (3), the poster saw a
+//! searcher and woke nobody, but then (1) precedes (4) and the searcher sees
+//! the task. If (3) precedes (2), the poster sees no searcher but a sleeper,
+//! and wakes one. The same holds for a searcher that found some other task and
+//! then looks whether there is more.
+//!
+//! A poster that decides to wake moves one thread from sleeping to searching
+//! on its behalf and posts one permit, so later posters see a searcher at
+//! once, and each permit is taken by exactly one thread.
+
+use crate::sync::{fence, AtomicU32, Ordering, Semaphore};
+
+const SEARCHER: u32 = 1;
+const SLEEPER: u32 = 1 << 16;
+const SEARCHERS: u32 = SLEEPER - 1;
+
+/// The idle threads of a pool.
+#[derive(Debug)]
+pub struct Idle {
+    /// `sleepers << 16 | searchers`.
+    counts: AtomicU32,
+    permits: Semaphore,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self {
+            counts: AtomicU32::new(0),
+            permits: Semaphore::new(),
+        }
+    }
+}
+
+impl Idle {
+    /// After a push: wakes a thread unless one searches or none sleeps.
+    #[inline]
+    pub fn notify(&self) {
+        // Orders the push before the read: (1) and (2) above.
+        fence(Ordering::SeqCst);
+        let mut counts = self.counts.load(Ordering::SeqCst);
+        while counts & SEARCHERS == 0 && counts >= SLEEPER {
+            match self.counts.compare_exchange_weak(
+                counts,
+                counts - SLEEPER + SEARCHER,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            ) {
+                Ok(_) => return self.permits.post(),
+                Err(now) => counts = now,
+            }
+        }
+    }
+
+    /// Whether a thread searches (a hint).
+    #[inline]
+    pub fn is_searching(&self) -> bool {
+        self.counts.load(Ordering::Relaxed) & SEARCHERS != 0
+    }
+
+    /// The calling thread starts to search.
+    pub fn start_searching(&self) {
+        self.counts.fetch_add(SEARCHER, Ordering::SeqCst);
+    }
+
+    /// The calling thread has found a task. True if it was the last searcher:
+    /// it must `notify` if there is more to do.
+    #[must_use]
+    pub fn stop_searching(&self) -> bool {
+        // (3) above, with the fence of the look that follows.
+        let before = self.counts.fetch_sub(SEARCHER, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        before & SEARCHERS == SEARCHER
+    }
+
+    /// The calling thread, a searcher, has found nothing and sleeps until it
+    /// is notified; it is a searcher again when this returns. Returns at once
+    /// if `is_empty` says that there is something after all. True if it slept.
+    pub fn sleep(&self, is_empty: impl Fn() -> bool) -> bool {
+        // (3) and (4) above.
+        self.counts
+            .fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if !is_empty() && self.stay_awake() {
+            return false;
+        }
+        self.permits.wait();
+        true
+    }
+
+    /// From sleeper to searcher by the thread's own will. False if a poster
+    /// has done that for it already, and its permit must be taken.
+    fn stay_awake(&self) -> bool {
+        let mut counts = self.counts.load(Ordering::SeqCst);
+        while counts >= SLEEPER {
+            match self.counts.compare_exchange_weak(
+                counts,
+                counts - SLEEPER + SEARCHER,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            ) {
+                Ok(_) => return true,
+                Err(now) => counts = now,
+            }
+        }
+        false
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::atomic::AtomicU32 as Count;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// A queue that holds a number of equal tasks. Its own orderings are
+    /// relaxed, so that only `Idle` keeps wake-ups from being lost.
+    #[derive(Debug)]
+    struct Pool {
+        idle: Idle,
+        queue: Count,
+    }
+
+    impl Pool {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                idle: Idle::default(),
+                queue: Count::new(0),
+            })
+        }
+
+        fn post(&self) {
+            self.queue.fetch_add(1, Ordering::Relaxed);
+            self.idle.notify();
+        }
+
+        fn find(&self) -> bool {
+            self.queue
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                .is_ok()
+        }
+
+        fn is_empty(&self) -> bool {
+            self.queue.load(Ordering::Relaxed) == 0
+        }
+
+        /// What a pool thread does, until it has run `tasks`.
+        fn run(&self, tasks: u32) {
+            let mut done = 0;
+            while done < tasks {
+                self.idle.start_searching();
+                while !self.find() {
+                    self.idle.sleep(|| self.is_empty());
+                }
+                if self.idle.stop_searching() && !self.is_empty() {
+                    self.idle.notify();
+                }
+                done += 1;
+            }
+        }
+    }
+
+    /// One thread, two posts: both are run. A lost wake-up is a deadlock.
+    #[test]
+    fn loom_one_thread_sees_every_post() {
+        loom::model(|| {
+            let pool = Pool::new();
+            let thread = {
+                let pool = pool.clone();
+                thread::spawn(move || pool.run(2))
+            };
+            pool.post();
+            pool.post();
+            thread.join().unwrap();
+            assert!(pool.is_empty());
+        });
+    }
+
+    /// Two threads, one task each, two posts: neither is left asleep beside a
+    /// task, although the second post may wake nobody.
+    #[test]
+    fn loom_a_burst_wakes_all_that_it_needs() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let pool = Pool::new();
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let pool = pool.clone();
+                    thread::spawn(move || pool.run(1))
+                })
+                .collect();
+            pool.post();
+            pool.post();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert!(pool.is_empty());
+        });
+    }
+}

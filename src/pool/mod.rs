@@ -1,0 +1,236 @@
+//! Pools: named sets of threads with a bounded queue.
+//!
+//! | file       | role |
+//! |------------|------|
+//! | [`queues`] | where tasks wait, by priority, and which one is next |
+//! | [`registry`] | the pools of the process, by name |
+//! | [`idle`]   | who searches and who sleeps; no wake-up is lost or wasted |
+//! | [`worker`] | the life of a pool thread |
+//! | [`threads`]| starting one: signals, name, niceness |
+//!
+//! The main thread posts; threads find, run, and when they find nothing spin
+//! for a few microseconds and then sleep. A pool starts its threads with its
+//! first task, since threads do not survive a `fork`.
+
+pub mod idle;
+pub mod queues;
+mod registry;
+mod threads;
+mod worker;
+
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_deque::Worker;
+use crossbeam_utils::CachePadded;
+
+use crate::error::Error;
+use crate::stats::Counter;
+use crate::task::{Load, Priority, Slot};
+use idle::Idle;
+use queues::Queues;
+
+pub use registry::{find, obtain};
+pub use threads::cores;
+
+/// What a pool is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The pool's name.
+    pub name: String,
+    /// How many threads it has, at least 1.
+    pub threads: usize,
+    /// How many tasks may wait while all threads are busy.
+    pub max_queue: u64,
+    /// By how much the threads are nicer than the worker.
+    pub nice: i32,
+}
+
+/// What one thread tells of itself; only that thread writes.
+#[derive(Debug, Default)]
+struct ThreadState {
+    /// Tasks it took from the queues.
+    started: Counter,
+    /// How often it was woken.
+    wakeups: Counter,
+    /// The runtime that it is running, or null.
+    runtime: AtomicPtr<()>,
+}
+
+/// What a pool's threads and the main thread share.
+#[derive(Debug)]
+pub struct Shared {
+    config: Config,
+    queues: Queues,
+    idle: Idle,
+    threads: Box<[CachePadded<ThreadState>]>,
+    /// Tasks that ended, whoever ended them.
+    ended: CachePadded<AtomicU64>,
+    /// Whether sleeping threads may spin before they sleep: not on one core.
+    spin: bool,
+}
+
+impl Load for Shared {
+    fn task_ended(&self) {
+        // Relaxed: a bound, not a hand-over.
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A pool. Lives as long as the process: its threads do.
+#[derive(Debug)]
+pub struct Pool {
+    shared: &'static Shared,
+    posted: AtomicU64,
+    /// `posted` may grow up to here before `ended` must be looked at again.
+    room_until: AtomicU64,
+    /// The deques of threads that have not been started.
+    locals: Mutex<Vec<Worker<&'static Slot>>>,
+}
+
+/// What a pool says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct PoolStats {
+    /// Its threads.
+    pub threads: f64,
+    /// Its bound.
+    pub max_queue: f64,
+    /// Tasks posted and not ended.
+    pub in_flight: f64,
+    /// Tasks that have not started.
+    pub queued: f64,
+    /// Tasks that have started and not ended.
+    pub running: f64,
+    /// How often a thread was woken from its sleep.
+    pub wakeups: f64,
+}
+
+impl Pool {
+    /// A pool without threads yet. Never freed.
+    pub fn new(config: Config) -> &'static Pool {
+        let counters = || CachePadded::new(ThreadState::default());
+        let (queues, locals) = Queues::new(config.threads);
+        let shared = Shared {
+            queues,
+            idle: Idle::default(),
+            threads: (0..config.threads).map(|_| counters()).collect(),
+            ended: CachePadded::default(),
+            spin: cores() > 1,
+            config,
+        };
+        Box::leak(Box::new(Pool {
+            shared: Box::leak(Box::new(shared)),
+            posted: AtomicU64::new(0),
+            room_until: AtomicU64::new(0),
+            locals: Mutex::new(locals),
+        }))
+    }
+
+    /// How the pool was made.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// What tasks of this pool report their end to.
+    pub fn load(&self) -> &'static dyn Load {
+        self.shared
+    }
+
+    /// Starts the threads if they have not been started. In the worker, never
+    /// before `fork`.
+    pub fn start(&self) -> Result<(), String> {
+        let mut locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut started = self.config().threads - locals.len();
+        for (index, local) in locals.drain(..).enumerate() {
+            match worker::start(self.shared, index, local) {
+                Ok(()) => started += 1,
+                // A pool with fewer threads than asked for still works.
+                Err(error) if started == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        if started > 0 {
+            return Ok(());
+        }
+        Err(format!("pool \"{}\" has no threads", self.config().name))
+    }
+
+    /// Reserves room for one task: one may run per thread, and `max_queue` may
+    /// wait. Each reserved task must be pushed.
+    #[inline]
+    pub fn reserve(&self) -> Result<(), Error> {
+        // Relaxed throughout: counts, which order nothing.
+        let posted = self.posted.load(Ordering::Relaxed);
+        if posted >= self.room_until.load(Ordering::Relaxed) {
+            let ended = self.shared.ended.load(Ordering::Relaxed);
+            let config = &self.shared.config;
+            let until = ended + config.threads as u64 + config.max_queue;
+            self.room_until.store(until, Ordering::Relaxed);
+            if posted >= until {
+                return Err(Error::QueueOverflow);
+            }
+        }
+        self.posted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts a task that is not bounded by the queue.
+    pub fn reserve_always(&self) {
+        self.posted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Puts an offered task into its queue, without waking anybody.
+    #[inline]
+    pub fn push(&self, slot: &'static Slot, priority: Priority) {
+        self.shared.queues.push(slot, priority);
+    }
+
+    /// Sees to it that a thread will find what was pushed: at most one is
+    /// woken, and none if one is searching already.
+    #[inline]
+    pub fn notify(&self) {
+        self.shared.idle.notify();
+    }
+
+    /// Whether a thread is searching at this moment, and would take a task
+    /// within a fraction of a microsecond.
+    #[inline]
+    pub fn is_searching(&self) -> bool {
+        self.shared.spin && self.shared.idle.is_searching()
+    }
+
+    /// How many threads are inside a runtime, given by its address.
+    pub fn users(&self, runtime: *const ()) -> usize {
+        let uses = |thread: &&CachePadded<ThreadState>| {
+            // Acquire: pairs with the Release of the thread that leaves.
+            std::ptr::eq(thread.runtime.load(Ordering::Acquire), runtime)
+        };
+        self.shared.threads.iter().filter(uses).count()
+    }
+
+    fn in_flight(&self) -> u64 {
+        let ended = self.shared.ended.load(Ordering::Relaxed);
+        self.posted.load(Ordering::Relaxed).saturating_sub(ended)
+    }
+
+    /// The pool's figures.
+    pub fn stats(&self) -> PoolStats {
+        let shared = self.shared;
+        let sum = |pick: fn(&ThreadState) -> &Counter| {
+            let counts = shared.threads.iter().map(|thread| pick(thread).get());
+            counts.sum::<u64>()
+        };
+        let in_flight = self.in_flight();
+        let started = sum(|thread| &thread.started);
+        let queued = self.posted.load(Ordering::Relaxed).saturating_sub(started);
+        PoolStats {
+            threads: shared.config.threads as f64,
+            max_queue: shared.config.max_queue as f64,
+            in_flight: in_flight as f64,
+            queued: queued as f64,
+            running: in_flight.saturating_sub(queued) as f64,
+            wakeups: sum(|thread| &thread.wakeups) as f64,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Where tasks wait, and which one a thread takes next.
+//!
+//! One injector per priority, filled by the main thread, and one deque per
+//! thread for what it took from the normal injector in a batch; others steal
+//! from there. Batches are taken only while tasks are short: a task must not
+//! wait behind a long one while another thread has nothing to do.
+//!
+//! # Fairness
+//!
+//! `high` goes first, then `normal`, then `low`. Every [`LOW_TURN`]th search
+//! looks at `low` first, and every [`NORMAL_TURN`]th at `normal` first, so
+//! neither starves: under any load, at least one in [`LOW_TURN`] tasks that
+//! start is a low one if there is any.
+
+use crossbeam_deque::{Injector, Steal, Stealer, Worker};
+
+use crate::task::{Priority, Slot};
+
+type Entry = &'static Slot;
+
+/// The turn at which a thread looks at `low` first.
+const LOW_TURN: u32 = 16;
+/// The turn at which a thread looks at `normal` first.
+const NORMAL_TURN: u32 = 4;
+/// How many short tasks a thread takes at once.
+const BATCH: usize = 16;
+
+/// The queues of a pool.
+#[derive(Debug)]
+pub struct Queues {
+    injectors: [Injector<Entry>; Priority::COUNT],
+    stealers: Box<[Stealer<Entry>]>,
+}
+
+/// A thread's own end of the queues.
+#[derive(Debug)]
+pub struct Finder {
+    queues: &'static Queues,
+    local: Worker<Entry>,
+    index: usize,
+    turn: u32,
+}
+
+/// One place to look for a task.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    High,
+    Normal,
+    Others,
+    Low,
+}
+
+impl Queues {
+    /// Queues for so many threads, and the deque of each.
+    pub fn new(threads: usize) -> (Self, Vec<Worker<Entry>>) {
+        let locals: Vec<_> = (0..threads).map(|_| Worker::new_fifo()).collect();
+        let queues = Self {
+            injectors: Default::default(),
+            stealers: locals.iter().map(Worker::stealer).collect(),
+        };
+        (queues, locals)
+    }
+
+    /// Adds an offered task; it knows its priority.
+    #[inline]
+    pub fn push(&self, slot: Entry, priority: Priority) {
+        self.injectors[priority as usize].push(slot);
+    }
+
+    /// Whether there is nothing to find.
+    pub fn is_empty(&self) -> bool {
+        self.injectors.iter().all(Injector::is_empty) && self.stealers.iter().all(Stealer::is_empty)
+    }
+}
+
+impl Finder {
+    /// The end of thread `index`, which `local` was made for.
+    pub fn new(queues: &'static Queues, index: usize, local: Worker<Entry>) -> Self {
+        Self {
+            queues,
+            local,
+            index,
+            turn: 0,
+        }
+    }
+
+    /// The task to run next. `batch` allows to take more than one from the
+    /// normal injector.
+    #[inline]
+    pub fn find(&mut self, batch: bool) -> Option<Entry> {
+        use Place::{High, Low, Normal, Others};
+        self.turn = self.turn.wrapping_add(1);
+        let places = if self.turn % LOW_TURN == 0 {
+            [Low, Others, Normal, High]
+        } else if self.turn % NORMAL_TURN == 0 {
+            [Others, Normal, High, Low]
+        } else {
+            [High, Normal, Others, Low]
+        };
+        places
+            .into_iter()
+            .find_map(|place| self.look(place, batch))
+    }
+
+    fn look(&self, place: Place, batch: bool) -> Option<Entry> {
+        let queues = self.queues;
+        let injector = |priority: Priority| &queues.injectors[priority as usize];
+        match place {
+            Place::High => persist(|| injector(Priority::High).steal()),
+            Place::Low => persist(|| injector(Priority::Low).steal()),
+            Place::Normal => self.local.pop().or_else(|| {
+                let normal = injector(Priority::Normal);
+                if batch {
+                    persist(|| normal.steal_batch_with_limit_and_pop(&self.local, BATCH))
+                } else {
+                    persist(|| normal.steal())
+                }
+            }),
+            Place::Others => {
+                let (before, after) = queues.stealers.split_at(self.index);
+                let mut others = after[1..].iter().chain(before);
+                others.find_map(|other| persist(|| other.steal()))
+            }
+        }
+    }
+
+    /// Whether others could take tasks from this thread.
+    pub fn holds_tasks(&self) -> bool {
+        !self.local.is_empty()
+    }
+}
+
+/// Steals until that succeeds or there is nothing. A retry means that another
+/// thread got a task, so somebody always advances.
+fn persist(mut steal: impl FnMut() -> Steal<Entry>) -> Option<Entry> {
+    loop {
+        match steal() {
+            Steal::Success(slot) => return Some(slot),
+            Steal::Empty => return None,
+            Steal::Retry => {}
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn setup(threads: usize) -> (&'static Queues, Vec<Finder>) {
+        let (queues, locals) = Queues::new(threads);
+        let queues: &'static Queues = Box::leak(Box::new(queues));
+        let finders = locals.into_iter().enumerate();
+        let finders = finders.map(|(index, local)| Finder::new(queues, index, local));
+        (queues, finders.collect())
+    }
+
+    fn fill(queues: &Queues, priority: Priority, indices: std::ops::Range<u32>) {
+        for index in indices {
+            queues.push(Box::leak(Box::new(Slot::new(index))), priority);
+        }
+    }
+
+    #[test]
+    fn high_goes_first_and_nobody_starves() {
+        let (queues, mut finders) = setup(1);
+        fill(queues, Priority::Low, 2000..3000);
+        fill(queues, Priority::Normal, 1000..2000);
+        fill(queues, Priority::High, 0..1000);
+        let mut counts = [0; Priority::COUNT];
+        for _ in 0..320 {
+            let slot = finders[0].find(true).unwrap();
+            counts[slot.index as usize / 1000] += 1;
+        }
+        assert_eq!(counts, [240, 60, 20]);
+    }
+
+    #[test]
+    fn every_task_is_found_once_whatever_the_batches() {
+        let (queues, mut finders) = setup(3);
+        fill(queues, Priority::Normal, 0..100);
+        fill(queues, Priority::Low, 100..120);
+        let mut found = Vec::new();
+        for round in 0.. {
+            let slots = finders.iter_mut().filter_map(|f| f.find(round % 2 == 0));
+            let before = found.len();
+            found.extend(slots.map(|slot| slot.index));
+            if found.len() == before {
+                break;
+            }
+        }
+        found.sort_unstable();
+        assert_eq!(found, (0..120).collect::<Vec<_>>());
+        assert!(queues.is_empty());
+    }
+
+    #[test]
+    fn one_thread_takes_what_another_holds() {
+        let (queues, mut finders) = setup(2);
+        fill(queues, Priority::Normal, 0..4);
+        assert_eq!(finders[0].find(true).unwrap().index, 0);
+        assert!(finders[0].holds_tasks());
+        let rest: Vec<_> = std::iter::from_fn(|| finders[1].find(false)).collect();
+        assert_eq!(rest.len(), 3);
+        assert!(!finders[0].holds_tasks());
+    }
+}

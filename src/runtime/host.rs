@@ -1,0 +1,256 @@
+//! The host functions that plugins call, from any thread.
+//!
+//! Each is a C boundary: nothing unwinds, and a handle may be of a task that
+//! is long gone.
+
+use std::ffi::{c_char, c_int, c_void, CString};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use nonblocking_ffi_plugin::sys;
+
+use crate::channel::Mailbox;
+use crate::error::Error;
+use crate::task::reply::Reply;
+use crate::task::{arena, Failure, Task};
+
+/// The host table of one runtime, with what its functions need behind it.
+#[repr(C)]
+pub struct HostTable {
+    table: sys::nbffi_host,
+    mailbox: &'static Mailbox,
+    name: CString,
+    config: CString,
+}
+
+impl HostTable {
+    /// The table of a runtime with this name and configuration, which may not
+    /// contain a NUL where C strings cannot.
+    pub fn new(mailbox: &'static Mailbox, name: CString, config: CString) -> Box<Self> {
+        Box::new(Self {
+            table: sys::nbffi_host {
+                abi_version: sys::NBFFI_ABI_VERSION,
+                size: size_of::<sys::nbffi_host>() as u32,
+                log,
+                config: config_of,
+                name: name_of,
+                deadline_ns,
+                is_cancelled,
+                alloc,
+                respond_buffer,
+                respond,
+                respond_owned,
+                fail,
+                set_status,
+            },
+            mailbox,
+            name,
+            config,
+        })
+    }
+
+    /// What the plugin is given.
+    pub fn as_ptr(&self) -> *const sys::nbffi_host {
+        // Of the whole table, not of its first field: the functions look
+        // behind it.
+        std::ptr::from_ref(self).cast()
+    }
+
+    /// The table behind a plugin's pointer.
+    ///
+    /// # Safety
+    /// `host` is what `as_ptr` gave, and the runtime is not closed.
+    unsafe fn from_ptr<'a>(host: *const sys::nbffi_host) -> &'a Self {
+        // SAFETY: by the contract; the table is the first field.
+        unsafe { &*host.cast() }
+    }
+}
+
+/// Runs the body of a host function; a panic becomes `otherwise`.
+fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
+    // Unwind safety: what a body changes is behind the state word, which
+    // stays consistent.
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
+}
+
+/// Bytes of a plugin; `None` for a null pointer with a length.
+///
+/// # Safety
+/// `data` points at `len` readable bytes, or is null.
+unsafe fn bytes<'a>(data: *const c_void, len: u64) -> Option<&'a [u8]> {
+    match (data.is_null(), usize::try_from(len)) {
+        (_, Ok(0)) => Some(&[]),
+        // SAFETY: by the contract.
+        (false, Ok(len)) => Some(unsafe { std::slice::from_raw_parts(data.cast(), len) }),
+        _ => None,
+    }
+}
+
+fn status(result: Result<(), Failure>) -> c_int {
+    match result {
+        Ok(()) => sys::NBFFI_OK,
+        Err(Failure::Stale) => sys::NBFFI_STALE,
+        Err(Failure::Invalid) => sys::NBFFI_INVALID,
+        Err(Failure::Ended(Error::ResponseTooLarge)) => sys::NBFFI_TOO_LARGE,
+        Err(Failure::Ended(_)) => sys::NBFFI_NO_MEMORY,
+    }
+}
+
+fn complete(
+    handle: u64,
+    write: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (slot, generation) = arena::resolve(handle).ok_or(Failure::Stale)?;
+    slot.complete(generation, write)
+}
+
+fn edit<T>(
+    handle: u64,
+    change: impl FnOnce(&Task, &mut Reply) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let (slot, generation) = arena::resolve(handle).ok_or(Failure::Stale)?;
+    slot.edit(generation, change)
+}
+
+/// The length of a response, if the runtime allows it.
+fn allowed(task: &Task, len: u64) -> Result<usize, Failure> {
+    // SAFETY: the runtime outlives its tasks, and this one has not ended.
+    let limit = unsafe { task.runtime.as_ref() }.max_response();
+    usize::try_from(len)
+        .ok()
+        .filter(|&len| len <= limit)
+        .ok_or(Failure::Ended(Error::ResponseTooLarge))
+}
+
+unsafe extern "C" fn log(
+    host: *const sys::nbffi_host,
+    level: c_int,
+    msg: *const c_char,
+    len: u64,
+) {
+    guard((), || {
+        // SAFETY: the plugin passes what `init` was given, before `close` has
+        // returned.
+        let host = unsafe { HostTable::from_ptr(host) };
+        // SAFETY: the plugin's message.
+        if let Some(text) = unsafe { bytes(msg.cast(), len) } {
+            let level = level.clamp(sys::NBFFI_LOG_EMERG, sys::NBFFI_LOG_DEBUG);
+            let name = host.name.to_string_lossy();
+            host.mailbox.log(level as u8, &name, text);
+        }
+    });
+}
+
+/// Hands out a string of the host table.
+///
+/// # Safety
+/// `len` is null or writable.
+unsafe fn hand_out(text: &CString, len: *mut u64) -> *const c_char {
+    if !len.is_null() {
+        // SAFETY: by the contract.
+        unsafe { *len = text.as_bytes().len() as u64 };
+    }
+    text.as_ptr()
+}
+
+unsafe extern "C" fn config_of(host: *const sys::nbffi_host, len: *mut u64) -> *const c_char {
+    // SAFETY: the plugin passes what `init` was given, and a valid `len`.
+    unsafe { hand_out(&HostTable::from_ptr(host).config, len) }
+}
+
+unsafe extern "C" fn name_of(host: *const sys::nbffi_host, len: *mut u64) -> *const c_char {
+    // SAFETY: the plugin passes what `init` was given, and a valid `len`.
+    unsafe { hand_out(&HostTable::from_ptr(host).name, len) }
+}
+
+unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
+    guard(0, || {
+        edit(handle, |task, _| Ok(task.deadline_ns)).unwrap_or(0)
+    })
+}
+
+unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
+    let cancelled = match arena::resolve(handle) {
+        Some((slot, generation)) => slot.state.is_cancelled(generation),
+        None => true,
+    };
+    c_int::from(cancelled)
+}
+
+unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
+    guard(std::ptr::null_mut(), || {
+        let place = edit(handle, |task, reply| {
+            Ok(reply.allocate(allowed(task, size)?)?)
+        });
+        place.map_or(std::ptr::null_mut(), |place| place.cast())
+    })
+}
+
+unsafe extern "C" fn respond_buffer(handle: u64, len: u64) -> c_int {
+    guard(sys::NBFFI_INVALID, || {
+        status(complete(handle, |task, reply| {
+            if reply.commit(allowed(task, len)?) {
+                Ok(())
+            } else {
+                Err(Failure::Invalid)
+            }
+        }))
+    })
+}
+
+unsafe extern "C" fn respond(handle: u64, data: *const c_void, len: u64) -> c_int {
+    guard(sys::NBFFI_INVALID, || {
+        // SAFETY: the plugin's data, which stays until this returns.
+        let data = unsafe { bytes(data, len) };
+        status(complete(handle, |task, reply| {
+            let data = data.ok_or(Failure::Invalid)?;
+            allowed(task, len)?;
+            Ok(reply.copy(data)?)
+        }))
+    })
+}
+
+unsafe extern "C" fn respond_owned(
+    handle: u64,
+    data: *mut c_void,
+    len: u64,
+    release: Option<sys::nbffi_release_fn>,
+    arg: *mut c_void,
+) -> c_int {
+    let result = guard(Err(Failure::Invalid), || {
+        complete(handle, |task, reply| {
+            if data.is_null() && len > 0 {
+                return Err(Failure::Invalid);
+            }
+            reply.own(data.cast(), allowed(task, len)?, release, arg);
+            Ok(())
+        })
+    });
+    if let (Err(_), Some(release)) = (&result, release) {
+        // SAFETY: the plugin passed `release` to be called once with these; the
+        // reply did not take them.
+        unsafe { release(arg, data) };
+    }
+    status(result)
+}
+
+unsafe extern "C" fn fail(handle: u64, code: i64, msg: *const c_char, len: u64) -> c_int {
+    guard(sys::NBFFI_INVALID, || {
+        // SAFETY: the plugin's message, which stays until this returns.
+        let message = unsafe { bytes(msg.cast(), len) };
+        status(complete(handle, |_, reply| {
+            reply.fail(Error::Runtime, code, message.ok_or(Failure::Invalid)?);
+            Ok(())
+        }))
+    })
+}
+
+unsafe extern "C" fn set_status(handle: u64, code: i64, msg: *const c_char, len: u64) -> c_int {
+    guard(sys::NBFFI_INVALID, || {
+        // SAFETY: the plugin's message, which stays until this returns.
+        let message = unsafe { bytes(msg.cast(), len) };
+        status(edit(handle, |_, reply| {
+            reply.set_status(code, message.ok_or(Failure::Invalid)?);
+            Ok(())
+        }))
+    })
+}

@@ -1,0 +1,187 @@
+//! Runtimes: what runs tasks.
+//!
+//! | file      | role |
+//! |-----------|------|
+//! | [`c`]     | a plugin: a shared object with the plugin ABI |
+//! | [`host`]  | the host functions that plugins call |
+//! | [`grace`] | whether the caller should wait a moment before it yields |
+//! | [`stats`] | what a runtime counts and measures |
+//!
+//! A [`Runtime`] is one language host with one configuration. It is made by the
+//! main thread; a pool thread initialises, runs and closes its [`Host`]. The
+//! main thread frees it when it is closed and its last task has been collected.
+
+pub mod c;
+pub mod host;
+mod grace;
+mod stats;
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
+
+use crate::error::Error;
+use crate::pool::Pool;
+use crate::task::{Failure, Kind, Runner, Slot, Task};
+pub use grace::{Grace, GRACE_NS, WORTH_NS};
+pub use stats::RuntimeStats;
+
+/// Tasks are short if they run for less than this on average: handing one to
+/// another thread costs about as much.
+const SHORT_NS: u64 = 20_000;
+
+/// Runs requests in some language. Every function is called on a pool thread.
+pub trait Host: Send + Sync {
+    /// Readies it; the error says what is wrong. Called once, before all else.
+    fn init(&self) -> Result<(), String>;
+    /// Runs one request. The task may be completed in here; if it is not, what
+    /// this returns says how it ends.
+    fn call(&self, task: u64, request: &[u8]) -> Outcome;
+    /// Ends it. Called once, after all else; not if `init` failed.
+    fn close(&self);
+}
+
+/// What becomes of a task that `Host::call` has not completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It ends with an empty response.
+    Done,
+    /// It will be completed later.
+    Pending,
+    /// It fails with this code.
+    Failed(i64),
+}
+
+/// What Lua asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name in logs and statistics.
+    pub name: String,
+    /// The longest response allowed, in bytes.
+    pub max_response: usize,
+}
+
+/// A runtime.
+pub struct Runtime {
+    options: Options,
+    pool: &'static Pool,
+    host: Box<dyn Host>,
+    stats: RuntimeStats,
+    /// Whether waiting inline has paid; the main thread's.
+    pub grace: Grace,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Runtime")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// A runtime that has not been initialised.
+    pub fn new(options: Options, pool: &'static Pool, host: Box<dyn Host>) -> Self {
+        Self {
+            options,
+            pool,
+            host,
+            stats: RuntimeStats::default(),
+            grace: Grace::default(),
+        }
+    }
+
+    /// The pool that runs its tasks.
+    pub fn pool(&self) -> &'static Pool {
+        self.pool
+    }
+
+    /// What it counts.
+    pub fn stats(&self) -> &RuntimeStats {
+        &self.stats
+    }
+
+    /// Runs a claimed task. Nothing of the slot but `generation` is used after
+    /// the host may have completed the task.
+    fn perform(&self, slot: &'static Slot, generation: u32) -> Result<(), Failure> {
+        // SAFETY: the caller claimed the task, and it has not ended. A copy,
+        // since it may end while the host still runs.
+        let task = *unsafe { slot.task() };
+        let result = match task.kind {
+            Kind::Init => self.host.init(),
+            Kind::Close => {
+                // A thread may still be on its way out of a task that ended.
+                while self.pool.users(self.address()) > 1 {
+                    std::thread::yield_now();
+                }
+                self.host.close();
+                Ok(())
+            }
+            Kind::Call => return self.call(slot, generation, &task),
+        };
+        slot.complete(generation, |_, reply| {
+            if let Err(message) = result {
+                reply.fail(Error::Load, 0, message.as_bytes());
+            }
+            Ok(())
+        })
+    }
+
+    fn call(&self, slot: &'static Slot, generation: u32, task: &Task) -> Result<(), Failure> {
+        // SAFETY: Lua keeps the request alive until the completion is
+        // collected, which is after this task's end.
+        let request = unsafe { std::slice::from_raw_parts(task.request, task.request_len) };
+        let failed = match self.host.call(slot.handle(), request) {
+            Outcome::Pending => return Ok(()),
+            Outcome::Done => None,
+            Outcome::Failed(code) => Some(code),
+        };
+        slot.complete(generation, |_, reply| {
+            if let Some(code) = failed {
+                reply.fail(Error::Runtime, code, format!("code {code}").as_bytes());
+            }
+            Ok(())
+        })
+    }
+
+    /// By what the pool's threads note that they use this runtime.
+    pub fn address(&self) -> *const () {
+        std::ptr::from_ref(self).cast()
+    }
+}
+
+impl Runner for Runtime {
+    fn run(&self, slot: &'static Slot) {
+        let generation = slot.state.generation();
+        // A plugin must not unwind, but a host that we wrote might panic; that
+        // is one task's failure, not the worker's. Unwind safety: the host is
+        // only used through `&self`.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(slot, generation)));
+        if outcome.is_err() {
+            let _ = slot.complete(generation, |_, reply| {
+                reply.fail(Error::Runtime, 0, b"panic in the host");
+                Ok(())
+            });
+        }
+    }
+
+    fn note_start(&self) {
+        self.stats.note_start();
+    }
+
+    fn max_response(&self) -> usize {
+        self.options.max_response
+    }
+
+    fn note_end(&self, task: &Task, started_ns: u64, ended_ns: u64) {
+        if task.kind == Kind::Call && started_ns != 0 {
+            let queued = started_ns.saturating_sub(task.posted_ns);
+            self.stats.record(queued, ended_ns.saturating_sub(started_ns));
+        }
+    }
+
+    fn is_short(&self) -> bool {
+        // Relaxed: a hint.
+        self.stats.recent_run_ns.load(Ordering::Relaxed) < SHORT_NS
+    }
+}

@@ -1,0 +1,114 @@
+//! What a runtime counts and measures.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use crate::error::Error;
+use crate::stats::{Counter, Histogram, Summary};
+
+/// Threads share this many sets of histograms, so that two pool threads seldom
+/// write the same cache line.
+const SHARDS: usize = 4;
+
+/// The running mean moves by 1/8 of the difference with each task.
+const MEAN_SHIFT: u32 = 3;
+
+#[derive(Debug, Default)]
+struct Times {
+    started: Counter,
+    queue: Histogram,
+    run: Histogram,
+}
+
+/// Counters and histograms of one runtime. Counters are written by the main
+/// thread only.
+#[derive(Debug, Default)]
+pub struct RuntimeStats {
+    /// Tasks posted.
+    pub posted: Counter,
+    /// Tasks collected.
+    pub collected: Counter,
+    /// Tasks that ended with a response.
+    pub ok: Counter,
+    /// Tasks that ended with each error, by its code minus one. An error is
+    /// counted once per call: when the caller stops waiting, or else when the
+    /// task is collected.
+    pub errors: [Counter; Error::ALL.len()],
+    /// Tasks whose deadline passed in the queue, so that they never ran.
+    pub expired: Counter,
+    /// Calls that the grace answered.
+    pub grace_hits: Counter,
+    /// Calls that the grace waited for in vain.
+    pub grace_misses: Counter,
+    /// A running mean of the run time, in nanoseconds.
+    pub recent_run_ns: CachePadded<AtomicU64>,
+    total: Histogram,
+    times: [CachePadded<Times>; SHARDS],
+}
+
+thread_local! {
+    static SHARD: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    SHARD.get().unwrap_or_else(|| {
+        // Relaxed: only the number matters.
+        let shard = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        SHARD.set(Some(shard));
+        shard
+    })
+}
+
+impl RuntimeStats {
+    /// Tasks posted and not collected.
+    pub fn in_flight(&self) -> u64 {
+        self.posted.get().saturating_sub(self.collected.get())
+    }
+
+    /// Notes that a task left the queue, from any thread.
+    pub fn note_start(&self) {
+        self.times[shard()].started.bump_shared();
+    }
+
+    /// Tasks that have left the queue.
+    pub fn started(&self) -> u64 {
+        self.times.iter().map(|times| times.started.get()).sum()
+    }
+
+    /// Records how long a task queued and ran, from any thread.
+    pub fn record(&self, queue_ns: u64, run_ns: u64) {
+        let times = &self.times[shard()];
+        times.queue.record(queue_ns);
+        times.run.record(run_ns);
+        // Relaxed, and not one atomic step: it is a hint, and losing a sample
+        // to another thread does not matter.
+        let mean = self.recent_run_ns.load(Ordering::Relaxed);
+        let moved = mean - (mean >> MEAN_SHIFT) + (run_ns >> MEAN_SHIFT);
+        self.recent_run_ns.store(moved, Ordering::Relaxed);
+    }
+
+    /// Records how long a call took from post to collection.
+    pub fn record_total(&self, total_ns: u64) {
+        self.total.record(total_ns);
+    }
+
+    /// Counts how a call ended.
+    pub fn count(&self, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.ok.bump(),
+            Err(error) => self.errors[error.code() as usize - 1].bump(),
+        }
+    }
+
+    /// Summaries of queue, run and total time.
+    pub fn times(&self) -> [Summary; 3] {
+        [
+            Histogram::summary(self.times.iter().map(|times| &times.queue)),
+            Histogram::summary(self.times.iter().map(|times| &times.run)),
+            Histogram::summary([&self.total].into_iter()),
+        ]
+    }
+}

@@ -1,0 +1,75 @@
+//! Where slots live: chunks that are allocated as needed and never freed.
+//!
+//! A plugin may use a handle at any time, even long after its task is gone, so
+//! a slot's memory must stay a slot's memory. Chunks are handed to one owner
+//! (a client) and, when that owner is gone, to the next.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use super::Slot;
+
+/// Slots per chunk.
+pub const CHUNK_SLOTS: usize = 256;
+/// Chunks per process: a million tasks in flight.
+const MAX_CHUNKS: usize = 4096;
+
+static CHUNKS: [AtomicPtr<Slot>; MAX_CHUNKS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CHUNKS];
+static USED: AtomicU32 = AtomicU32::new(0);
+
+/// Allocates a chunk of free slots; `None` if all are in use.
+pub fn grow() -> Option<&'static [Slot]> {
+    let chunk = USED
+        // Relaxed: only the number must be unique.
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            ((used as usize) < MAX_CHUNKS).then_some(used + 1)
+        })
+        .ok()? as usize;
+    let first = (chunk * CHUNK_SLOTS) as u32;
+    let slots: Box<[Slot]> = (first..).take(CHUNK_SLOTS).map(Slot::new).collect();
+    let slots = Box::leak(slots);
+    // Release: pairs with the Acquire in `get`.
+    CHUNKS[chunk].store(slots.as_mut_ptr(), Ordering::Release);
+    Some(slots)
+}
+
+/// The slot of an index, or `None` if no such slot was ever allocated.
+#[inline]
+pub fn get(index: u32) -> Option<&'static Slot> {
+    let index = index as usize;
+    let chunk = CHUNKS.get(index / CHUNK_SLOTS)?;
+    // Acquire: pairs with the Release in `grow`.
+    let slots = chunk.load(Ordering::Acquire);
+    // SAFETY: a chunk that is not null has CHUNK_SLOTS slots, for ever.
+    (!slots.is_null()).then(|| unsafe { &*slots.add(index % CHUNK_SLOTS) })
+}
+
+/// Every slot there is.
+pub fn all() -> impl Iterator<Item = &'static Slot> {
+    // Relaxed: the caller asks about slots that it has itself.
+    (0..USED.load(Ordering::Relaxed) * CHUNK_SLOTS as u32).filter_map(get)
+}
+
+/// The slot and generation that a plugin's handle names.
+#[inline]
+pub fn resolve(handle: u64) -> Option<(&'static Slot, u32)> {
+    Some((get(handle as u32)?, (handle >> 32) as u32))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_find_their_slots_and_garbage_finds_none() {
+        let slots = grow().unwrap();
+        for slot in slots {
+            let (found, generation) = resolve(slot.handle()).unwrap();
+            assert!(ptr::eq(found, slot));
+            assert_eq!(generation, slot.state.generation());
+        }
+        assert!(get(u32::MAX).is_none());
+        assert!(get((MAX_CHUNKS * CHUNK_SLOTS - 1) as u32).is_none());
+    }
+}

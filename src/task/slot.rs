@@ -1,0 +1,292 @@
+//! The slot: the fixed-size record of one task in flight.
+//!
+//! A slot is written by one thread at a time, and the state word says which:
+//! the main thread while FREE and after DONE, the claimer from QUEUED to
+//! RUNNING, whoever won `begin` or `edit` from there to DONE.
+
+use std::cell::UnsafeCell;
+use std::ptr::{self, NonNull};
+
+use crate::error::Error;
+use crate::sync::{now_ns, AtomicPtr};
+use crate::task::reply::Reply;
+use crate::task::state::{Stale, State};
+
+/// No deadline.
+pub const NO_DEADLINE: u64 = u64::MAX;
+
+/// Which queue of the pool a task waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Before all others.
+    High = 0,
+    /// The default.
+    Normal = 1,
+    /// When nothing else waits; now and then nevertheless.
+    Low = 2,
+}
+
+impl Priority {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    /// The priority of a number as Lua passes it; anything else is `Normal`.
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::High,
+            2 => Self::Low,
+            _ => Self::Normal,
+        }
+    }
+}
+
+/// What runs tasks. Implemented by `runtime::Runtime`; a trait here because
+/// tasks know nothing of runtimes but this.
+pub trait Runner: Sync {
+    /// Runs a claimed task on a pool thread. The task may end in here or, if
+    /// the runtime is asynchronous, later.
+    fn run(&self, slot: &'static Slot);
+    /// Notes that a task has left the queue, whether it will run or not.
+    fn note_start(&self);
+    /// The longest response allowed, in bytes.
+    fn max_response(&self) -> usize;
+    /// Notes that a task ran from `started_ns` (0: it did not run) to
+    /// `ended_ns`. The last use that a task makes of its runtime.
+    fn note_end(&self, task: &Task, started_ns: u64, ended_ns: u64);
+    /// Whether tasks have lately been so short that handing them over costs
+    /// more than running them.
+    fn is_short(&self) -> bool;
+}
+
+/// The load of a pool. Implemented by `pool::Shared`.
+pub trait Load: Sync {
+    /// One task less is in the pool. Called before its end can be seen, so
+    /// that whoever sees it finds room.
+    fn task_ended(&self);
+}
+
+/// Who is told that a task is done. Implemented by `channel::Mailbox`.
+pub trait Recipient: Sync {
+    /// Takes a slot that is done since `ended_ns`, from any thread.
+    fn deliver(&'static self, slot: &'static Slot, ended_ns: u64);
+    /// Whether tasks that have not started should not start any more.
+    fn is_closed(&self) -> bool;
+}
+
+/// What a pool thread is to do with the runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Load and initialise it.
+    Init,
+    /// Run a request.
+    Call,
+    /// Close it.
+    Close,
+}
+
+/// Why a step of a plugin's failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The task is complete already, or gone.
+    Stale,
+    /// An argument is wrong; the task is as it was.
+    Invalid,
+    /// The step ended the task with this error.
+    Ended(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Ended(error)
+    }
+}
+
+/// One request, written by the main thread before the offer.
+#[derive(Clone, Copy)]
+pub struct Task {
+    /// What is to be done.
+    pub kind: Kind,
+    /// By which runtime; it outlives the task (see `runtime::Runtime`).
+    pub runtime: NonNull<dyn Runner>,
+    /// Who is told about the end.
+    pub recipient: &'static dyn Recipient,
+    /// The pool, which counts the task until it ends.
+    pub pool: &'static dyn Load,
+    /// The request: a Lua string that Lua keeps alive until the completion.
+    pub request: *const u8,
+    /// Its length in bytes.
+    pub request_len: usize,
+    /// When the task was posted, ns of `CLOCK_MONOTONIC`.
+    pub posted_ns: u64,
+    /// When its caller stops waiting, likewise, or [`NO_DEADLINE`].
+    pub deadline_ns: u64,
+    /// Its queue.
+    pub priority: Priority,
+}
+
+/// The record. Aligned so that two tasks never share a cache line.
+#[repr(align(128))]
+pub struct Slot {
+    /// Which step the task has reached.
+    pub state: State,
+    /// The next slot in a chain of completions.
+    pub next: AtomicPtr<Slot>,
+    /// The slot's number in the arena.
+    pub index: u32,
+    task: UnsafeCell<Option<Task>>,
+    reply: UnsafeCell<Reply>,
+    started_ns: UnsafeCell<u64>,
+}
+
+// SAFETY: the cells are accessed by one thread at a time, handed over by the
+// state word with Release/Acquire; see the module's comment.
+unsafe impl Sync for Slot {}
+// SAFETY: as above; the raw pointers in a task are to memory that outlives it.
+unsafe impl Send for Slot {}
+
+impl Slot {
+    /// A free slot.
+    pub fn new(index: u32) -> Self {
+        Self {
+            state: State::default(),
+            next: AtomicPtr::new(ptr::null_mut()),
+            index,
+            task: UnsafeCell::new(None),
+            reply: UnsafeCell::new(Reply::default()),
+            started_ns: UnsafeCell::new(0),
+        }
+    }
+
+    /// Puts a task in, on the main thread.
+    ///
+    /// # Safety
+    /// The slot is free, and the caller is the thread that owns it.
+    pub unsafe fn fill(&self, task: Task) {
+        // SAFETY: a free slot is its owner's alone.
+        unsafe { *self.task.get() = Some(task) };
+    }
+
+    /// The task in the slot.
+    ///
+    /// # Safety
+    /// The slot holds a task (from its offer to its release), and the caller
+    /// is its claimer, its completer or the main thread, all of which are
+    /// ordered after `fill` by the state word or by the pool's queue.
+    pub unsafe fn task(&self) -> &Task {
+        // SAFETY: the task is written only by `fill`, which the contract puts
+        // before this call, and only read until the release.
+        match unsafe { &*self.task.get() } {
+            Some(task) => task,
+            None => unreachable!("slot {} holds no task", self.index),
+        }
+    }
+
+    /// The reply, for the thread that the state word gives it to.
+    ///
+    /// # Safety
+    /// The caller won `begin` or `edit` and has not yet ended it, or it is the
+    /// main thread and the slot is done or free; and it holds no other
+    /// reference to the reply.
+    #[allow(clippy::mut_from_ref, reason = "the state word is the borrow")]
+    pub unsafe fn reply(&self) -> &mut Reply {
+        // SAFETY: exclusive by the contract.
+        unsafe { &mut *self.reply.get() }
+    }
+
+    /// When the task started to run; 0 if it never did.
+    ///
+    /// # Safety
+    /// As for [`Slot::task`], after the claim.
+    pub unsafe fn started_ns(&self) -> u64 {
+        // SAFETY: written by the claimer only, before any completion.
+        unsafe { *self.started_ns.get() }
+    }
+
+    /// Notes when the task started.
+    ///
+    /// # Safety
+    /// The caller is the claimer and has not yet passed the task on, or the
+    /// main thread with a free slot.
+    pub unsafe fn set_started_ns(&self, now: u64) {
+        // SAFETY: the claimer is alone until it calls the runtime.
+        unsafe { *self.started_ns.get() = now };
+    }
+
+    /// The handle by which plugins name the task. Never 0.
+    pub fn handle(&self) -> u64 {
+        u64::from(self.state.generation()) << 32 | u64::from(self.index)
+    }
+
+    /// Completes a running task: `write` fills the reply. If that fails with
+    /// `Keep`, the task stays pending; an `Error` completes it.
+    ///
+    /// `generation` is that of the plugin's handle.
+    pub fn complete(
+        &'static self,
+        generation: u32,
+        write: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.state.begin(generation).map_err(|Stale| Failure::Stale)?;
+        // SAFETY: `begin` succeeded, so the task was claimed and this thread
+        // alone may write the reply.
+        let (task, reply) = unsafe { (self.task(), self.reply()) };
+        let written = write(task, reply);
+        match written {
+            Err(Failure::Stale | Failure::Invalid) => {
+                self.state.abandon_completion();
+                return written;
+            }
+            Err(Failure::Ended(error)) => reply.fail(error, 0, b""),
+            Ok(()) => {}
+        }
+        self.deliver(task, reply);
+        written
+    }
+
+    /// Changes the reply of a running task without completing it, but for an
+    /// `Ended`, which does. `edit` must be quick: others wait for it.
+    pub fn edit<T>(
+        &'static self,
+        generation: u32,
+        edit: impl FnOnce(&Task, &mut Reply) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.state.edit(generation).map_err(|Stale| Failure::Stale)?;
+        // SAFETY: `state.edit` succeeded, so the task was claimed and this
+        // thread alone may write the reply.
+        let edited = unsafe { edit(self.task(), self.reply()) };
+        self.state.end_edit();
+        if let Err(Failure::Ended(error)) = edited {
+            // Whoever completes it first; it is complete after this.
+            let _ = self.complete(generation, |_, _| Err(Failure::Ended(error)));
+        }
+        edited
+    }
+
+    /// Ends a task that was cancelled before it ran.
+    ///
+    /// # Safety
+    /// The caller's claim returned `Claim::Cancelled`.
+    pub unsafe fn drop_unrun(&'static self) {
+        // SAFETY: by the contract the state is COMPLETING, this thread's.
+        let (task, reply) = unsafe { (self.task(), self.reply()) };
+        reply.fail(Error::Cancelled, 0, b"");
+        self.deliver(task, reply);
+    }
+
+    fn deliver(&'static self, task: &Task, reply: &mut Reply) {
+        let ended_ns = now_ns();
+        reply.ended_ns = ended_ns;
+        // After `finish` the main thread may release the slot, so everything
+        // that is still needed is read before.
+        let (recipient, pool) = (task.recipient, task.pool);
+        // SAFETY: the runtime outlives its tasks, and this one has not ended.
+        let runtime = unsafe { task.runtime.as_ref() };
+        // SAFETY: the claimer wrote it before it passed the task on.
+        let started = unsafe { self.started_ns() };
+        runtime.note_end(task, started, ended_ns);
+        pool.task_ended();
+        if !self.state.finish() {
+            recipient.deliver(self, ended_ns);
+        }
+    }
+}

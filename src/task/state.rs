@@ -1,0 +1,413 @@
+//! The state word of a slot: `generation (32 bits) | flags | phase`.
+//!
+//! ```text
+//!          offer            claim              begin           finish
+//!   FREE ---------> QUEUED -------> RUNNING ------> COMPLETING ------> DONE
+//!    ^                 |              |   ^             ^                |
+//!    |                 | claim,       |   | end_edit    |                |
+//!    |                 | cancelled    v   |             |                |
+//!    |                 |             EDITING            |                |
+//!    |                 +--------------------------------+                |
+//!    +-------------------------------------------------------------------+
+//!                               release (generation + 1)
+//! ```
+//!
+//! * The main thread offers, cancels and releases. A pool thread claims. Who
+//!   completes may be any thread: the one that wins `begin`, which is why a
+//!   task has exactly one completion. The generation makes handles of tasks
+//!   that are gone fail every step.
+//! * `EDITING` and `COMPLETING` are exclusive: the thread that got there may
+//!   write the slot's reply.
+//! * Flag `CANCELLED`: nobody waits any more. Set while `QUEUED`, the task will
+//!   not run; set later, the task can ask.
+//! * Flag `INLINE`: the caller looks at this word itself (the grace). Who
+//!   finishes the task sees the flag and leaves the completion queue alone; who
+//!   ends the grace sees `DONE` and takes the reply. Both are one
+//!   read-modify-write of one word, so exactly one of the two delivers.
+
+use crate::sync::{spin_loop, AtomicU64, Ordering};
+
+const PHASE: u64 = 0xff;
+const FREE: u64 = 0;
+const QUEUED: u64 = 1;
+const RUNNING: u64 = 2;
+const EDITING: u64 = 3;
+const COMPLETING: u64 = 4;
+const DONE: u64 = 5;
+
+const CANCELLED: u64 = 0x100;
+const INLINE: u64 = 0x200;
+
+const GENERATION_SHIFT: u32 = 32;
+
+/// The task is not (any more) in a phase that allows the step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stale;
+
+/// What a pool thread got by claiming a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The task is now running.
+    Run,
+    /// It was cancelled before it ran; the claimer must complete it.
+    Cancelled,
+}
+
+/// What cancelling found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancel {
+    /// The task will never run.
+    BeforeRun,
+    /// It runs; it can ask, and its result will be dropped.
+    Running,
+    /// It is complete already.
+    TooLate,
+}
+
+/// The state word.
+#[derive(Debug)]
+pub struct State(AtomicU64);
+
+impl Default for State {
+    fn default() -> Self {
+        // Generations start at 1, so that no handle is 0.
+        Self(AtomicU64::new(1 << GENERATION_SHIFT))
+    }
+}
+
+impl State {
+    /// The generation of the task that the slot holds or will hold next.
+    pub fn generation(&self) -> u32 {
+        // Relaxed: for the owner of the task, which changes only by `release`
+        // on the main thread.
+        (self.0.load(Ordering::Relaxed) >> GENERATION_SHIFT) as u32
+    }
+
+    /// FREE -> QUEUED, on the main thread. `inline` starts the grace.
+    pub fn offer(&self, inline: bool) {
+        let word = self.0.load(Ordering::Relaxed);
+        debug_assert_eq!(word & PHASE, FREE);
+        let flags = if inline { INLINE } else { 0 };
+        // Release: pairs with the Acquire in `claim`, which lets the claimer
+        // read the task. A plain store is enough: no stale handle changes a
+        // word whose generation is not its own.
+        self.0.store(word | QUEUED | flags, Ordering::Release);
+    }
+
+    /// QUEUED -> RUNNING, or -> COMPLETING if the task was cancelled.
+    pub fn claim(&self) -> Claim {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            debug_assert_eq!(word & PHASE, QUEUED);
+            let (phase, claim) = if word & CANCELLED == 0 {
+                (RUNNING, Claim::Run)
+            } else {
+                (COMPLETING, Claim::Cancelled)
+            };
+            // Acquire: pairs with the Release in `offer`.
+            match self.0.compare_exchange_weak(
+                word,
+                word - QUEUED + phase,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return claim,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// RUNNING -> COMPLETING: the winner alone may write the reply, and must
+    /// `finish` (or go back by `end_edit`).
+    pub fn begin(&self, generation: u32) -> Result<(), Stale> {
+        self.leave_running(generation, COMPLETING)
+    }
+
+    /// RUNNING -> EDITING: the winner alone may write the reply, and must
+    /// `end_edit` soon: others wait for it.
+    pub fn edit(&self, generation: u32) -> Result<(), Stale> {
+        self.leave_running(generation, EDITING)
+    }
+
+    fn leave_running(&self, generation: u32, phase: u64) -> Result<(), Stale> {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            if word >> GENERATION_SHIFT != u64::from(generation) {
+                return Err(Stale);
+            }
+            match word & PHASE {
+                RUNNING => {}
+                EDITING => {
+                    spin_loop();
+                    word = self.0.load(Ordering::Relaxed);
+                    continue;
+                }
+                _ => return Err(Stale),
+            }
+            // Acquire: pairs with the Release in `end_edit`, so that what an
+            // edit wrote is seen by the next edit and by the completion.
+            match self.0.compare_exchange_weak(
+                word,
+                word - RUNNING + phase,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// EDITING -> RUNNING.
+    pub fn end_edit(&self) {
+        // Release: pairs with the Acquire in `leave_running`.
+        self.0.fetch_sub(EDITING - RUNNING, Ordering::Release);
+    }
+
+    /// COMPLETING -> RUNNING: the reply could not be written.
+    pub fn abandon_completion(&self) {
+        // Release: pairs with the Acquire in `leave_running`.
+        self.0.fetch_sub(COMPLETING - RUNNING, Ordering::Release);
+    }
+
+    /// COMPLETING -> DONE. True if the caller waits inline and takes the reply
+    /// itself; otherwise the slot must go to the completion queue.
+    #[must_use]
+    pub fn finish(&self) -> bool {
+        // AcqRel: Release pairs with the Acquire in `is_done` and
+        // `leave_inline`; Acquire with the Release in `leave_inline`, after
+        // which the main thread no longer looks.
+        let before = self.0.fetch_add(DONE - COMPLETING, Ordering::AcqRel);
+        debug_assert_eq!(before & PHASE, COMPLETING);
+        before & INLINE != 0
+    }
+
+    /// Whether the reply is there, for the caller that waits inline.
+    pub fn is_done(&self) -> bool {
+        // Acquire: pairs with the Release in `finish`.
+        self.0.load(Ordering::Acquire) & PHASE == DONE
+    }
+
+    /// Ends the grace. True if the task is done and the caller must take it;
+    /// false if it will come through the completion queue.
+    #[must_use]
+    pub fn leave_inline(&self) -> bool {
+        // AcqRel: Acquire pairs with the Release in `finish` when it is done;
+        // Release with the Acquire there when it is not.
+        let before = self.0.fetch_and(!INLINE, Ordering::AcqRel);
+        before & PHASE == DONE
+    }
+
+    /// Notes that nobody waits for the task, on the main thread.
+    pub fn cancel(&self) -> Cancel {
+        // Relaxed: the flag carries no data. A claim either sees it or has
+        // happened before in this word's order.
+        let before = self.0.fetch_or(CANCELLED, Ordering::Relaxed);
+        match before & PHASE {
+            QUEUED => Cancel::BeforeRun,
+            DONE => Cancel::TooLate,
+            _ => Cancel::Running,
+        }
+    }
+
+    /// Whether nobody waits for the task of this generation any more.
+    pub fn is_cancelled(&self, generation: u32) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word & CANCELLED != 0 || word >> GENERATION_SHIFT != u64::from(generation)
+    }
+
+    /// Whether a thread may be reading the request (main thread; at exit).
+    pub fn is_running(&self) -> bool {
+        // Acquire: pairs with the Release in `finish`; once this says no, the
+        // runtime's reads of the request have happened.
+        matches!(
+            self.0.load(Ordering::Acquire) & PHASE,
+            RUNNING | EDITING | COMPLETING
+        )
+    }
+
+    /// Whether a task waits in a queue (main thread; at exit).
+    pub fn is_queued(&self) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word & PHASE == QUEUED && word & CANCELLED == 0
+    }
+
+    /// DONE -> FREE with the next generation, on the main thread.
+    pub fn release(&self) {
+        let generation = self.generation().wrapping_add(1).max(1);
+        // Release: pairs with the Acquire CAS of a stale handle that happens
+        // to meet the next task; it must not see this one's reply.
+        self.0
+            .store(u64::from(generation) << GENERATION_SHIFT, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_goes_round_once_per_generation() {
+        let state = State::default();
+        let first = state.generation();
+        state.offer(false);
+        assert_eq!(state.begin(first), Err(Stale), "not claimed yet");
+        assert_eq!(state.claim(), Claim::Run);
+        assert_eq!(state.edit(first), Ok(()));
+        state.end_edit();
+        assert_eq!(state.begin(first), Ok(()));
+        assert_eq!(state.begin(first), Err(Stale), "second completion");
+        assert!(!state.finish());
+        assert!(state.is_done());
+        assert_eq!(state.cancel(), Cancel::TooLate);
+        state.release();
+        assert_ne!(state.generation(), first);
+        assert!(state.is_cancelled(first));
+        state.offer(false);
+        assert_eq!(state.claim(), Claim::Run);
+        assert_eq!(state.begin(first), Err(Stale), "handle of the last task");
+    }
+
+    #[test]
+    fn a_task_cancelled_in_the_queue_does_not_run() {
+        let state = State::default();
+        state.offer(false);
+        assert!(state.is_queued());
+        assert_eq!(state.cancel(), Cancel::BeforeRun);
+        assert!(!state.is_queued());
+        assert_eq!(state.claim(), Claim::Cancelled);
+        assert!(!state.finish());
+    }
+
+    #[test]
+    fn generations_skip_zero() {
+        let state = State(AtomicU64::new(u64::from(u32::MAX) << 32));
+        state.offer(false);
+        state.release();
+        assert_eq!(state.generation(), 1);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    struct Cell {
+        state: State,
+        reply: UnsafeCell<u32>,
+    }
+
+    // SAFETY: access to `reply` is what the models check.
+    unsafe impl Sync for Cell {}
+    // SAFETY: as above.
+    unsafe impl Send for Cell {}
+
+    fn cell() -> Arc<Cell> {
+        Arc::new(Cell {
+            state: State::default(),
+            reply: UnsafeCell::new(0),
+        })
+    }
+
+    /// The grace: the reply is delivered inline or by the queue, never both,
+    /// never neither.
+    #[test]
+    fn loom_inline_or_queued_exactly_once() {
+        loom::model(|| {
+            let cell = cell();
+            cell.state.offer(true);
+            let completer = {
+                let cell = cell.clone();
+                thread::spawn(move || {
+                    assert_eq!(cell.state.claim(), Claim::Run);
+                    cell.state.begin(1).unwrap();
+                    // SAFETY: COMPLETING is exclusive.
+                    cell.reply.with_mut(|reply| unsafe { *reply = 7 });
+                    !cell.state.finish()
+                })
+            };
+            let taken = cell.state.is_done() || cell.state.leave_inline();
+            if taken {
+                // SAFETY: DONE, and only the main thread reads then.
+                assert_eq!(cell.reply.with(|reply| unsafe { *reply }), 7);
+            }
+            let queued = completer.join().unwrap();
+            assert!(taken != queued, "taken {taken}, queued {queued}");
+        });
+    }
+
+    /// Two threads respond to one task: one wins, and the reply is whole.
+    #[test]
+    fn loom_one_completion() {
+        loom::model(|| {
+            let cell = cell();
+            cell.state.offer(false);
+            assert_eq!(cell.state.claim(), Claim::Run);
+            let respond = |value: u32| {
+                let cell = cell.clone();
+                move || {
+                    cell.state.begin(1).is_ok() && {
+                        // SAFETY: COMPLETING is exclusive.
+                        cell.reply.with_mut(|reply| unsafe { *reply = value });
+                        let _ = cell.state.finish();
+                        true
+                    }
+                }
+            };
+            let other = thread::spawn(respond(1));
+            let here = respond(2)();
+            let there = other.join().unwrap();
+            assert!(here != there);
+            // SAFETY: both threads are past their access.
+            let reply = cell.reply.with(|reply| unsafe { *reply });
+            assert_eq!(reply, if here { 2 } else { 1 });
+        });
+    }
+
+    /// Cancelling races with claiming: the task runs, or it does not, and the
+    /// canceller is told which.
+    #[test]
+    fn loom_cancelled_or_run() {
+        loom::model(|| {
+            let cell = cell();
+            cell.state.offer(false);
+            let claimer = {
+                let cell = cell.clone();
+                thread::spawn(move || cell.state.claim())
+            };
+            let cancel = cell.state.cancel();
+            let claim = claimer.join().unwrap();
+            assert_eq!(cancel == Cancel::BeforeRun, claim == Claim::Cancelled);
+        });
+    }
+
+    /// An edit and a completion exclude each other, and a stale handle that
+    /// meets the next generation touches nothing.
+    #[test]
+    fn loom_edits_are_exclusive() {
+        loom::model(|| {
+            let cell = cell();
+            cell.state.offer(false);
+            assert_eq!(cell.state.claim(), Claim::Run);
+            let editor = {
+                let cell = cell.clone();
+                thread::spawn(move || {
+                    if cell.state.edit(1).is_ok() {
+                        // SAFETY: EDITING is exclusive.
+                        cell.reply.with_mut(|reply| unsafe { *reply += 1 });
+                        cell.state.end_edit();
+                    }
+                })
+            };
+            cell.state.begin(1).unwrap();
+            // SAFETY: COMPLETING is exclusive.
+            cell.reply.with_mut(|reply| unsafe { *reply += 10 });
+            let _ = cell.state.finish();
+            cell.state.release();
+            editor.join().unwrap();
+        });
+    }
+}
