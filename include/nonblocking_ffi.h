@@ -17,7 +17,8 @@
  *   init    Once, on a pool thread, before any call.
  *   call    Once for each task, from any pool thread, concurrently.
  *   close   Once, on a pool thread, after the last task of the runtime has
- *           completed. The shared object itself is never unloaded.
+ *           completed and every call has returned. The shared object itself
+ *           is never unloaded.
  *   All threads of the host have every signal blocked.
  *   A worker that is killed, or told to stop at once, does not call close.
  *
@@ -42,20 +43,21 @@
  *                      NUL-terminated. Aligned to 1 byte.
  *   alloc'd response   The host's. Writable until the task is completed; the
  *                      plugin passes it to respond_buffer or forgets it.
- *   respond            Copies; the plugin keeps what it passed.
+ *   respond            Copies (or refers to the request, if data is a part of
+ *                      it); the plugin keeps what it passed.
  *   respond_owned      Passes to the host, which calls release(arg, data)
  *                      exactly once: on nginx's main thread when Lua has the
  *                      response, or before respond_owned returns if it did
  *                      not take the data. It must not block (free() is what
  *                      it is meant for).
- *   config, entry      The host's. Readable until close returns.
+ *   config, name       The host's. Readable until close returns.
  *   messages           Copied by the host during the call.
  *   Lengths are 64 bits everywhere, and never include a terminating NUL.
  *
  * THREADS
  *   Every host function may be called from any thread, and none of them
  *   blocks. They may be called for a task from call on, and from init to close
- *   for the runtime. Calling log, config or entry after close has returned is
+ *   for the runtime. Calling log, config or name after close has returned is
  *   undefined.
  *
  * ERRORS
@@ -76,6 +78,7 @@
 #ifndef NONBLOCKING_FFI_H
 #define NONBLOCKING_FFI_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -168,14 +171,16 @@ struct nbffi_host {
     /* A buffer of at least `size` bytes for the response, uninitialised and
      * aligned to 16 bytes. A second call for the same task invalidates the
      * first buffer. NULL if the task is stale, or if size exceeds
-     * max_response or memory is out: the task was then completed with the
-     * error "response too large" or "no memory". */
+     * max_response or memory is out: the task is then still pending, and a
+     * blocking plugin that just returns ends it with the error "response too
+     * large" or "no memory". */
     void *(*alloc)(nbffi_task task, uint64_t size);
 
     /* Completes the task with the first `len` bytes of the alloc'd buffer. */
     int (*respond_buffer)(nbffi_task task, uint64_t len);
 
-    /* Completes the task with a copy of data[0..len). */
+    /* Completes the task with a copy of data[0..len). What is a part of the
+     * task's request is not even copied. */
     int (*respond)(nbffi_task task, const void *data, uint64_t len);
 
     /* Completes the task with data[0..len) itself. release(arg, data) is

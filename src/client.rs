@@ -21,13 +21,22 @@ use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::pool::Pool;
 use crate::runtime::{Grace, Runtime, GRACE_NS, WORTH_NS};
-use crate::sync::{now_ns, spin_loop, Ordering};
+use crate::sync::{now_ns, spin_loop};
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::Cancel;
 use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
 
-/// Posts are held back up to this many.
-const MAX_HELD: usize = 16;
+/// Tasks are short if they run for less than this on average: handing one to
+/// another thread costs about as much.
+const SHORT_NS: u64 = 20_000;
+/// Posts are held back up to this many ...
+const MAX_HELD: usize = 64;
+/// ... or up to this many, if they came so fast that running them meanwhile
+/// pays ...
+const DENSE_HELD: usize = 16;
+const DENSE_NS: u64 = 16_000;
+/// ... or for so long.
+const MAX_HELD_NS: u64 = 300_000;
 /// Posts are held back while on average this many tasks are in flight.
 const HOLD_DEPTH: u32 = 2;
 /// The running mean of tasks in flight is kept in 1/16ths ...
@@ -72,7 +81,14 @@ pub enum Posted {
 struct Held {
     slot: &'static Slot,
     pool: &'static Pool,
-    priority: Priority,
+    task: Task,
+}
+
+/// How a task is offered.
+#[derive(Debug, Clone, Copy, Default)]
+struct How {
+    grace: bool,
+    bulk: bool,
 }
 
 /// The state of one Lua VM.
@@ -86,6 +102,8 @@ pub struct Client {
     cached_bytes: usize,
     may_hold: bool,
     held: Vec<Held>,
+    /// The pool that many short tasks were posted to.
+    watched: Option<&'static Pool>,
     taken: Taken,
     collected: u64,
     doorway: Option<Doorway>,
@@ -105,6 +123,7 @@ impl Default for Client {
             cached_bytes: 0,
             may_hold: false,
             held: Vec::with_capacity(MAX_HELD),
+            watched: None,
             taken: Taken::none(),
             collected: 0,
             doorway: None,
@@ -164,24 +183,24 @@ impl Client {
         let pool = runtime.pool();
         pool.reserve()?;
         let now = now_ns();
-        let short = runtime.is_short();
+        let short = runtime.typical_run_ns() < SHORT_NS;
         let alone = self.in_flight == 0;
         let hold = self.may_hold && short && self.depth >= HOLD_DEPTH * DEPTH_UNIT;
         let grace = request.waits
             && alone
             && pool.is_searching()
-            && runtime.stats().recent_run_ns.load(Ordering::Relaxed) < WORTH_NS
+            && runtime.stats().recent_best_ns() < WORTH_NS
             && runtime.grace.is_due();
+        let bulk = hold && !grace;
+        let how = How { grace, bulk };
         // SAFETY: passed on from this function's contract.
-        let slot = unsafe { self.offer(runtime, Kind::Call, request, now, grace) }?;
-        if hold && !grace {
-            self.held.push(Held {
-                slot,
-                pool,
-                priority: request.priority,
-            });
-            if self.held.len() >= MAX_HELD {
-                self.flush();
+        let slot = unsafe { self.offer(runtime, Kind::Call, request, now, how) }?;
+        if bulk {
+            // SAFETY: filled just now, and nobody else has the slot.
+            let task = *unsafe { slot.task() };
+            self.held.push(Held { slot, pool, task });
+            if self.is_enough_held(now) {
+                self.publish();
             }
             return Ok(Posted::Held(slot));
         }
@@ -211,7 +230,7 @@ impl Client {
             waits: false,
         };
         // SAFETY: passed on; a control task has no request.
-        let slot = unsafe { self.offer(runtime, kind, request, now_ns(), false) }?;
+        let slot = unsafe { self.offer(runtime, kind, request, now_ns(), How::default()) }?;
         runtime.pool().reserve_always();
         runtime.pool().push(slot, Priority::High);
         runtime.pool().notify();
@@ -226,7 +245,7 @@ impl Client {
         kind: Kind,
         request: Request,
         now: u64,
-        grace: bool,
+        how: How,
     ) -> Result<&'static Slot, Error> {
         let slot = self.acquire().inspect_err(|_| {
             if kind == Kind::Call {
@@ -253,13 +272,14 @@ impl Client {
             posted_ns: now,
             deadline_ns,
             priority: request.priority,
+            bulk: how.bulk,
         };
         // SAFETY: the slot is free and this thread's.
         unsafe {
             slot.fill(task);
             slot.set_started_ns(0);
         }
-        slot.state.offer(grace);
+        slot.state.offer(how.grace);
         let depth = self.depth as i32;
         let sample = (self.in_flight * DEPTH_UNIT) as i32;
         self.depth = (depth + ((sample - depth) >> DEPTH_SHIFT)) as u32;
@@ -268,19 +288,48 @@ impl Client {
         Ok(slot)
     }
 
-    /// Sends what is held back to the pools.
-    pub fn flush(&mut self) {
-        let mut last: Option<&'static Pool> = None;
+    fn is_enough_held(&self, now: u64) -> bool {
+        let count = self.held.len();
+        let since = self.held.first().map_or(now, |held| held.task.posted_ns);
+        let held_ns = now - since;
+        count >= MAX_HELD
+            || held_ns >= MAX_HELD_NS
+            || (count == DENSE_HELD && held_ns < DENSE_NS)
+    }
+
+    fn publish(&mut self) {
+        let mut first: Option<Held> = None;
         for held in self.held.drain(..) {
-            if let Some(pool) = last.filter(|pool| !ptr::eq(*pool, held.pool)) {
-                pool.notify();
+            held.pool.push(held.slot, held.task.priority);
+            if first.as_ref().is_some_and(|f| ptr::eq(f.pool, held.pool)) {
+                continue;
             }
-            held.pool.push(held.slot, held.priority);
-            last = Some(held.pool);
+            if let Some(done) = first.replace(held) {
+                done.pool.notify_bulk(&done.task);
+            }
         }
-        if let Some(pool) = last {
-            pool.notify();
+        if let Some(last) = first {
+            last.pool.notify_bulk(&last.task);
+            self.watched = Some(last.pool);
         }
+    }
+
+    /// Sends what is held back to the pools. True if it should be called again
+    /// in some milliseconds, whether or not anything is posted: a thread that
+    /// was expected to take care of many short tasks may have met a long one
+    /// among them.
+    pub fn flush(&mut self) -> bool {
+        if self.held.is_empty() {
+            if let Some(pool) = self.watched {
+                pool.notify_if_queued();
+            }
+        } else {
+            self.publish();
+        }
+        if self.in_flight == 0 {
+            self.watched = None;
+        }
+        self.watched.is_some()
     }
 
     /// The next task that is done. Each must be released.

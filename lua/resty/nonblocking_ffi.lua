@@ -29,6 +29,10 @@ local _M = {
 }
 
 
+-- Where a function below does nothing but call another, that is a tail call:
+-- there is no frame of this file between misuse and the line it is blamed on.
+
+
 -- syntax: nbffi.setup(options)
 --
 -- Sets defaults, for load and pool: timeout, max_response, on_full, threads,

@@ -222,7 +222,11 @@ mod loom_tests {
     /// the consumer waits for.
     #[test]
     fn loom_no_lost_wake_up() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        // Every interleaving with up to three preemptions; without a bound
+        // the model does not end.
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let queue = Arc::new(Completions::default());
             let bell = Arc::new(crate::sync::Semaphore::new());
             let producers: Vec<_> = (0..2)

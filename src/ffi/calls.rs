@@ -96,16 +96,15 @@ pub unsafe extern "C" fn nbffi_post(
 }
 
 /// Sends posts that were held back to the pools. To be called at the end of
-/// the event loop's turn in which one was.
+/// the event loop's turn in which one was; and, if this returns true, in some
+/// milliseconds again.
 ///
 /// # Safety
 /// `client` is live.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_flush(client: *mut Client) {
-    guard((), || {
-        // SAFETY: by the contract; the VM's thread is the only one here.
-        unsafe { &mut *client }.flush();
-    });
+pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
+    // SAFETY: by the contract; the VM's thread is the only one here.
+    guard(false, || unsafe { &mut *client }.flush())
 }
 
 /// Collects up to `room` tasks that are done, into `done`. Returns how many;
@@ -157,6 +156,19 @@ pub unsafe extern "C" fn nbffi_release(client: *mut Client, done: *const Complet
             }
         }
     });
+}
+
+/// Seconds until the deadline of a task that has not been collected.
+#[no_mangle]
+pub extern "C" fn nbffi_left(slot: u32) -> f64 {
+    guard(0.0, || {
+        let Some(slot) = arena::get(slot) else {
+            return 0.0;
+        };
+        // SAFETY: the slot holds a task, since Lua has not collected it.
+        let deadline = unsafe { slot.task() }.deadline_ns;
+        deadline.saturating_sub(now_ns()) as f64 / 1e9
+    })
 }
 
 /// Gives a task up because of the error `why`, which is counted. 0: it will

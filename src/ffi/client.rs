@@ -3,6 +3,7 @@
 use std::ffi::{c_char, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{guard, ErrorBuffer, Text, PANICKED};
@@ -13,10 +14,25 @@ use crate::exit;
 /// How often the main thread looks while the process exits.
 const EXIT_POLL: Duration = Duration::from_millis(1);
 
-/// Makes the client of a Lua VM. It lives until the process ends.
+/// The Lua VMs of this process that have a client: one per nginx subsystem.
+static VMS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Makes the client of a Lua VM of an nginx subsystem ("http", "stream"). It
+/// lives until the process ends. Null if the subsystem has one already: then
+/// every request has a VM of its own (`lua_code_cache off`).
+///
+/// # Safety
+/// The text is as it says.
 #[no_mangle]
-pub extern "C" fn nbffi_client_new() -> *mut Client {
+pub unsafe extern "C" fn nbffi_client_new(subsystem: Text) -> *mut Client {
     guard(std::ptr::null_mut(), || {
+        // SAFETY: by the contract.
+        let subsystem = unsafe { subsystem.string() };
+        let mut vms = VMS.lock().unwrap_or_else(PoisonError::into_inner);
+        if vms.contains(&subsystem) {
+            return std::ptr::null_mut();
+        }
+        vms.push(subsystem);
         exit::guard();
         Box::into_raw(Box::default())
     })

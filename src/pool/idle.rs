@@ -18,10 +18,13 @@
 //! then looks whether there is more.
 //!
 //! A poster that decides to wake moves one thread from sleeping to searching
-//! on its behalf and posts one permit, so later posters see a searcher at
-//! once, and each permit is taken by exactly one thread.
+//! on its behalf (a *grant*), so later posters see a searcher at once. Then it
+//! picks the sleeper of the lowest number and posts that one's semaphore: under
+//! light load the same thread does all the work, and its caches stay warm. A
+//! sleeper sets its bit before it is counted, so there are always at least as
+//! many bits as grants; which sleeper a grant ends up with does not matter.
 
-use crate::sync::{fence, AtomicU32, Ordering, Semaphore};
+use crate::sync::{fence, spin_loop, AtomicU32, AtomicU64, Ordering, Semaphore};
 
 const SEARCHER: u32 = 1;
 const SLEEPER: u32 = 1 << 16;
@@ -32,42 +35,87 @@ const SEARCHERS: u32 = SLEEPER - 1;
 pub struct Idle {
     /// `sleepers << 16 | searchers`.
     counts: AtomicU32,
-    permits: Semaphore,
-}
-
-impl Default for Idle {
-    fn default() -> Self {
-        Self {
-            counts: AtomicU32::new(0),
-            permits: Semaphore::new(),
-        }
-    }
+    /// A bit for each thread that may be picked.
+    asleep: Box<[AtomicU64]>,
+    beds: Box<[Semaphore]>,
 }
 
 impl Idle {
+    /// For so many threads, numbered from 0.
+    pub fn new(threads: usize) -> Self {
+        Self {
+            counts: AtomicU32::new(0),
+            asleep: (0..threads.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            beds: (0..threads).map(|_| Semaphore::new()).collect(),
+        }
+    }
+
     /// After a push: wakes a thread unless one searches or none sleeps.
     #[inline]
     pub fn notify(&self) {
         // Orders the push before the read: (1) and (2) above.
         fence(Ordering::SeqCst);
+        let counts = self.counts.load(Ordering::SeqCst);
+        if counts & SEARCHERS == 0 && counts >= SLEEPER {
+            self.wake_one(|counts| counts & SEARCHERS == 0);
+        }
+    }
+
+    /// Wakes a sleeper if there is one and `wanted` says so of the counts.
+    #[cold]
+    fn wake_one(&self, wanted: impl Fn(u32) -> bool) {
         let mut counts = self.counts.load(Ordering::SeqCst);
-        while counts & SEARCHERS == 0 && counts >= SLEEPER {
+        while counts >= SLEEPER && wanted(counts) {
             match self.counts.compare_exchange_weak(
                 counts,
                 counts - SLEEPER + SEARCHER,
                 Ordering::SeqCst,
                 Ordering::SeqCst,
             ) {
-                Ok(_) => return self.permits.post(),
+                Ok(_) => return self.beds[self.pick()].post(),
                 Err(now) => counts = now,
             }
         }
     }
 
-    /// Whether a thread searches (a hint).
+    /// Takes the lowest bit; the caller has a grant, so there is one.
+    fn pick(&self) -> usize {
+        loop {
+            for (index, word) in self.asleep.iter().enumerate() {
+                // Acquire and Release: pairs with itself and with `sleep`; the
+                // bits order nothing but who is picked.
+                let mut bits = word.load(Ordering::Acquire);
+                while bits != 0 {
+                    let lowest = bits & bits.wrapping_neg();
+                    match word.compare_exchange_weak(
+                        bits,
+                        bits & !lowest,
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    ) {
+                        Ok(_) => return index * 64 + lowest.trailing_zeros() as usize,
+                        Err(now) => bits = now,
+                    }
+                }
+            }
+            spin_loop();
+        }
+    }
+
+    /// Whether a thread is awake. If so, it will look at the queues once more
+    /// before it sleeps.
     #[inline]
-    pub fn is_searching(&self) -> bool {
-        self.counts.load(Ordering::Relaxed) & SEARCHERS != 0
+    pub fn is_anybody_awake(&self) -> bool {
+        // As in `notify`: the push before comes before this look.
+        fence(Ordering::SeqCst);
+        let sleepers = self.counts.load(Ordering::SeqCst) / SLEEPER;
+        (sleepers as usize) < self.beds.len()
+    }
+
+    /// How many threads search (a hint).
+    #[inline]
+    pub fn searchers(&self) -> u32 {
+        self.counts.load(Ordering::Relaxed) & SEARCHERS
     }
 
     /// The calling thread starts to search.
@@ -85,37 +133,20 @@ impl Idle {
         before & SEARCHERS == SEARCHER
     }
 
-    /// The calling thread, a searcher, has found nothing and sleeps until it
-    /// is notified; it is a searcher again when this returns. Returns at once
-    /// if `is_empty` says that there is something after all. True if it slept.
-    pub fn sleep(&self, is_empty: impl Fn() -> bool) -> bool {
+    /// Thread `index`, a searcher, has found nothing and sleeps until it is
+    /// picked; it is a searcher again when this returns. If `is_empty` says
+    /// that there is something after all, a sleeper is woken first: this one
+    /// or another.
+    pub fn sleep(&self, index: usize, is_empty: impl Fn() -> bool) {
+        self.asleep[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
         // (3) and (4) above.
         self.counts
             .fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if !is_empty() && self.stay_awake() {
-            return false;
+        if !is_empty() {
+            self.wake_one(|_| true);
         }
-        self.permits.wait();
-        true
-    }
-
-    /// From sleeper to searcher by the thread's own will. False if a poster
-    /// has done that for it already, and its permit must be taken.
-    fn stay_awake(&self) -> bool {
-        let mut counts = self.counts.load(Ordering::SeqCst);
-        while counts >= SLEEPER {
-            match self.counts.compare_exchange_weak(
-                counts,
-                counts - SLEEPER + SEARCHER,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            ) {
-                Ok(_) => return true,
-                Err(now) => counts = now,
-            }
-        }
-        false
+        self.beds[index].wait();
     }
 }
 
@@ -135,9 +166,9 @@ mod loom_tests {
     }
 
     impl Pool {
-        fn new() -> Arc<Self> {
+        fn new(threads: usize) -> Arc<Self> {
             Arc::new(Self {
-                idle: Idle::default(),
+                idle: Idle::new(threads),
                 queue: Count::new(0),
             })
         }
@@ -158,12 +189,12 @@ mod loom_tests {
         }
 
         /// What a pool thread does, until it has run `tasks`.
-        fn run(&self, tasks: u32) {
+        fn run(&self, index: usize, tasks: u32) {
             let mut done = 0;
             while done < tasks {
                 self.idle.start_searching();
                 while !self.find() {
-                    self.idle.sleep(|| self.is_empty());
+                    self.idle.sleep(index, || self.is_empty());
                 }
                 if self.idle.stop_searching() && !self.is_empty() {
                     self.idle.notify();
@@ -177,10 +208,10 @@ mod loom_tests {
     #[test]
     fn loom_one_thread_sees_every_post() {
         loom::model(|| {
-            let pool = Pool::new();
+            let pool = Pool::new(1);
             let thread = {
                 let pool = pool.clone();
-                thread::spawn(move || pool.run(2))
+                thread::spawn(move || pool.run(0, 2))
             };
             pool.post();
             pool.post();
@@ -194,13 +225,14 @@ mod loom_tests {
     #[test]
     fn loom_a_burst_wakes_all_that_it_needs() {
         let mut model = loom::model::Builder::new();
+        // As for the completion queue.
         model.preemption_bound = Some(3);
         model.check(|| {
-            let pool = Pool::new();
+            let pool = Pool::new(2);
             let threads: Vec<_> = (0..2)
-                .map(|_| {
+                .map(|index| {
                     let pool = pool.clone();
-                    thread::spawn(move || pool.run(1))
+                    thread::spawn(move || pool.run(index, 1))
                 })
                 .collect();
             pool.post();

@@ -26,12 +26,15 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::Error;
 use crate::stats::Counter;
-use crate::task::{Load, Priority, Slot};
+use crate::task::{Load, Priority, Slot, Task};
 use idle::Idle;
 use queues::Queues;
 
 pub use registry::{find, obtain};
 pub use threads::cores;
+
+/// Another thread is woken for short tasks if they add up to this.
+const HELP_NS: u64 = 50_000;
 
 /// What a pool is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +67,30 @@ pub struct Shared {
     queues: Queues,
     idle: Idle,
     threads: Box<[CachePadded<ThreadState>]>,
+    /// Tasks that were posted.
+    posted: CachePadded<AtomicU64>,
     /// Tasks that ended, whoever ended them.
     ended: CachePadded<AtomicU64>,
     /// Whether sleeping threads may spin before they sleep: not on one core.
     spin: bool,
+}
+
+impl Shared {
+    /// Tasks that no thread has taken to run.
+    fn queued(&self) -> u64 {
+        let started: u64 = self.threads.iter().map(|t| t.started.get()).sum();
+        self.posted.load(Ordering::Relaxed).saturating_sub(started)
+    }
+
+    /// Wakes a thread for what waits in the queues, unless one searches. Of
+    /// many short tasks there must be so many that it pays.
+    fn call_for_help(&self, task: &Task) {
+        // SAFETY: the runtime outlives its tasks, and this one has not ended.
+        let typical_ns = || unsafe { task.runtime.as_ref() }.typical_run_ns();
+        if !task.bulk || self.queued() * typical_ns() > HELP_NS {
+            self.idle.notify();
+        }
+    }
 }
 
 impl Load for Shared {
@@ -81,7 +104,6 @@ impl Load for Shared {
 #[derive(Debug)]
 pub struct Pool {
     shared: &'static Shared,
-    posted: AtomicU64,
     /// `posted` may grow up to here before `ended` must be looked at again.
     room_until: AtomicU64,
     /// The deques of threads that have not been started.
@@ -113,15 +135,15 @@ impl Pool {
         let (queues, locals) = Queues::new(config.threads);
         let shared = Shared {
             queues,
-            idle: Idle::default(),
+            idle: Idle::new(config.threads),
             threads: (0..config.threads).map(|_| counters()).collect(),
+            posted: CachePadded::default(),
             ended: CachePadded::default(),
             spin: cores() > 1,
             config,
         };
         Box::leak(Box::new(Pool {
             shared: Box::leak(Box::new(shared)),
-            posted: AtomicU64::new(0),
             room_until: AtomicU64::new(0),
             locals: Mutex::new(locals),
         }))
@@ -161,7 +183,7 @@ impl Pool {
     #[inline]
     pub fn reserve(&self) -> Result<(), Error> {
         // Relaxed throughout: counts, which order nothing.
-        let posted = self.posted.load(Ordering::Relaxed);
+        let posted = self.shared.posted.load(Ordering::Relaxed);
         if posted >= self.room_until.load(Ordering::Relaxed) {
             let ended = self.shared.ended.load(Ordering::Relaxed);
             let config = &self.shared.config;
@@ -171,13 +193,13 @@ impl Pool {
                 return Err(Error::QueueOverflow);
             }
         }
-        self.posted.fetch_add(1, Ordering::Relaxed);
+        self.shared.posted.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// Counts a task that is not bounded by the queue.
     pub fn reserve_always(&self) {
-        self.posted.fetch_add(1, Ordering::Relaxed);
+        self.shared.posted.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Puts an offered task into its queue, without waking anybody.
@@ -193,11 +215,31 @@ impl Pool {
         self.shared.idle.notify();
     }
 
+    /// Sees to it that many short tasks that were pushed are found: the first
+    /// of them is `task`. If a thread is awake it will come to them; so
+    /// somebody must look after a while whether it has (see
+    /// `Client::flush`).
+    #[inline]
+    pub fn notify_bulk(&self, task: &Task) {
+        if self.shared.idle.is_anybody_awake() {
+            self.shared.call_for_help(task);
+        } else {
+            self.shared.idle.notify();
+        }
+    }
+
+    /// Wakes a thread if tasks wait and none searches.
+    pub fn notify_if_queued(&self) {
+        if self.shared.queued() > 0 {
+            self.shared.idle.notify();
+        }
+    }
+
     /// Whether a thread is searching at this moment, and would take a task
     /// within a fraction of a microsecond.
     #[inline]
     pub fn is_searching(&self) -> bool {
-        self.shared.spin && self.shared.idle.is_searching()
+        self.shared.spin && self.shared.idle.searchers() > 0
     }
 
     /// How many threads are inside a runtime, given by its address.
@@ -211,7 +253,7 @@ impl Pool {
 
     fn in_flight(&self) -> u64 {
         let ended = self.shared.ended.load(Ordering::Relaxed);
-        self.posted.load(Ordering::Relaxed).saturating_sub(ended)
+        self.shared.posted.load(Ordering::Relaxed).saturating_sub(ended)
     }
 
     /// The pool's figures.
@@ -222,8 +264,7 @@ impl Pool {
             counts.sum::<u64>()
         };
         let in_flight = self.in_flight();
-        let started = sum(|thread| &thread.started);
-        let queued = self.posted.load(Ordering::Relaxed).saturating_sub(started);
+        let queued = shared.queued();
         PoolStats {
             threads: shared.config.threads as f64,
             max_queue: shared.config.max_queue as f64,

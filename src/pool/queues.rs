@@ -69,7 +69,12 @@ impl Queues {
 
     /// Whether there is nothing to find.
     pub fn is_empty(&self) -> bool {
-        self.injectors.iter().all(Injector::is_empty) && self.stealers.iter().all(Stealer::is_empty)
+        self.are_injectors_empty() && self.stealers.iter().all(Stealer::is_empty)
+    }
+
+    /// Whether there is nothing but what threads have taken for themselves.
+    pub fn are_injectors_empty(&self) -> bool {
+        self.injectors.iter().all(Injector::is_empty)
     }
 }
 

@@ -4,10 +4,11 @@
 //! # Spinning
 //!
 //! On a virtual machine, waking a thread on another core costs some 20 us, so
-//! a thread that finds nothing looks on for [`SPIN_NS`] before it sleeps. That
-//! pays while calls follow each other closely. Where it does not, `credit`
-//! runs out and the thread sleeps at once, but for one try in
-//! [`PROBE_EVERY`] to find out whether times have changed.
+//! a thread that finds nothing looks on for a while before it sleeps. How long
+//! adapts as KVM's halt polling does: a sleep that was so short that spinning
+//! would have bridged it doubles the window, up to [`MAX_SPIN_NS`]; one that
+//! was longer halves it, and below [`MIN_SPIN_NS`] it is nothing. So a thread
+//! spins while tasks follow each other closely, and only then.
 
 use crossbeam_deque::Worker;
 
@@ -19,14 +20,14 @@ use crate::sync::{now_ns, spin_loop, Ordering};
 use crate::task::state::Claim;
 use crate::task::{Failure, Slot};
 
-/// How long a thread looks for a task before it sleeps.
-const SPIN_NS: u64 = 10_000;
+/// The longest that a thread looks for a task before it sleeps.
+const MAX_SPIN_NS: u64 = 50_000;
+/// The shortest, but for not at all.
+const MIN_SPIN_NS: u64 = 5_000;
+/// What a wake-up adds to a pause.
+const WAKE_UP_NS: u64 = 20_000;
 /// Looks between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 16;
-/// Spins in vain before a thread stops to spin.
-const MAX_CREDIT: u32 = 8;
-/// A thread without credit spins once in so many times.
-const PROBE_EVERY: u32 = 64;
 
 /// Starts thread `index` of a pool.
 pub fn start(
@@ -40,10 +41,9 @@ pub fn start(
             shared,
             index,
             finder: Finder::new(&shared.queues, index, local),
-            credit: MAX_CREDIT,
-            naps: 0,
+            spin_ns: MAX_SPIN_NS,
             now_ns: 0,
-            batch: true,
+            bulk: false,
         }
         .live();
     })
@@ -53,21 +53,19 @@ struct Thread {
     shared: &'static Shared,
     index: usize,
     finder: Finder,
-    /// How many more times spinning may fail.
-    credit: u32,
-    /// How often the thread went to sleep.
-    naps: u32,
+    /// How long to look for a task before sleeping.
+    spin_ns: u64,
     /// The time if it is known, 0 if not.
     now_ns: u64,
-    /// Whether the last task was short.
-    batch: bool,
+    /// Whether the last task was one of many short ones.
+    bulk: bool,
 }
 
 impl Thread {
     fn live(mut self) {
         outbox::hold();
         loop {
-            let slot = match self.finder.find(self.batch) {
+            let slot = match self.finder.find(self.bulk) {
                 Some(slot) => slot,
                 None => self.wait(),
             };
@@ -80,8 +78,8 @@ impl Thread {
         let task = unsafe { slot.task() };
         // SAFETY: the runtime outlives its tasks, and this one has not ended.
         let runtime = unsafe { task.runtime.as_ref() };
-        self.batch = runtime.is_short();
-        if !self.batch {
+        self.bulk = task.bulk;
+        if !self.bulk {
             // What this thread holds must not wait for a long task.
             outbox::flush();
             if self.finder.holds_tasks() {
@@ -119,50 +117,57 @@ impl Thread {
     /// Waits for a task: spins if that has paid lately, then sleeps.
     fn wait(&mut self) -> &'static Slot {
         outbox::flush();
+        let idle_since = match self.now_ns {
+            0 => now_ns(),
+            known => known,
+        };
         self.now_ns = 0;
         let shared = self.shared;
         shared.idle.start_searching();
         let slot = loop {
-            if let Some(slot) = self.search() {
+            if let Some(slot) = self.search(idle_since) {
                 break slot;
             }
-            if shared.idle.sleep(|| shared.queues.is_empty()) {
-                shared.threads[self.index].wakeups.bump();
-            }
+            shared.idle.sleep(self.index, || shared.queues.is_empty());
+            shared.threads[self.index].wakeups.bump();
+            self.adapt(now_ns().saturating_sub(idle_since));
         };
         if shared.idle.stop_searching() && !shared.queues.is_empty() {
-            shared.idle.notify();
+            // SAFETY: this thread found the slot, and has not claimed it yet.
+            shared.call_for_help(unsafe { slot.task() });
         }
         slot
     }
 
-    fn search(&mut self) -> Option<&'static Slot> {
-        // What is there at once (after a sleep, usually something) says
-        // nothing about spinning.
-        let at_once = self.finder.find(self.batch);
-        if at_once.is_some() || !self.may_spin() {
-            return at_once;
-        }
-        let until = now_ns() + SPIN_NS;
+    fn search(&mut self, idle_since: u64) -> Option<&'static Slot> {
+        let until = idle_since + self.spin_ns;
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
-                spin_loop();
-                let found = self.finder.find(self.batch);
-                if found.is_some() {
-                    self.credit = MAX_CREDIT;
+                let found = self.finder.find(self.bulk);
+                // One spinning thread is enough.
+                let spins = self.spin_ns > 0 && self.shared.idle.searchers() == 1;
+                if found.is_some() || !spins {
                     return found;
                 }
+                spin_loop();
             }
             if now_ns() >= until {
-                self.credit = self.credit.saturating_sub(1);
                 return None;
             }
         }
     }
 
-    fn may_spin(&mut self) -> bool {
-        self.naps = self.naps.wrapping_add(1);
-        self.shared.spin && (self.credit > 0 || self.naps % PROBE_EVERY == 0)
+    /// Adapts the window to a pause that ended in a wake-up.
+    fn adapt(&mut self, pause_ns: u64) {
+        self.spin_ns = if !self.shared.spin {
+            0
+        } else if pause_ns < MAX_SPIN_NS + WAKE_UP_NS {
+            (self.spin_ns * 2).clamp(MIN_SPIN_NS, MAX_SPIN_NS)
+        } else if self.spin_ns > MIN_SPIN_NS {
+            self.spin_ns / 2
+        } else {
+            0
+        };
     }
 }
 

@@ -9,13 +9,14 @@
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// The longest that a caller waits inline, in nanoseconds.
-pub const GRACE_NS: u64 = 4_500;
-/// Tasks are worth waiting for if they run for less than this on average.
+pub const GRACE_NS: u64 = 4_700;
+/// Tasks are worth waiting for if the short ones run for less than this.
 pub const WORTH_NS: u64 = 4_000;
 
 const MAX_CREDIT: i32 = 64;
-const MISS_COST: i32 = 8;
-const PROBE_EVERY: u32 = 1024;
+const HIT_GAIN: i32 = 8;
+const MISS_COST: i32 = 16;
+const PROBE_EVERY: u32 = 64;
 
 /// The credit of one runtime. Written by the main thread only, so all
 /// orderings are relaxed.
@@ -48,7 +49,7 @@ impl Grace {
     /// Notes whether waiting gave the result.
     pub fn note(&self, hit: bool) {
         let credit = self.credit.load(Ordering::Relaxed);
-        let credit = if hit { credit + 1 } else { credit - MISS_COST };
+        let credit = if hit { credit + HIT_GAIN } else { credit - MISS_COST };
         self.credit
             .store(credit.clamp(0, MAX_CREDIT), Ordering::Relaxed);
     }

@@ -10,7 +10,8 @@ use nonblocking_ffi_plugin::sys;
 
 use crate::channel::Mailbox;
 use crate::error::Error;
-use crate::task::reply::Reply;
+use crate::task::reply::{Reply, INLINE_BYTES};
+use crate::task::state::Stale;
 use crate::task::{arena, Failure, Task};
 
 /// The host table of one runtime, with what its functions need behind it.
@@ -103,22 +104,19 @@ fn complete(
     slot.complete(generation, write)
 }
 
-fn edit<T>(
-    handle: u64,
-    change: impl FnOnce(&Task, &mut Reply) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let (slot, generation) = arena::resolve(handle).ok_or(Failure::Stale)?;
+fn edit<T>(handle: u64, change: impl FnOnce(&Task, &mut Reply) -> T) -> Result<T, Stale> {
+    let (slot, generation) = arena::resolve(handle).ok_or(Stale)?;
     slot.edit(generation, change)
 }
 
 /// The length of a response, if the runtime allows it.
-fn allowed(task: &Task, len: u64) -> Result<usize, Failure> {
+fn allowed(task: &Task, len: u64) -> Result<usize, Error> {
     // SAFETY: the runtime outlives its tasks, and this one has not ended.
     let limit = unsafe { task.runtime.as_ref() }.max_response();
     usize::try_from(len)
         .ok()
         .filter(|&len| len <= limit)
-        .ok_or(Failure::Ended(Error::ResponseTooLarge))
+        .ok_or(Error::ResponseTooLarge)
 }
 
 unsafe extern "C" fn log(
@@ -163,9 +161,7 @@ unsafe extern "C" fn name_of(host: *const sys::nbffi_host, len: *mut u64) -> *co
 }
 
 unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
-    guard(0, || {
-        edit(handle, |task, _| Ok(task.deadline_ns)).unwrap_or(0)
-    })
+    guard(0, || edit(handle, |task, _| task.deadline_ns).unwrap_or(0))
 }
 
 unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
@@ -179,9 +175,10 @@ unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
 unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
     guard(std::ptr::null_mut(), || {
         let place = edit(handle, |task, reply| {
-            Ok(reply.allocate(allowed(task, size)?)?)
+            let place = allowed(task, size).and_then(|size| reply.allocate(size));
+            place.map_err(|why| reply.refuse(why)).ok()
         });
-        place.map_or(std::ptr::null_mut(), |place| place.cast())
+        place.ok().flatten().map_or(std::ptr::null_mut(), |p| p.cast())
     })
 }
 
@@ -204,6 +201,10 @@ unsafe extern "C" fn respond(handle: u64, data: *const c_void, len: u64) -> c_in
         status(complete(handle, |task, reply| {
             let data = data.ok_or(Failure::Invalid)?;
             allowed(task, len)?;
+            if data.len() > INLINE_BYTES && task.is_of_request(data) {
+                reply.refer(data);
+                return Ok(());
+            }
             Ok(reply.copy(data)?)
         }))
     })
@@ -248,9 +249,13 @@ unsafe extern "C" fn set_status(handle: u64, code: i64, msg: *const c_char, len:
     guard(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's message, which stays until this returns.
         let message = unsafe { bytes(msg.cast(), len) };
-        status(edit(handle, |_, reply| {
-            reply.set_status(code, message.ok_or(Failure::Invalid)?);
-            Ok(())
-        }))
+        let set = edit(handle, |_, reply| {
+            message.map(|message| reply.set_status(code, message))
+        });
+        match set {
+            Ok(Some(())) => sys::NBFFI_OK,
+            Ok(None) => sys::NBFFI_INVALID,
+            Err(Stale) => sys::NBFFI_STALE,
+        }
     })
 }

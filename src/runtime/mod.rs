@@ -17,17 +17,12 @@ mod grace;
 mod stats;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::Ordering;
 
 use crate::error::Error;
 use crate::pool::Pool;
 use crate::task::{Failure, Kind, Runner, Slot, Task};
 pub use grace::{Grace, GRACE_NS, WORTH_NS};
 pub use stats::RuntimeStats;
-
-/// Tasks are short if they run for less than this on average: handing one to
-/// another thread costs about as much.
-const SHORT_NS: u64 = 20_000;
 
 /// Runs requests in some language. Every function is called on a pool thread.
 pub trait Host: Send + Sync {
@@ -137,7 +132,9 @@ impl Runtime {
             Outcome::Failed(code) => Some(code),
         };
         slot.complete(generation, |_, reply| {
-            if let Some(code) = failed {
+            if let Some(why) = reply.refused() {
+                reply.fail(why, 0, b"");
+            } else if let Some(code) = failed {
                 reply.fail(Error::Runtime, code, format!("code {code}").as_bytes());
             }
             Ok(())
@@ -180,8 +177,7 @@ impl Runner for Runtime {
         }
     }
 
-    fn is_short(&self) -> bool {
-        // Relaxed: a hint.
-        self.stats.recent_run_ns.load(Ordering::Relaxed) < SHORT_NS
+    fn typical_run_ns(&self) -> u64 {
+        self.stats.recent_mean_ns()
     }
 }

@@ -14,6 +14,8 @@ const SHARDS: usize = 4;
 
 /// The running mean moves by 1/8 of the difference with each task.
 const MEAN_SHIFT: u32 = 3;
+/// The running minimum rises by 1/32 of the difference.
+const BEST_SHIFT: u32 = 5;
 
 #[derive(Debug, Default)]
 struct Times {
@@ -42,10 +44,34 @@ pub struct RuntimeStats {
     pub grace_hits: Counter,
     /// Calls that the grace waited for in vain.
     pub grace_misses: Counter,
-    /// A running mean of the run time, in nanoseconds.
-    pub recent_run_ns: CachePadded<AtomicU64>,
+    recent: CachePadded<Recent>,
     total: Histogram,
     times: [CachePadded<Times>; SHARDS],
+}
+
+/// How long tasks have run lately, in nanoseconds. All accesses are relaxed
+/// and a sample may get lost between two threads: these are hints.
+#[derive(Debug, Default)]
+struct Recent {
+    /// A running mean.
+    mean_ns: AtomicU64,
+    /// A running minimum, which rises slowly.
+    best_ns: AtomicU64,
+}
+
+impl Recent {
+    fn add(&self, run_ns: u64) {
+        let mean = self.mean_ns.load(Ordering::Relaxed);
+        let moved = mean - (mean >> MEAN_SHIFT) + (run_ns >> MEAN_SHIFT);
+        self.mean_ns.store(moved, Ordering::Relaxed);
+        let best = self.best_ns.load(Ordering::Relaxed);
+        let moved = if run_ns > best {
+            best + ((run_ns - best) >> BEST_SHIFT)
+        } else {
+            run_ns
+        };
+        self.best_ns.store(moved, Ordering::Relaxed);
+    }
 }
 
 thread_local! {
@@ -83,11 +109,17 @@ impl RuntimeStats {
         let times = &self.times[shard()];
         times.queue.record(queue_ns);
         times.run.record(run_ns);
-        // Relaxed, and not one atomic step: it is a hint, and losing a sample
-        // to another thread does not matter.
-        let mean = self.recent_run_ns.load(Ordering::Relaxed);
-        let moved = mean - (mean >> MEAN_SHIFT) + (run_ns >> MEAN_SHIFT);
-        self.recent_run_ns.store(moved, Ordering::Relaxed);
+        self.recent.add(run_ns);
+    }
+
+    /// How long tasks have run lately, on average, in nanoseconds.
+    pub fn recent_mean_ns(&self) -> u64 {
+        self.recent.mean_ns.load(Ordering::Relaxed)
+    }
+
+    /// How long the shortest of them have run, in nanoseconds.
+    pub fn recent_best_ns(&self) -> u64 {
+        self.recent.best_ns.load(Ordering::Relaxed)
     }
 
     /// Records how long a call took from post to collection.

@@ -3,7 +3,8 @@
 //! A short response lives in the slot itself. A longer one is in a host
 //! buffer, which the slot keeps for its next task if the client's cache allows
 //! (a fresh 100 KB buffer costs more in page faults than copying into it). A
-//! plugin may also hand over memory of its own.
+//! part of the request need not be copied at all, as the request is in the
+//! VM's memory and stays there. And a plugin may hand over memory of its own.
 
 use std::ffi::c_void;
 
@@ -23,6 +24,7 @@ pub type Release = unsafe extern "C" fn(arg: *mut c_void, data: *mut c_void);
 enum Place {
     Inline,
     Buffer,
+    Request(*const u8),
     Owned {
         data: *mut u8,
         release: Option<Release>,
@@ -98,6 +100,8 @@ pub struct Reply {
     len: usize,
     bytes: InlineBytes,
     buffer: Buffer,
+    /// Why a buffer was refused.
+    refused: Option<Error>,
 }
 
 impl Default for Reply {
@@ -111,6 +115,7 @@ impl Default for Reply {
             len: 0,
             bytes: InlineBytes([0; INLINE_BYTES]),
             buffer: Buffer::default(),
+            refused: None,
         }
     }
 }
@@ -135,7 +140,7 @@ impl Reply {
         let capacity = match self.place {
             Place::Inline => INLINE_BYTES,
             Place::Buffer => self.buffer.capacity,
-            Place::Owned { .. } => 0,
+            Place::Request(_) | Place::Owned { .. } => 0,
         };
         let fits = len <= capacity;
         if fits {
@@ -152,6 +157,13 @@ impl Reply {
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), place, data.len()) };
         self.len = data.len();
         Ok(())
+    }
+
+    /// Responds with a part of the request, which stays alive until the reply
+    /// is reset.
+    pub fn refer(&mut self, part: &[u8]) {
+        self.place = Place::Request(part.as_ptr());
+        self.len = part.len();
     }
 
     /// Responds with memory of the plugin's, to be released by `reset`.
@@ -172,6 +184,17 @@ impl Reply {
         self.message = (!message.is_empty()).then(|| message.into());
     }
 
+    /// Notes that a buffer was refused. A task that its plugin then leaves
+    /// incomplete ends with this error.
+    pub fn refuse(&mut self, why: Error) {
+        self.refused = Some(why);
+    }
+
+    /// Why a buffer was refused, if one was.
+    pub fn refused(&self) -> Option<Error> {
+        self.refused
+    }
+
     /// The response, for the main thread once the task is done.
     pub fn data(&self) -> (*const u8, usize) {
         if self.result.is_err() {
@@ -180,6 +203,7 @@ impl Reply {
         let data = match self.place {
             Place::Inline => self.bytes.0.as_ptr(),
             Place::Buffer => self.buffer.data,
+            Place::Request(data) => data,
             Place::Owned { data, .. } => data,
         };
         (data, self.len)
@@ -209,6 +233,7 @@ impl Reply {
         self.result = Ok(());
         self.code = 0;
         self.message = None;
+        self.refused = None;
         if !keep_buffer && self.buffer.capacity > 0 {
             self.buffer.free();
         }

@@ -53,9 +53,8 @@ pub trait Runner: Sync {
     /// Notes that a task ran from `started_ns` (0: it did not run) to
     /// `ended_ns`. The last use that a task makes of its runtime.
     fn note_end(&self, task: &Task, started_ns: u64, ended_ns: u64);
-    /// Whether tasks have lately been so short that handing them over costs
-    /// more than running them.
-    fn is_short(&self) -> bool;
+    /// How long its tasks have run lately, on average, in nanoseconds.
+    fn typical_run_ns(&self) -> u64;
 }
 
 /// The load of a pool. Implemented by `pool::Shared`.
@@ -122,6 +121,17 @@ pub struct Task {
     pub deadline_ns: u64,
     /// Its queue.
     pub priority: Priority,
+    /// Whether it is one of many short tasks, posted together.
+    pub bulk: bool,
+}
+
+impl Task {
+    /// Whether some bytes are a part of the request.
+    pub fn is_of_request(&self, bytes: &[u8]) -> bool {
+        let request = self.request..self.request.wrapping_add(self.request_len);
+        let part = bytes.as_ptr_range();
+        request.start <= part.start && part.end <= request.end
+    }
 }
 
 /// The record. Aligned so that two tasks never share a cache line.
@@ -243,23 +253,19 @@ impl Slot {
         written
     }
 
-    /// Changes the reply of a running task without completing it, but for an
-    /// `Ended`, which does. `edit` must be quick: others wait for it.
+    /// Changes the reply of a running task without completing it. `edit` must
+    /// be quick: others wait for it.
     pub fn edit<T>(
         &'static self,
         generation: u32,
-        edit: impl FnOnce(&Task, &mut Reply) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        self.state.edit(generation).map_err(|Stale| Failure::Stale)?;
+        edit: impl FnOnce(&Task, &mut Reply) -> T,
+    ) -> Result<T, Stale> {
+        self.state.edit(generation)?;
         // SAFETY: `state.edit` succeeded, so the task was claimed and this
         // thread alone may write the reply.
         let edited = unsafe { edit(self.task(), self.reply()) };
         self.state.end_edit();
-        if let Err(Failure::Ended(error)) = edited {
-            // Whoever completes it first; it is complete after this.
-            let _ = self.complete(generation, |_, _| Err(Failure::Ended(error)));
-        }
-        edited
+        Ok(edited)
     }
 
     /// Ends a task that was cancelled before it ran.

@@ -55,14 +55,15 @@ const char *nbffi_error_text(int32_t code);
 int32_t nbffi_post(nbffi_client *client, nbffi_runtime *runtime,
     const char *data, size_t len, double timeout, uint32_t priority,
     bool waits, nbffi_completion *done);
-void nbffi_flush(nbffi_client *client);
+bool nbffi_flush(nbffi_client *client);
 uint32_t nbffi_drain(nbffi_client *client, nbffi_completion *done,
     uint32_t room);
 void nbffi_release(nbffi_client *client, const nbffi_completion *done,
     uint32_t count);
 int32_t nbffi_cancel(nbffi_client *client, uint32_t slot, int32_t why);
+double nbffi_left(uint32_t slot);
 
-nbffi_client *nbffi_client_new(void);
+nbffi_client *nbffi_client_new(nbffi_text subsystem);
 int32_t nbffi_channel_open(nbffi_client *client, nbffi_text directories,
     nbffi_buffer path, nbffi_buffer error);
 int32_t nbffi_channel_accept(nbffi_client *client, bool connected,

@@ -46,10 +46,14 @@ local LINE_BYTES = 4096
 local PATH_BYTES = 256
 -- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
 local LONGEST = 2000000
+-- Half of what the clock of nginx can tell apart.
+local HALF_MS = 0.0005
 -- A timer that far in the future fires when the worker exits.
 local NEVER = 10 * 365 * 86400
 -- How often a worker looks for completions where it cannot be woken.
 local POLL = 0.002
+-- How soon the flusher looks whether what it sent has been taken care of.
+local WATCH = 0.01
 -- How long an exiting worker lets a task that runs come to its end, if nobody
 -- waits for it.
 local EXIT_RUNNING = 0.1
@@ -88,7 +92,8 @@ local flush_posted = false
 -- A waiter: {
 --   sema      = its semaphore, made when first needed
 --   sleeping  = how many coroutines wait on it
---   deadline  = ngx.now() by which the task ends for its caller
+--   deadline  = ngx.now() by which the task ends for its caller, if that is
+--               not the task's own
 --   slot      = of its task, once that is posted
 --   done      = whether the rest is valid
 --   res, err, code, message
@@ -109,6 +114,7 @@ _M.new_waiter = new_waiter
 function _M.recycle(waiter)
     waiter.done = false
     waiter.slot = nil
+    waiter.deadline = nil
     waiter.res = nil
     waiter.err = nil
     waiter.code = nil
@@ -164,13 +170,14 @@ _M.finish = finish
 
 local function deliver(done)
     local slot = done.slot
-    requests[slot] = false
     local waiter = waiters[slot]
     if waiter then
         waiters[slot] = false
         waiter.res, waiter.err, waiter.code, waiter.message = results(done)
         wake(waiter)
     end
+    -- Not before: the response may be a part of the request.
+    requests[slot] = false
 end
 
 
@@ -274,7 +281,9 @@ function _M.wait(waiter, seconds)
         waiter.sema = sema
     end
     waiter.sleeping = waiter.sleeping + 1
-    local ok, err = sema:wait(min(max(seconds, 0.001), LONGEST))
+    -- A semaphore cuts fractions of a millisecond off; a wait until a deadline
+    -- must not end before it.
+    local ok, err = sema:wait(min(max(seconds, 0.001) + HALF_MS, LONGEST))
     waiter.sleeping = waiter.sleeping - 1
     if ok then
         return true
@@ -307,7 +316,7 @@ local function anybody_waits()
     local time = now()
     for _, waiter in pairs(waiters) do
         if waiter and (waiter.sleeping > 0 or waiter.callback)
-           and (waiter.deadline or time) > time
+           and (waiter.deadline or time + C.nbffi_left(waiter.slot)) > time
         then
             return true
         end
@@ -317,10 +326,11 @@ end
 
 
 local function flusher()
+    local again = false
     while state == "up" and not exiting do
-        flushes:wait(LONGEST)
+        flushes:wait(again and WATCH or LONGEST)
         flush_posted = false
-        C.nbffi_flush(client)
+        again = C.nbffi_flush(client)
     end
 end
 
@@ -466,6 +476,8 @@ local function close(ptr)
         queued = options.defaults.shutdown_timeout
     end
     C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
+    -- What plugins had to say at their end.
+    pcall(write_log)
 end
 
 
@@ -480,13 +492,15 @@ function _M.open()
         return nil, err
     end
     C = lib
-    local ptr = C.nbffi_client_new()
-    if ptr == nil then
-        return nil, "no memory"
-    end
     flushes, err = semaphore.new(0)
     if not flushes then
         return nil, err
+    end
+    local ptr = C.nbffi_client_new(_M.text(ngx.config.subsystem))
+    if ptr == nil then
+        return nil, "lua_code_cache is off: every request has a Lua VM of its "
+                    .. "own, but threads and runtimes belong to a worker; "
+                    .. "switch it on"
     end
     client = ffi_gc(ptr, close)
     line_buffer = ffi_new("nbffi_buffer", line, LINE_BYTES)

@@ -21,6 +21,9 @@ local CANCELLED = cdefs.CANCELLED
 local CANNOT_YIELD = phase.CANNOT_YIELD
 local TIMEOUT = cdefs.TIMEOUT
 
+-- Waits are exact to half a millisecond: a deadline that is so near has come.
+local ALMOST = 0.00075
+
 
 local _M = {}
 local _MT = { __index = _M }
@@ -71,7 +74,7 @@ function _M:wait(timeout)
             return nil, err
         end
         if not waiter.done then
-            if waiter.deadline - now() > 0.0005 then
+            if waiter.deadline - now() > ALMOST then
                 return nil, channel.texts[TIMEOUT]
             end
             end_early(waiter, TIMEOUT)
@@ -99,8 +102,9 @@ end
 
 
 local function check_list(what, futures)
-    if type(futures) ~= "table" then
-        error(what .. ": a list of futures expected, got " .. type(futures), 3)
+    if type(futures) ~= "table" or getmetatable(futures) == _MT then
+        local got = type(futures) == "table" and "a future" or type(futures)
+        error(what .. ": a list of futures expected, got " .. got, 3)
     end
     for i = 1, #futures do
         if getmetatable(futures[i]) ~= _MT then
@@ -181,7 +185,7 @@ function _M.wait_any(futures, timeout)
             return nil, err
         end
         index = first_done(futures)
-        if not index and not ok and now() >= nearest - 0.0005 then
+        if not index and not ok and now() >= nearest - ALMOST then
             -- The nearest deadline has passed: that future is done.
             for i = 1, #futures do
                 if futures[i].waiter.deadline == nearest then

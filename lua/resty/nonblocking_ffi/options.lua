@@ -134,7 +134,7 @@ local SETUP = {
 
 -- Changes the defaults.
 function _M.setup(given)
-    _M.check("setup", given, SETUP, 3)
+    _M.check("setup", given, SETUP, 2)
     for key, value in pairs(given) do
         defaults[key] = value
     end

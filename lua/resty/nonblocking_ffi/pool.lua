@@ -19,7 +19,7 @@ local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
 local _M = {}
 
 
--- By name: the settings, until the pool is made, and the pool itself.
+-- By name: what was declared, or used without, and the pool itself.
 local declared = {}
 -- {
 --   name, ptr
@@ -37,10 +37,10 @@ local ALLOWED = { threads = true, max_queue = true, nice = true }
 -- Declares a pool; its threads start when it is first used.
 function _M.declare(name, given)
     if type(name) ~= "string" or name == "" then
-        error("pool: name must be a non-empty string", 3)
+        error("pool: name must be a non-empty string", 2)
     end
     given = given or {}
-    options.check("pool", given, ALLOWED, 3)
+    options.check("pool", given, ALLOWED, 2)
     local settings = {
         threads = given.threads,
         max_queue = given.max_queue,
@@ -55,10 +55,6 @@ function _M.declare(name, given)
             end
         end
         return true
-    end
-    if made[name] then
-        return nil, "pool \"" .. name .. "\" is in use already, with the "
-                    .. "default settings: declare it before it is used"
     end
     declared[name] = settings
     return true
@@ -104,6 +100,7 @@ function _M.obtain(name)
             return nil, "no pool \"" .. name .. "\": declare it with pool()"
         end
         settings = {}
+        declared[name] = settings
     end
     local ptr = channel.C.nbffi_pool_obtain(channel.text(name),
         get(settings, "threads"), get(settings, "max_queue"),

@@ -59,6 +59,9 @@ local by_name = {}
 local closing = {}
 
 local done -- where nbffi_post puts a result that is there at once
+-- Keeps a request alive from its post until its result has been read or it is
+-- registered, whatever the JIT compiler thinks of local variables.
+local anchor = {}
 local C, client
 
 
@@ -84,7 +87,7 @@ end
 local function to_bytes(request)
     local ok, parts = pcall(flatten, request, {}, "request")
     if not ok then
-        error(parts, 4)
+        error(parts, 3)
     end
     return concat(parts)
 end
@@ -92,7 +95,7 @@ end
 
 -- The timeout and the number of the priority.
 local function call_options(self, opts)
-    options.check("options", opts, CALL_OPTIONS, 4)
+    options.check("options", opts, CALL_OPTIONS, 3)
     local priority = opts.priority
     return opts.timeout or self.timeout,
            priority and PRIORITIES[priority] or NORMAL
@@ -156,7 +159,6 @@ end
 
 -- Waits for a call's result, up to its deadline, and ends it there.
 local function await(self, waiter, seconds, entry)
-    waiter.deadline = now() + seconds
     local ok, err = wait(waiter, seconds)
     if ok then
         local res, failed, code, message = outcome(waiter)
@@ -213,12 +215,14 @@ function _M:call(request, opts)
     local waits = self.waits
     local id = QUEUE_OVERFLOW
     if not waits or not is_contended(self.pool) then
+        anchor[1] = request
         id = C.nbffi_post(client, self.ptr, request, #request, timeout,
                           priority, true, done)
     end
     if id == DONE then
         local res, err, code, message = results(done)
         C.nbffi_release(client, done, 1)
+        anchor[1] = nil
         if err or code then
             return res, err, code, message
         end
@@ -415,7 +419,7 @@ end
 -- Returns true, or nil and "timeout": closing goes on nevertheless.
 function _M:close(timeout)
     check_self(self)
-    if timeout ~= nil and (type(timeout) ~= "number" or timeout <= 0) then
+    if timeout ~= nil and (type(timeout) ~= "number" or not (timeout > 0)) then
         error("close: timeout must be a positive number of seconds", 2)
     end
     if not self.ptr then
@@ -563,12 +567,12 @@ end
 
 -- Loads a runtime; see nonblocking_ffi.lua.
 function _M.load(given)
-    options.check("load", given, LOAD_OPTIONS, 3)
+    options.check("load", given, LOAD_OPTIONS, 2)
     if given.runtime == nil then
-        error("load: runtime is missing: which language host is it for?", 3)
+        error("load: runtime is missing: which language host is it for?", 2)
     end
     if given.library == nil then
-        error("load: library is missing: the path of a shared object", 3)
+        error("load: library is missing: the path of a shared object", 2)
     end
     if phase.is_init() then
         return nil, "load must not be called in init_by_lua: threads do not "
