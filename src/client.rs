@@ -292,9 +292,7 @@ impl Client {
         let count = self.held.len();
         let since = self.held.first().map_or(now, |held| held.task.posted_ns);
         let held_ns = now - since;
-        count >= MAX_HELD
-            || held_ns >= MAX_HELD_NS
-            || (count == DENSE_HELD && held_ns < DENSE_NS)
+        count >= MAX_HELD || held_ns >= MAX_HELD_NS || (count == DENSE_HELD && held_ns < DENSE_NS)
     }
 
     fn publish(&mut self) {
@@ -418,9 +416,7 @@ impl Client {
         for slot in arena::all() {
             // SAFETY: only slots that hold a task of this client are looked
             // into; its tasks are filled and released by this thread alone.
-            let ours = |slot: &Slot| unsafe {
-                ptr::addr_eq(slot.task().recipient, self.mailbox)
-            };
+            let ours = |slot: &Slot| unsafe { ptr::addr_eq(slot.task().recipient, self.mailbox) };
             if slot.state.is_queued() && ours(slot) {
                 queued += 1;
             } else if slot.state.is_running() && ours(slot) {

@@ -34,10 +34,7 @@ fn leave(status: c_int) {
 #[cfg(target_env = "gnu")]
 fn register() {
     extern "C" {
-        fn on_exit(
-            handler: extern "C" fn(c_int, *mut c_void),
-            arg: *mut c_void,
-        ) -> c_int;
+        fn on_exit(handler: extern "C" fn(c_int, *mut c_void), arg: *mut c_void) -> c_int;
     }
     extern "C" fn handler(status: c_int, _arg: *mut c_void) {
         leave(status);

@@ -113,11 +113,7 @@ pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
 /// # Safety
 /// `client` is live, `done` has the room.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_drain(
-    client: *mut Client,
-    done: *mut Completion,
-    room: u32,
-) -> u32 {
+pub unsafe extern "C" fn nbffi_drain(client: *mut Client, done: *mut Completion, room: u32) -> u32 {
     guard(0, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };

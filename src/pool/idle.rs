@@ -45,7 +45,9 @@ impl Idle {
     pub fn new(threads: usize) -> Self {
         Self {
             counts: AtomicU32::new(0),
-            asleep: (0..threads.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            asleep: (0..threads.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             beds: (0..threads).map(|_| Semaphore::new()).collect(),
         }
     }
@@ -140,8 +142,7 @@ impl Idle {
     pub fn sleep(&self, index: usize, is_empty: impl Fn() -> bool) {
         self.asleep[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
         // (3) and (4) above.
-        self.counts
-            .fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
+        self.counts.fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if !is_empty() {
             self.wake_one(|_| true);

@@ -253,7 +253,10 @@ impl Pool {
 
     fn in_flight(&self) -> u64 {
         let ended = self.shared.ended.load(Ordering::Relaxed);
-        self.shared.posted.load(Ordering::Relaxed).saturating_sub(ended)
+        self.shared
+            .posted
+            .load(Ordering::Relaxed)
+            .saturating_sub(ended)
     }
 
     /// The pool's figures.

@@ -95,16 +95,14 @@ impl Finder {
     pub fn find(&mut self, batch: bool) -> Option<Entry> {
         use Place::{High, Low, Normal, Others};
         self.turn = self.turn.wrapping_add(1);
-        let places = if self.turn % LOW_TURN == 0 {
+        let places = if self.turn.is_multiple_of(LOW_TURN) {
             [Low, Others, Normal, High]
-        } else if self.turn % NORMAL_TURN == 0 {
+        } else if self.turn.is_multiple_of(NORMAL_TURN) {
             [Others, Normal, High, Low]
         } else {
             [High, Normal, Others, Low]
         };
-        places
-            .into_iter()
-            .find_map(|place| self.look(place, batch))
+        places.into_iter().find_map(|place| self.look(place, batch))
     }
 
     fn look(&self, place: Place, batch: bool) -> Option<Entry> {

@@ -110,7 +110,9 @@ impl Thread {
         }
         // Release: pairs with the Acquire in `Pool::users`; this thread's use
         // of the runtime is over.
-        thread.runtime.store(std::ptr::null_mut(), Ordering::Release);
+        thread
+            .runtime
+            .store(std::ptr::null_mut(), Ordering::Release);
         self.now_ns = outbox::take_last_end();
     }
 

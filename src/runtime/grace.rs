@@ -43,13 +43,17 @@ impl Grace {
         }
         let skipped = self.skipped.load(Ordering::Relaxed).wrapping_add(1);
         self.skipped.store(skipped, Ordering::Relaxed);
-        skipped % PROBE_EVERY == 0
+        skipped.is_multiple_of(PROBE_EVERY)
     }
 
     /// Notes whether waiting gave the result.
     pub fn note(&self, hit: bool) {
         let credit = self.credit.load(Ordering::Relaxed);
-        let credit = if hit { credit + HIT_GAIN } else { credit - MISS_COST };
+        let credit = if hit {
+            credit + HIT_GAIN
+        } else {
+            credit - MISS_COST
+        };
         self.credit
             .store(credit.clamp(0, MAX_CREDIT), Ordering::Relaxed);
     }

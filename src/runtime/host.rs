@@ -119,12 +119,7 @@ fn allowed(task: &Task, len: u64) -> Result<usize, Error> {
         .ok_or(Error::ResponseTooLarge)
 }
 
-unsafe extern "C" fn log(
-    host: *const sys::nbffi_host,
-    level: c_int,
-    msg: *const c_char,
-    len: u64,
-) {
+unsafe extern "C" fn log(host: *const sys::nbffi_host, level: c_int, msg: *const c_char, len: u64) {
     guard((), || {
         // SAFETY: the plugin passes what `init` was given, before `close` has
         // returned.
@@ -178,7 +173,10 @@ unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
             let place = allowed(task, size).and_then(|size| reply.allocate(size));
             place.map_err(|why| reply.refuse(why)).ok()
         });
-        place.ok().flatten().map_or(std::ptr::null_mut(), |p| p.cast())
+        place
+            .ok()
+            .flatten()
+            .map_or(std::ptr::null_mut(), |p| p.cast())
     })
 }
 

@@ -12,8 +12,8 @@
 //! main thread frees it when it is closed and its last task has been collected.
 
 pub mod c;
-pub mod host;
 mod grace;
+pub mod host;
 mod stats;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -173,7 +173,8 @@ impl Runner for Runtime {
     fn note_end(&self, task: &Task, started_ns: u64, ended_ns: u64) {
         if task.kind == Kind::Call && started_ns != 0 {
             let queued = started_ns.saturating_sub(task.posted_ns);
-            self.stats.record(queued, ended_ns.saturating_sub(started_ns));
+            self.stats
+                .record(queued, ended_ns.saturating_sub(started_ns));
         }
     }
 

@@ -236,7 +236,9 @@ impl Slot {
         generation: u32,
         write: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        self.state.begin(generation).map_err(|Stale| Failure::Stale)?;
+        self.state
+            .begin(generation)
+            .map_err(|Stale| Failure::Stale)?;
         // SAFETY: `begin` succeeded, so the task was claimed and this thread
         // alone may write the reply.
         let (task, reply) = unsafe { (self.task(), self.reply()) };

@@ -210,13 +210,26 @@ function _M.on_drain(hook)
 end
 
 
-local function write_log()
+-- Writes what plugins have logged. `raw_log` is errlog's but when the VM ends.
+local function write_log(raw_log)
+    raw_log = raw_log or errlog.raw_log
     while true do
         local level = C.nbffi_log_take(client, line_buffer)
         if level == 0 then
             return
         end
-        errlog.raw_log(level, ffi_string(line))
+        raw_log(level, ffi_string(line))
+    end
+end
+
+
+-- Logs when the VM ends. errlog would write to the log of the last request,
+-- which is gone by then.
+local function log_at_end(level, text)
+    if ngx.config.subsystem == "stream" then
+        ffi.C.ngx_stream_lua_ffi_raw_log(nil, level, text, #text)
+    else
+        ffi.C.ngx_http_lua_ffi_raw_log(nil, level, text, #text)
     end
 end
 
@@ -477,7 +490,7 @@ local function close(ptr)
     end
     C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
     -- What plugins had to say at their end.
-    pcall(write_log)
+    pcall(write_log, log_at_end)
 end
 
 
