@@ -353,7 +353,7 @@ impl Client {
         stats.collected.bump();
         if task.kind == Kind::Call {
             // An abandoned task was counted when its caller went away.
-            if !slot.state.is_cancelled(slot.state.generation()) {
+            if !slot.state.was_cancelled() {
                 stats.count(reply.result);
                 stats.record_total(now.saturating_sub(task.posted_ns));
             }

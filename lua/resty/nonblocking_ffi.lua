@@ -7,6 +7,7 @@
 --
 -- Requiring this module does nothing and patches nothing. The parts:
 --
+--     load.lua      finding or making runtimes
 --     runtime.lua   what load returns: call, submit, cast, stats, close
 --     future.lua    what submit returns
 --     pool.lua      named pools
@@ -21,7 +22,7 @@ local channel = require "resty.nonblocking_ffi.channel"
 local future = require "resty.nonblocking_ffi.future"
 local options = require "resty.nonblocking_ffi.options"
 local pools = require "resty.nonblocking_ffi.pool"
-local runtime = require "resty.nonblocking_ffi.runtime"
+local load = require "resty.nonblocking_ffi.load"
 
 
 local _M = {
@@ -76,7 +77,7 @@ end
 -- yield unless it is loaded already. Raises an error for options it does not
 -- know. In init_worker_by_lua it blocks until the plugin is ready.
 function _M.load(given)
-    return runtime.load(given)
+    return load.load(given)
 end
 
 
@@ -95,7 +96,7 @@ _M.wait_any = future.wait_any
 --   log_dropped  log lines of plugins that found no room
 function _M.stats()
     local stats = {
-        runtimes = runtime.all_stats(),
+        runtimes = load.all_stats(),
         pools = pools.figures(),
         channel = { wakeups = 0, completions = 0 },
         slots = { used = 0, allocated = 0 },

@@ -144,7 +144,7 @@ unsafe extern "C" fn call_blocking<P: Plugin>(
     let result = catch_unwind(AssertUnwindSafe(|| runtime.plugin.call(&task, request)));
     match result.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
         // SAFETY: the plugin's borrows of task and request have ended.
-        Ok(response) => unsafe { task.respond(response, request) },
+        Ok(response) => unsafe { task.respond(response, request, true) },
         // SAFETY: as above.
         Err(error) => unsafe { task.fail(&error) },
     }

@@ -92,9 +92,9 @@ impl Response {
     ///
     /// It runs later, when `call` has returned or in the thread that responds.
     /// If `size` exceeds the runtime's `max_response`, or memory is out, it does
-    /// not run at all, and the task fails with "response too large" or "no
-    /// memory". That is why the host is not asked for the buffer earlier:
-    /// refusing it completes the task, and a request must not be read then.
+    /// not run at all, and the task fails: with "response too large" or "no
+    /// memory", or, in an asynchronous plugin that finds memory out, with
+    /// "runtime error: no memory".
     pub fn in_place<F>(size: usize, fill: F) -> Self
     where
         F: FnOnce(&mut Buffer<'_>, &[u8]) -> Result<(), Error> + Send + 'static,
@@ -110,7 +110,9 @@ impl Response {
     }
 
     /// Completes the task with this response; returns what the host said, or
-    /// why it was not asked.
+    /// why it was not asked. The task is still pending after an error,
+    /// `NBFFI_INVALID`, and, if the response is one `in_place`, after
+    /// `NBFFI_NO_MEMORY`.
     ///
     /// # Safety
     ///
@@ -188,9 +190,15 @@ unsafe fn fill_and_send(
     let (alloc, respond_buffer) = unsafe { (host.as_ref().alloc, host.as_ref().respond_buffer) };
     // SAFETY: any handle and any size may be passed.
     let Some(data) = NonNull::new(unsafe { alloc(task, size as u64) }.cast()) else {
-        // The host has completed the task, with the reason.
         drop_quietly(fill);
-        return Ok(sys::NBFFI_TOO_LARGE);
+        // The task is still pending, and the host has not said why. This
+        // does: for a size beyond max_response it completes the task with
+        // that error. Otherwise nothing was allocated, so it is invalid.
+        // SAFETY: any handle and any length may be passed.
+        return Ok(match unsafe { respond_buffer(task, size as u64) } {
+            sys::NBFFI_INVALID => sys::NBFFI_NO_MEMORY,
+            code => code,
+        });
     };
     let mut buffer = Buffer {
         data,

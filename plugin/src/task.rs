@@ -76,18 +76,24 @@ impl Task<'_> {
 
     /// Completes the task with `response`.
     ///
+    /// What the host has no memory for is left pending if the task `ends` by
+    /// itself, when `call` returns: the host then knows the right error.
+    ///
     /// # Safety
     ///
     /// `request` is the task's; neither is used by anybody else.
-    pub(crate) unsafe fn respond(&self, response: Response, request: *const [u8]) {
+    pub(crate) unsafe fn respond(&self, response: Response, request: *const [u8], ends: bool) {
         // The table may be gone as soon as the task is completed; see there.
         let fail = self.table().fail;
         // SAFETY: host is valid; the caller vouches for the rest.
         let error = match unsafe { response.send(self.host, self.raw, request) } {
             // With what it refused for its size, the host has completed the
             // task too, with an error of its own.
-            Ok(sys::NBFFI_OK | sys::NBFFI_STALE) => return,
-            Ok(sys::NBFFI_TOO_LARGE | sys::NBFFI_NO_MEMORY) => return,
+            Ok(sys::NBFFI_OK | sys::NBFFI_STALE | sys::NBFFI_TOO_LARGE) => return,
+            Ok(sys::NBFFI_NO_MEMORY) if ends => return,
+            // Too late, and so without effect, but for a buffer that was not
+            // to be had.
+            Ok(sys::NBFFI_NO_MEMORY) => Error::msg("no memory"),
             Ok(code) => Error::msg(format!("the host did not accept the response: code {code}")),
             Err(error) => error,
         };
@@ -194,7 +200,7 @@ impl OwnedTask {
         let request: *const [u8] = self.request();
         let task = self.into_task();
         // SAFETY: this value was the only way to the task and its request.
-        unsafe { task.respond(response, request) };
+        unsafe { task.respond(response, request, false) };
     }
 
     /// Completes the task with an error: [`Error`], or any `std::error::Error`.

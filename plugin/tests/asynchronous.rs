@@ -170,11 +170,27 @@ fn panic_in_submit_with_the_task_elsewhere() {
 #[test]
 fn too_large() {
     let rt = load();
+    for (request, max_response) in [(&b"big"[..], 100), (b"buffer", 4)] {
+        let options = Options {
+            max_response,
+            ..Options::default()
+        };
+        let id = rt.submit(request, options);
+        assert_eq!(support::wait(id), Outcome::TooLarge);
+        assert_eq!(support::stale(id), 0);
+    }
+}
+
+#[test]
+fn out_of_memory() {
+    let rt = load();
     let options = Options {
-        max_response: 100,
+        memory: 4,
         ..Options::default()
     };
-    assert_eq!(rt.call_with(b"big", options), Outcome::TooLarge);
+    // A buffer that is refused leaves the task pending: it must not stay so.
+    let outcome = rt.call_with(b"buffer", options);
+    assert_eq!(outcome.failure(), (Error::CODE, "no memory"));
 }
 
 #[test]

@@ -236,6 +236,19 @@ fn too_large() {
 }
 
 #[test]
+fn out_of_memory() {
+    let rt = load("").unwrap();
+    let options = Options {
+        memory: 50,
+        ..Options::default()
+    };
+    let id = rt.submit(b"buffer", options);
+    // The host's own error: the plugin leaves the task pending.
+    assert_eq!(support::wait(id), Outcome::NoMemory);
+    assert_eq!(support::stale(id), 0);
+}
+
+#[test]
 fn deadline_and_cancellation() {
     let rt = load("").unwrap();
     assert_eq!(rt.call(b"deadline").data(), b"never");

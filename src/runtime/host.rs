@@ -161,7 +161,7 @@ unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
 
 unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
     let cancelled = match arena::resolve(handle) {
-        Some((slot, generation)) => slot.state.is_cancelled(generation),
+        Some((slot, generation)) => slot.state.is_unwanted(generation),
         None => true,
     };
     c_int::from(cancelled)

@@ -98,6 +98,8 @@ pub struct Reply {
     pub ended_ns: u64,
     place: Place,
     len: usize,
+    /// How much `allocate` gave the plugin; `None` before it did.
+    allocated: Option<usize>,
     bytes: InlineBytes,
     buffer: Buffer,
     /// Why a buffer was refused.
@@ -113,6 +115,7 @@ impl Default for Reply {
             ended_ns: 0,
             place: Place::Inline,
             len: 0,
+            allocated: None,
             bytes: InlineBytes([0; INLINE_BYTES]),
             buffer: Buffer::default(),
             refused: None,
@@ -124,6 +127,12 @@ impl Reply {
     /// A place for a response of `size` bytes: uninitialised memory that is
     /// the reply's until it is reset.
     pub fn allocate(&mut self, size: usize) -> Result<*mut u8, Error> {
+        let place = self.place_for(size)?;
+        self.allocated = Some(size);
+        Ok(place)
+    }
+
+    fn place_for(&mut self, size: usize) -> Result<*mut u8, Error> {
         if size <= INLINE_BYTES {
             self.place = Place::Inline;
             return Ok(self.bytes.0.as_mut_ptr());
@@ -137,12 +146,7 @@ impl Reply {
     /// that is more than it gave.
     #[must_use]
     pub fn commit(&mut self, len: usize) -> bool {
-        let capacity = match self.place {
-            Place::Inline => INLINE_BYTES,
-            Place::Buffer => self.buffer.capacity,
-            Place::Request(_) | Place::Owned { .. } => 0,
-        };
-        let fits = len <= capacity;
+        let fits = self.allocated.is_some_and(|size| len <= size);
         if fits {
             self.len = len;
         }
@@ -151,7 +155,7 @@ impl Reply {
 
     /// Responds with a copy of `data`.
     pub fn copy(&mut self, data: &[u8]) -> Result<(), Error> {
-        let place = self.allocate(data.len())?;
+        let place = self.place_for(data.len())?;
         // SAFETY: `place` has room for `data.len()` bytes, and it is ours, so
         // the two do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), place, data.len()) };
@@ -230,6 +234,7 @@ impl Reply {
         }
         self.place = Place::Inline;
         self.len = 0;
+        self.allocated = None;
         self.result = Ok(());
         self.code = 0;
         self.message = None;
@@ -276,8 +281,9 @@ mod tests {
     #[test]
     fn committing_more_than_was_allocated_is_refused() {
         let mut reply = Reply::default();
+        assert!(!reply.commit(0), "nothing was allocated");
         reply.allocate(100).unwrap();
-        assert!(!reply.commit(513));
+        assert!(!reply.commit(101));
         assert!(reply.commit(100));
         assert_eq!(reply.data().1, 100);
     }

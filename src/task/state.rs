@@ -210,10 +210,18 @@ impl State {
         }
     }
 
-    /// Whether nobody waits for the task of this generation any more.
-    pub fn is_cancelled(&self, generation: u32) -> bool {
+    /// Whether nobody waits for the result of the task of this generation any
+    /// more: it was cancelled, is complete, or gone.
+    pub fn is_unwanted(&self, generation: u32) -> bool {
         let word = self.0.load(Ordering::Relaxed);
-        word & CANCELLED != 0 || word >> GENERATION_SHIFT != u64::from(generation)
+        word & CANCELLED != 0
+            || word & PHASE >= COMPLETING
+            || word >> GENERATION_SHIFT != u64::from(generation)
+    }
+
+    /// Whether the task was cancelled, on the main thread.
+    pub fn was_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & CANCELLED != 0
     }
 
     /// Whether a thread may be reading the request (main thread; at exit).
@@ -262,7 +270,7 @@ mod tests {
         assert_eq!(state.cancel(), Cancel::TooLate);
         state.release();
         assert_ne!(state.generation(), first);
-        assert!(state.is_cancelled(first));
+        assert!(state.is_unwanted(first));
         state.offer(false);
         assert_eq!(state.claim(), Claim::Run);
         assert_eq!(state.begin(first), Err(Stale), "handle of the last task");

@@ -39,7 +39,6 @@ local tostring = tostring
 
 local DONE = cdefs.DONE
 local RUNTIME = cdefs.RUNTIME
-local TIMEOUT = cdefs.TIMEOUT
 
 local BATCH = 64
 local LINE_BYTES = 4096
@@ -65,6 +64,8 @@ local _M = {
     client = nil,
     -- texts of the errors, by code
     texts = {},
+    -- whether some coroutine waits for room in a pool; set by pool.lua
+    is_anybody_blocked = nil,
 }
 
 
@@ -97,7 +98,8 @@ local flush_posted = false
 --   slot      = of its task, once that is posted
 --   done      = whether the rest is valid
 --   res, err, code, message
---   callback  = called when it is done, instead of or besides a coroutine
+--   watchers  = waiters (as keys) that are done when this one is
+--   callback  = called when it is done
 -- }
 local function new_waiter()
     if spares > 0 then
@@ -152,6 +154,14 @@ local function wake(waiter)
     waiter.done = true
     if waiter.sleeping > 0 then
         waiter.sema:post(waiter.sleeping)
+    end
+    local watchers = waiter.watchers
+    if watchers then
+        for watcher in pairs(watchers) do
+            if not watcher.done then
+                wake(watcher)
+            end
+        end
     end
     local callback = waiter.callback
     if callback then
@@ -324,17 +334,40 @@ function _M.outcome(waiter)
 end
 
 
--- Whether some caller still has to get a result.
-local function anybody_waits()
-    local time = now()
-    for _, waiter in pairs(waiters) do
-        if waiter and (waiter.sleeping > 0 or waiter.callback)
-           and (waiter.deadline or time + C.nbffi_left(waiter.slot)) > time
-        then
+-- Whether a coroutine sleeps on a waiter. `sleeping` alone does not tell: a
+-- coroutine that was killed has not decremented it, but is off the semaphore.
+local function has_sleeper(waiter)
+    return waiter.sleeping > 0 and waiter.sema:count() < 0
+end
+
+
+-- Whether some coroutine still has to get the result of a waiter that is not
+-- done, before the deadline.
+local function is_awaited(waiter)
+    local deadline = waiter.deadline or now() + C.nbffi_left(waiter.slot)
+    if deadline <= now() then
+        return false
+    end
+    if has_sleeper(waiter) then
+        return true
+    end
+    for watcher in pairs(waiter.watchers or {}) do
+        if has_sleeper(watcher) then
             return true
         end
     end
     return false
+end
+_M.is_awaited = is_awaited
+
+
+local function anybody_waits()
+    for _, waiter in pairs(waiters) do
+        if waiter and is_awaited(waiter) then
+            return true
+        end
+    end
+    return _M.is_anybody_blocked()
 end
 
 
@@ -426,18 +459,18 @@ local function run(premature)
         state = "down"
         return
     end
-    local ok, err = timer_at(NEVER, sentinel)
-    if not ok then
+    local watched = timer_at(NEVER, sentinel)
+    if not watched then
         exiting = true
     end
     state = "up"
     ngx.thread.spawn(flusher)
-    C.nbffi_may_hold(client, ok ~= nil)
+    C.nbffi_may_hold(client, not exiting)
 
-    ok, err = pcall(serve)
+    local served, err = pcall(serve)
     C.nbffi_may_hold(client, false)
     state = "down"
-    if not ok then
+    if not served then
         -- Waiters that sleep have their timeouts; the next one to come
         -- starts again.
         ngx_log(ngx.ERR, "nonblocking_ffi: the drain failed: ", tostring(err))

@@ -35,7 +35,8 @@ end
 
 
 local function check_timeout(what, timeout)
-    if timeout ~= nil and (type(timeout) ~= "number" or not (timeout >= 0)) then
+    if timeout ~= nil and (type(timeout) ~= "number" or timeout < 0
+       or timeout ~= timeout) then
         error(what .. ": timeout must be a non-negative number of seconds", 3)
     end
 end
@@ -66,12 +67,11 @@ function _M:wait(timeout)
             return nil, CANNOT_YIELD
         end
         local left = waiter.deadline - now()
-        local ok, err = true
         if left > 0 then
-            ok, err = wait(waiter, min(timeout or huge, left))
-        end
-        if err then
-            return nil, err
+            local _, err = wait(waiter, min(timeout or huge, left))
+            if err then
+                return nil, err
+            end
         end
         if not waiter.done then
             if waiter.deadline - now() > ALMOST then
@@ -161,26 +161,20 @@ function _M.wait_any(futures, timeout)
         if not can_yield() then
             return nil, CANNOT_YIELD
         end
-        -- One waiter for all: each future's callback ends it.
+        -- One waiter for all, done when any of theirs is.
         local any = { sleeping = 0, done = false }
         local nearest = huge
-        local function ring()
-            if not any.done then
-                channel.finish(any)
-            end
-        end
         for i = 1, #futures do
             local waiter = futures[i].waiter
-            local before = waiter.callback
-            waiter.callback = before and function()
-                before()
-                ring()
-            end or ring
+            waiter.watchers = waiter.watchers or {}
+            waiter.watchers[any] = true
             nearest = min(nearest, waiter.deadline)
         end
         local left = nearest - now()
-        any.deadline = nearest
         local ok, err = wait(any, min(timeout or huge, left > 0 and left or 0))
+        for i = 1, #futures do
+            futures[i].waiter.watchers[any] = nil
+        end
         if err then
             return nil, err
         end

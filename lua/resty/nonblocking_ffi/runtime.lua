@@ -1,10 +1,9 @@
--- A runtime: what `load` returns.
+-- The class of runtimes: what `load` returns.
 
 local ffi = require "ffi"
 local cdefs = require "resty.nonblocking_ffi.cdefs"
 local channel = require "resty.nonblocking_ffi.channel"
 local future = require "resty.nonblocking_ffi.future"
-local library = require "resty.nonblocking_ffi.library"
 local options = require "resty.nonblocking_ffi.options"
 local phase = require "resty.nonblocking_ffi.phase"
 local pools = require "resty.nonblocking_ffi.pool"
@@ -14,7 +13,6 @@ local concat = table.concat
 local error = error
 local getmetatable = getmetatable
 local ffi_new = ffi.new
-local format = string.format
 local is_contended = pools.is_contended
 local new_waiter = channel.new_waiter
 local now = ngx.now
@@ -23,6 +21,7 @@ local pairs = pairs
 local pcall = pcall
 local recycle = channel.recycle
 local register = channel.register
+local requests = channel.requests
 local results = channel.results
 local setmetatable = setmetatable
 local texts = channel.texts
@@ -34,34 +33,22 @@ local CANNOT_YIELD = phase.CANNOT_YIELD
 local CLOSED = cdefs.CLOSED
 local DONE = cdefs.DONE
 local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
+-- A place in `requests` that no slot has.
+local POSTING = -1
 local TIMEOUT = cdefs.TIMEOUT
 
 local PRIORITIES = { high = 0, normal = 1, low = 2 }
 local NORMAL = PRIORITIES.normal
 local CALL_OPTIONS = { timeout = true, priority = true }
-local LOAD_OPTIONS = {
-    name = true, runtime = true, library = true, entry = true, config = true,
-    pool = true, on_full = true, timeout = true, max_response = true,
-}
 
--- How long load may take where it blocks the worker: in init_worker.
-local BLOCKING_LOAD = 60
-
-
+-- The methods.
 local _M = {}
 local _MT = { __index = _M }
 
--- Runtimes that are loaded or being loaded, by their arguments ...
-local by_arguments = {}
--- ... and by name.
-local by_name = {}
 -- Runtimes that are closed when their last task has been collected.
 local closing = {}
 
 local done -- where nbffi_post puts a result that is there at once
--- Keeps a request alive from its post until its result has been read or it is
--- registered, whatever the JIT compiler thinks of local variables.
-local anchor = {}
 local C, client
 
 
@@ -215,14 +202,15 @@ function _M:call(request, opts)
     local waits = self.waits
     local id = QUEUE_OVERFLOW
     if not waits or not is_contended(self.pool) then
-        anchor[1] = request
+        -- Keeps it alive until its result has been read or it is registered,
+        -- whatever the JIT compiler thinks of local variables.
+        requests[POSTING] = request
         id = C.nbffi_post(client, self.ptr, request, #request, timeout,
                           priority, true, done)
     end
     if id == DONE then
         local res, err, code, message = results(done)
         C.nbffi_release(client, done, 1)
-        anchor[1] = nil
         if err or code then
             return res, err, code, message
         end
@@ -401,7 +389,7 @@ local function advance_closing()
             waiter.posted = true
             local id = C.nbffi_post_control(client, self.ptr, true)
             if id < 0 then
-                closed(self)
+                -- No memory even for that: its state is left as it is.
                 channel.finish(waiter)
             else
                 register(id, waiter)
@@ -419,7 +407,8 @@ end
 -- Returns true, or nil and "timeout": closing goes on nevertheless.
 function _M:close(timeout)
     check_self(self)
-    if timeout ~= nil and (type(timeout) ~= "number" or not (timeout > 0)) then
+    if timeout ~= nil and (type(timeout) ~= "number" or timeout <= 0
+       or timeout ~= timeout) then
         error("close: timeout must be a positive number of seconds", 2)
     end
     if not self.ptr then
@@ -428,9 +417,9 @@ function _M:close(timeout)
     local waiter = closing[self]
     if not waiter then
         self.closing = true
-        by_arguments[self.arguments] = nil
-        by_name[self.name] = nil
-        waiter = { sleeping = 0, done = false }
+        self.forget()
+        waiter = { sleeping = 0, done = false,
+                   deadline = now() + (timeout or self.timeout) }
         waiter.callback = function() closed(self) end
         closing[self] = waiter
         advance_closing()
@@ -447,183 +436,25 @@ function _M:close(timeout)
 end
 
 
--- Before the worker exits: the plugins of idle runtimes are closed.
-local function close_all()
-    for _, self in pairs(by_arguments) do
-        if not self.loading
-           and C.nbffi_runtime_in_flight(self.ptr) == 0
-        then
-            C.nbffi_post_control(client, self.ptr, true)
-        end
-    end
+-- A runtime of these fields:
+--   name, ptr, pool, timeout
+--   waits    = whether on_full is "wait"
+--   forget   = called when it takes no more calls
+local function new(fields)
+    fields.closing = false
+    return setmetatable(fields, _MT)
 end
 
 
--- A string that is equal for equal arguments, and only for these.
-local function arguments_key(given)
-    local parts = {}
-    local keys = { "name", "runtime", "library", "entry", "config", "pool",
-                   "on_full", "timeout", "max_response" }
-    for i = 1, #keys do
-        local value = tostring(given[keys[i]])
-        parts[i] = #value .. ":" .. type(given[keys[i]]) .. ":" .. value
-    end
-    return concat(parts, ",")
-end
-
-
--- A name for a runtime that was given none: the library's, made unique.
-local function name_for(given)
-    if given.name then
-        if by_name[given.name] then
-            return nil, "a runtime named \"" .. given.name .. "\" is loaded "
-                        .. "already, with other arguments"
-        end
-        return given.name
-    end
-    local base = given.library:match("([^/]+)$") or given.library
-    base = base:gsub("%.so$", ""):gsub("^lib", "")
-    local name, number = base, 1
-    while by_name[name] do
-        number = number + 1
-        name = format("%s-%d", base, number)
-    end
-    return name
-end
-
-
--- Makes a runtime and posts its initialisation. Returns it, or nil and an
--- error.
-local function begin_load(given, arguments)
-    local name, err = name_for(given)
-    if not name then
-        return nil, err
-    end
-    local pool
-    pool, err = pools.obtain(given.pool or "default")
-    if not pool then
-        return nil, err
-    end
-    local path = library.plugin_path(given.library)
-    local entry = given.entry or "nbffi_plugin_entry"
-    local config = given.config or ""
-    local ptr = C.nbffi_runtime_new_c(client, pool.ptr, channel.text(name),
-        channel.text(path), channel.text(entry), channel.text(config),
-        options.get(given, "max_response"), channel.error_buffer())
-    if ptr == nil then
-        return nil, channel.error_text()
-    end
-
-    local self = setmetatable({
-        name = name,
-        arguments = arguments,
-        ptr = ptr,
-        pool = pool,
-        timeout = options.get(given, "timeout"),
-        waits = options.get(given, "on_full") == "wait",
-        closing = false,
-    }, _MT)
-    local waiter = { sleeping = 0, done = false,
-                     deadline = now() + self.timeout }
-    waiter.callback = function()
-        self.loading = nil
-        if waiter.err then
-            -- A runtime that cannot be loaded is not there at all.
-            waiter.err = waiter.message or waiter.err
-            by_arguments[arguments] = nil
-            by_name[name] = nil
-            C.nbffi_runtime_free(client, ptr)
-        end
-    end
-    local id = C.nbffi_post_control(client, ptr, false)
-    if id < 0 then
-        C.nbffi_runtime_free(client, ptr)
-        return nil, texts[-id]
-    end
-    self.loading = waiter
-    by_arguments[arguments] = self
-    by_name[name] = self
-    register(id, waiter)
-    return self
-end
-
-
--- Opens the core in this VM. True, or nil and an error.
-local function open()
-    if client then
-        return true
-    end
-    local ok, err = channel.open()
-    if not ok then
-        return nil, err
-    end
+-- Takes the core's functions and this VM's client, once they are there.
+local function attach()
     C, client = channel.C, channel.client
     done = ffi_new("nbffi_completion")
     channel.on_drain(advance_closing)
-    channel.before_exit = close_all
-    return true
 end
 
 
--- Loads a runtime; see nonblocking_ffi.lua.
-function _M.load(given)
-    options.check("load", given, LOAD_OPTIONS, 2)
-    if given.runtime == nil then
-        error("load: runtime is missing: which language host is it for?", 2)
-    end
-    if given.library == nil then
-        error("load: library is missing: the path of a shared object", 2)
-    end
-    if phase.is_init() then
-        return nil, "load must not be called in init_by_lua: threads do not "
-                    .. "survive the fork of workers; call it in "
-                    .. "init_worker_by_lua or later"
-    end
-    local arguments = arguments_key(given)
-    local self = by_arguments[arguments]
-    if self and not self.loading then
-        return self
-    end
-    local blocks = phase.is_init_worker()
-    if not blocks and not can_yield() then
-        return nil, CANNOT_YIELD
-    end
-
-    local ok, err = open()
-    if not ok then
-        return nil, err
-    end
-    if not self then
-        self, err = begin_load(given, arguments)
-        if not self then
-            return nil, err
-        end
-    end
-    local waiter = self.loading
-    if blocks then
-        ok = channel.block(waiter, BLOCKING_LOAD)
-        channel.start()
-    else
-        ok, err = wait(waiter, self.timeout)
-    end
-    if not ok then
-        return nil, err or texts[TIMEOUT]
-    end
-    if waiter.err then
-        return nil, waiter.err
-    end
-    return self
-end
-
-
--- Statistics of all runtimes, by name.
-function _M.all_stats()
-    local all = {}
-    for name, self in pairs(by_name) do
-        all[name] = read_stats(self)
-    end
-    return all
-end
-
-
-return _M
+return {
+    new = new,
+    attach = attach,
+}

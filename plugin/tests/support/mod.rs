@@ -25,12 +25,16 @@ pub enum Outcome {
     },
     /// The host refused a response for its size.
     TooLarge,
+    /// The host had no memory for it.
+    NoMemory,
 }
 
 /// Which function a response came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
     Copy,
+    /// As `Copy`, but what is a part of the request is not copied.
+    Request,
     Owned,
     Buffer,
     Nothing,
@@ -56,6 +60,10 @@ impl Outcome {
 struct TaskState {
     request: Box<[u8]>,
     max_response: u64,
+    memory: u64,
+    /// What a blocking task ends with that is left pending after `alloc`
+    /// refused a buffer.
+    refused: Option<Outcome>,
     deadline_ns: u64,
     cancelled: bool,
     buffer: Option<Vec<u8>>,
@@ -100,6 +108,8 @@ unsafe impl Sync for Runtime {}
 /// What a task is submitted with.
 pub struct Options {
     pub max_response: u64,
+    /// How much `alloc` can give.
+    pub memory: u64,
     pub timeout: Option<Duration>,
     pub cancelled: bool,
 }
@@ -108,6 +118,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             max_response: 1 << 30,
+            memory: u64::MAX,
             timeout: None,
             cancelled: false,
         }
@@ -187,6 +198,8 @@ impl Runtime {
             TaskState {
                 request,
                 max_response: options.max_response,
+                memory: options.memory,
+                refused: None,
                 deadline_ns,
                 cancelled: options.cancelled,
                 buffer: None,
@@ -200,6 +213,10 @@ impl Runtime {
         // SAFETY: the request is kept; state is what init stored.
         let rc = unsafe { (self.plugin.call.unwrap())(self.state, id, data.cast(), len as u64) };
         with(id, |t| {
+            let pending = t.outcome.is_none() && self.plugin.flags & NBFFI_ASYNC == 0;
+            if pending && t.refused.is_some() {
+                t.outcome = t.refused.take();
+            }
             if rc != 0 && t.outcome.is_none() {
                 let message = format!("code {rc}");
                 t.outcome = Some(Outcome::Failed {
@@ -357,8 +374,13 @@ unsafe extern "C" fn alloc(task: u64, size: u64) -> *mut c_void {
         if t.outcome.is_some() {
             return null_mut();
         }
+        // Either way the task stays pending.
         if size > t.max_response {
-            t.outcome = Some(Outcome::TooLarge);
+            t.refused = Some(Outcome::TooLarge);
+            return null_mut();
+        }
+        if size > t.memory {
+            t.refused = Some(Outcome::NoMemory);
             return null_mut();
         }
         // Filled with what no test expects, to catch unwritten bytes.
@@ -407,6 +429,7 @@ fn success(t: &mut TaskState, data: Vec<u8>, via: Via) -> Result<Outcome, c_int>
 
 unsafe extern "C" fn respond_buffer(task: u64, len: u64) -> c_int {
     complete(task, |t| match t.buffer.take() {
+        _ if len > t.max_response => Err(NBFFI_TOO_LARGE),
         Some(mut buffer) if len <= buffer.len() as u64 => {
             buffer.truncate(len as usize);
             success(t, buffer, Via::Buffer)
@@ -417,8 +440,13 @@ unsafe extern "C" fn respond_buffer(task: u64, len: u64) -> c_int {
 
 unsafe extern "C" fn respond(task: u64, data: *const c_void, len: u64) -> c_int {
     // SAFETY: the plugin passes readable bytes.
-    let data = unsafe { bytes(data, len) };
-    complete(task, |t| success(t, data, Via::Copy))
+    let copy = unsafe { bytes(data, len) };
+    complete(task, |t| {
+        let request = t.request.as_ptr_range();
+        let part = data.cast::<u8>();
+        let inside = len > 0 && part >= request.start && part < request.end;
+        success(t, copy, if inside { Via::Request } else { Via::Copy })
+    })
 }
 
 unsafe extern "C" fn respond_owned(

@@ -1,0 +1,248 @@
+-- The contenders, by the names that src/workloads.rs uses.
+--
+--   empty         a Lua function: what the loop itself costs
+--   yield         yields once and is resumed: the floor for any offload
+--   ours          runtime:call
+--   ours-no-grace runtime:submit and future:wait, which never waits inline
+--   thread        ngx.run_worker_thread
+--   socket        an echo server behind pooled cosockets
+--
+--   copy, copy-no-grace, thread-copy, socket-copy
+--                 the same with a response that is a new string each time
+--   sleep-<n>     a plugin that blocks for 5 ms, in a pool of n threads
+--   spin-<nice>   a plugin that computes for 2 ms, in a pool as nice as that
+
+local bit = require "bit"
+local nbffi = require "resty.nonblocking_ffi"
+local semaphore = require "ngx.semaphore"
+
+local band = bit.band
+local bor = bit.bor
+local char = string.char
+local byte = string.byte
+local lshift = bit.lshift
+local ngx = ngx
+local rshift = bit.rshift
+local run_worker_thread = ngx.run_worker_thread -- luacheck: ignore 143
+local tcp = ngx.socket.tcp
+
+local SLEEP_US = "5000"
+local SPIN_US = "2000"
+local PATIENCE = 60
+-- In a length, it asks the echo server to put a number into its answer.
+local COPY_BIT = 0x80
+
+
+local _M = {}
+
+
+-- { ask = function, answer = "same" or "fresh", grace_hits = function? }
+local contenders = {}
+local libraries, echo_socket
+
+
+local function empty(request)
+    return request
+end
+
+
+-- Yielding once. A light thread can only be resumed by another one, or by the
+-- event loop. The cheapest way that goes through the event loop, as the end of
+-- any offloaded call does, is a semaphore which a light thread posts that
+-- serves everybody. (ngx.sleep(0) is a timer, where nginx lacks OpenResty's
+-- patch for delayed events, and starves the event loop.)
+local bell
+local sleeping, sleepers = {}, 0
+local spare, spares = {}, 0
+
+
+local function ring()
+    while true do
+        local ok = bell:wait(3600)
+        local count = sleepers
+        sleepers = 0
+        for i = 1, ok and count or 0 do
+            sleeping[i]:post(1)
+        end
+    end
+end
+
+
+local function yield(request)
+    local sema
+    if spares > 0 then
+        sema = spare[spares]
+        spares = spares - 1
+    else
+        sema = semaphore.new(0)
+    end
+    sleepers = sleepers + 1
+    sleeping[sleepers] = sema
+    if sleepers == 1 then
+        bell:post(1)
+    end
+    local ok, err = sema:wait(PATIENCE)
+    if not ok then
+        return nil, err
+    end
+    spares = spares + 1
+    spare[spares] = sema
+    return request
+end
+
+
+local function in_worker_thread(name)
+    return function(request)
+        local ok, response = run_worker_thread("bench", "bench_thread", name,
+                                               request)
+        if not ok then
+            return nil, response
+        end
+        return response
+    end
+end
+
+
+-- Both directions: the length, 4 bytes with the highest first, and the bytes.
+local function through_socket(flag)
+    return function(request)
+        local sock = tcp()
+        local ok, err = sock:connect(echo_socket)
+        if not ok then
+            return nil, err
+        end
+        local length = #request
+        local head = char(bor(rshift(length, 24), flag),
+                          band(rshift(length, 16), 0xff),
+                          band(rshift(length, 8), 0xff), band(length, 0xff))
+        ok, err = sock:send({ head, request })
+        if not ok then
+            return nil, err
+        end
+        head, err = sock:receive(4)
+        if not head then
+            return nil, err
+        end
+        local a, b, c, d = byte(head, 1, 4)
+        local response
+        response, err = sock:receive(lshift(a, 24) + lshift(b, 16)
+                                     + lshift(c, 8) + d)
+        if not response then
+            return nil, err
+        end
+        ok, err = sock:setkeepalive()
+        if not ok then
+            return nil, err
+        end
+        return response
+    end
+end
+
+
+-- A plugin of plugins/, or examples/echo.
+local function load(name, plugin, config, pool)
+    return nbffi.load {
+        name = name,
+        runtime = "c",
+        library = libraries .. "/lib" .. plugin .. ".so",
+        config = config,
+        pool = pool,
+    }
+end
+
+
+local function calls(runtime, answer)
+    return {
+        ask = function(request)
+            return runtime:call(request)
+        end,
+        answer = answer or "same",
+        grace_hits = function()
+            return runtime:stats().grace_hits
+        end,
+    }
+end
+
+
+local function submits(runtime, answer)
+    return {
+        ask = function(request)
+            local future, err = runtime:submit(request)
+            if not future then
+                return nil, err
+            end
+            return future:wait()
+        end,
+        answer = answer or "same",
+    }
+end
+
+
+-- Contenders with a number in their names are made when first asked for.
+local function make(name)
+    local kind, number = name:match("^(%a+)%-(%d+)$")
+    local settings, config
+    if kind == "sleep" then
+        settings, config = { threads = tonumber(number) }, SLEEP_US
+    elseif kind == "spin" then
+        settings, config = { nice = tonumber(number) }, SPIN_US
+    else
+        return nil, "no such contender: " .. name
+    end
+    local ok, err = nbffi.pool(name, settings)
+    if not ok then
+        return nil, err
+    end
+    local runtime
+    runtime, err = load(name, kind, config, name)
+    if not runtime then
+        return nil, err
+    end
+    return calls(runtime)
+end
+
+
+function _M.get(name)
+    local contender = contenders[name]
+    if contender then
+        return contender
+    end
+    local err
+    contender, err = make(name)
+    contenders[name] = contender
+    return contender, err
+end
+
+
+function _M.init(settings)
+    libraries = settings.libraries
+    echo_socket = settings.echo_socket
+end
+
+
+function _M.init_worker()
+    bell = assert(semaphore.new(0))
+    assert(ngx.timer.at(0, ring))
+
+    local echo = assert(load("echo", "echo"))
+    local copy = assert(load("copy", "copy"))
+    contenders.empty = { ask = empty, answer = "same" }
+    contenders.yield = { ask = yield, answer = "same" }
+    contenders.ours = calls(echo)
+    contenders["ours-no-grace"] = submits(echo)
+    contenders.thread = { ask = in_worker_thread("echo"), answer = "same" }
+    contenders.socket = { ask = through_socket(0), answer = "same" }
+    contenders.copy = calls(copy, "fresh")
+    contenders["copy-no-grace"] = submits(copy, "fresh")
+    contenders["thread-copy"] = {
+        ask = in_worker_thread("copy"),
+        answer = "fresh",
+    }
+    contenders["socket-copy"] = {
+        ask = through_socket(COPY_BIT),
+        answer = "fresh",
+    }
+end
+
+
+return _M

@@ -1,0 +1,227 @@
+//! The benchmarks: our calls beside what one would use instead, in one nginx
+//! and one run, in turns.
+//!
+//! | file            | role |
+//! |-----------------|------|
+//! | [`workloads`]   | what is measured, as data |
+//! | [`targets`]     | what is to be reached, as data |
+//! | [`nginx`]       | the nginx that everything runs in |
+//! | [`echo_server`] | the rival behind a unix socket |
+//! | [`measure`]     | workloads in, results out |
+//! | [`process`]     | the worker's processor time and context switches |
+//! | [`http`]        | a client |
+//! | [`machine`]     | what it is measured on |
+//! | [`results`]     | samples, medians, ratios |
+//! | [`table`], [`json`], [`plot`] | how results are shown |
+//!
+//! The Lua side is in `lua/`, the plugins in `plugins/`. How to read the
+//! figures: `docs/benchmarks.md`.
+
+mod echo_server;
+mod http;
+mod json;
+mod machine;
+mod measure;
+mod nginx;
+mod plot;
+mod process;
+mod results;
+mod table;
+mod targets;
+mod workloads;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use machine::Machine;
+use measure::{Effort, Meter, INTERRUPTED};
+use nginx::Nginx;
+use results::Results;
+use workloads::{Run, Workload, WORKLOADS};
+
+/// Whatever goes wrong ends the bench with a message.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const USAGE: &str = "\
+usage: nonblocking-ffi-bench [options]   (or: make bench BENCH_ARGS='options')
+  --quick           a short round of everything: does it work?
+  --rounds N        measurements per contender, default 7
+  --only SUBSTRING  only workloads whose names contain it
+  --out DIR         where bench.json and bench.svg go, default target/bench
+  --date TEXT       goes into the results
+  --list            the workloads";
+
+const ROUNDS: usize = 7;
+
+#[derive(Debug, Default)]
+struct Options {
+    quick: bool,
+    rounds: Option<usize>,
+    only: String,
+    out: Option<PathBuf>,
+    date: Option<String>,
+    list: bool,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut options = Self::default();
+        while let Some(name) = arguments.next() {
+            let mut value = || {
+                let value = arguments.next();
+                value.ok_or_else(|| format!("{name}: a value is missing\n{USAGE}"))
+            };
+            match name.as_str() {
+                "--quick" => options.quick = true,
+                "--list" => options.list = true,
+                "--only" => options.only = value()?,
+                "--out" => options.out = Some(value()?.into()),
+                "--date" => options.date = Some(value()?),
+                "--rounds" => {
+                    let rounds = value()?.parse().ok().filter(|&rounds| rounds > 0);
+                    let complaint = || format!("--rounds: a positive number expected\n{USAGE}");
+                    options.rounds = Some(rounds.ok_or_else(complaint)?);
+                }
+                _ => return Err(format!("unknown option {name}\n{USAGE}").into()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn effort(&self) -> Effort {
+        let mut effort = if self.quick {
+            Effort::quick()
+        } else {
+            Effort::full(ROUNDS)
+        };
+        if let Some(rounds) = self.rounds {
+            effort.rounds = rounds;
+        }
+        effort
+    }
+
+    fn out(&self) -> PathBuf {
+        let default = || {
+            let target = std::env::var_os("CARGO_TARGET_DIR");
+            let target = target.map_or("target".into(), PathBuf::from);
+            target.join("bench")
+        };
+        self.out.clone().unwrap_or_else(default)
+    }
+
+    /// The workloads that are asked for and possible.
+    fn workloads(&self) -> Result<Vec<&'static Workload>> {
+        let mut chosen: Vec<&Workload> = WORKLOADS.iter().collect();
+        chosen.retain(|workload| workload.name.contains(&self.only));
+        if chosen.is_empty() {
+            return Err(format!("no workload is named like {:?}; see --list", self.only).into());
+        }
+        let needs_wrk = |workload: &Workload| {
+            let mut contenders = workload.contenders.iter();
+            contenders.any(|contender| matches!(contender.run, Run::Once { .. }))
+        };
+        if chosen.iter().any(|workload| needs_wrk(workload)) && !measure::have_wrk() {
+            eprintln!("bench: wrk is not installed: one call per HTTP request is left out");
+            chosen.retain(|workload| !needs_wrk(workload));
+            if chosen.is_empty() {
+                return Err("nothing else was asked for".into());
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    if options.list {
+        for workload in WORKLOADS {
+            println!("{:16} {}", workload.name, workload.title);
+        }
+        return Ok(());
+    }
+    let workloads = options.workloads()?;
+    end_early_when_told_to();
+
+    let nginx = Nginx::start()?;
+    let machine = Machine::this(options.date.clone(), nginx.version());
+    let effort = options.effort();
+    println!("{}; {} rounds\n", machine.text(), effort.rounds);
+    let results = measure_all(&nginx, effort, &workloads).map_err(|error| {
+        let log = nginx.log();
+        format!("{error}\n{log}")
+    })?;
+    nginx.finish()?;
+
+    table::print(&results);
+    table::print_targets(&results);
+    let out = options.out();
+    fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
+    let (json, svg) = (out.join("bench.json"), out.join("bench.svg"));
+    fs::write(&json, json::document(&results, &machine, effort.rounds))?;
+    fs::write(&svg, plot::document(&results, &machine))?;
+    println!("\nWritten: {}, {}", json.display(), svg.display());
+    Ok(())
+}
+
+fn measure_all(nginx: &Nginx, effort: Effort, workloads: &[&'static Workload]) -> Result<Results> {
+    let meter = Meter::new(nginx, effort);
+    let mut results = Results::default();
+    for workload in workloads {
+        eprintln!("bench: {} ...", workload.name);
+        results.outcomes.push(meter.measure(workload)?);
+    }
+    Ok(results)
+}
+
+extern "C" fn note_interrupt(_: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Control-C ends the bench between two measurements, so that everything is
+/// stopped and removed.
+fn end_early_when_told_to() {
+    let handler = note_interrupt as extern "C" fn(libc::c_int);
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler does nothing but store to an atomic, which a
+        // signal handler may do.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options> {
+        Options::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn reads_options() {
+        let options = parse("--quick --only lone --rounds 3 --date today").unwrap();
+        assert_eq!(options.effort().rounds, 3);
+        assert_eq!(options.workloads().unwrap().len(), 3);
+        assert_eq!(options.date.as_deref(), Some("today"));
+        assert_eq!(parse("").unwrap().effort().rounds, ROUNDS);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        for line in ["--fast", "--rounds", "--rounds 0", "--rounds many"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(parse("--only nonsense").unwrap().workloads().is_err());
+    }
+}

@@ -1,0 +1,187 @@
+//! What was measured.
+
+use crate::process::Split;
+use crate::workloads::Workload;
+
+/// One measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// In the workload's unit.
+    pub value: f64,
+    /// Microseconds of the worker's processor time per call, if counted.
+    pub cpu: Option<Split>,
+    /// The share of calls that the grace answered, if there is one.
+    pub grace: Option<f64>,
+}
+
+impl Sample {
+    /// A value alone.
+    pub fn of(value: f64) -> Self {
+        Self {
+            value,
+            cpu: None,
+            grace: None,
+        }
+    }
+}
+
+/// A contender's figure of a name ("p50"; "" if it has only one) in all rounds.
+#[derive(Debug)]
+pub struct Row {
+    /// The contender.
+    pub label: &'static str,
+    /// The figure's name.
+    pub figure: &'static str,
+    /// One for each round.
+    pub samples: Vec<Sample>,
+}
+
+/// Smallest, middle and largest of some values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The smallest.
+    pub min: f64,
+    /// The median.
+    pub median: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let (&min, &max) = (values.first()?, values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
+        Some(Self { min, median, max })
+    }
+}
+
+impl Row {
+    /// Of the values.
+    pub fn spread(&self) -> Option<Spread> {
+        Spread::of(self.samples.iter().map(|sample| sample.value))
+    }
+
+    /// Of the processor time per call, medians of the event loop's and the
+    /// other threads'.
+    pub fn cpu(&self) -> Option<Split> {
+        let median = |part: fn(Split) -> f64| {
+            let cpu = self.samples.iter().filter_map(|sample| sample.cpu);
+            Spread::of(cpu.map(part)).map(|spread| spread.median)
+        };
+        Some(Split {
+            event_loop: median(|cpu| cpu.event_loop)?,
+            pools: median(|cpu| cpu.pools)?,
+        })
+    }
+
+    /// The median share of calls that the grace answered.
+    pub fn grace(&self) -> Option<f64> {
+        let grace = self.samples.iter().filter_map(|sample| sample.grace);
+        Spread::of(grace).map(|spread| spread.median)
+    }
+
+    /// Its name in the table.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.label, self.figure).trim().to_owned()
+    }
+}
+
+/// A workload with what was measured.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The workload.
+    pub workload: &'static Workload,
+    /// By contender and figure.
+    pub rows: Vec<Row>,
+}
+
+impl Outcome {
+    /// Adds what a round gave for a contender.
+    pub fn add(&mut self, label: &'static str, figures: Vec<(&'static str, Sample)>) {
+        for (figure, sample) in figures {
+            match self.position(label, figure) {
+                Some(index) => self.rows[index].samples.push(sample),
+                None => self.rows.push(Row {
+                    label,
+                    figure,
+                    samples: vec![sample],
+                }),
+            }
+        }
+    }
+
+    fn position(&self, label: &str, figure: &str) -> Option<usize> {
+        let same = |row: &Row| row.label == label && row.figure == figure;
+        self.rows.iter().position(same)
+    }
+
+    /// How a row's median compares with that of the reference.
+    pub fn ratio(&self, row: &Row) -> Option<f64> {
+        let index = self.position(self.workload.reference, row.figure)?;
+        let reference = self.rows[index].spread()?.median;
+        Some(row.spread()?.median / reference)
+    }
+}
+
+/// All that was measured.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// In the order of the workloads.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Results {
+    /// A row, if it was measured.
+    pub fn row(&self, workload: &str, label: &str, figure: &str) -> Option<&Row> {
+        let outcome = self
+            .outcomes
+            .iter()
+            .find(|outcome| outcome.workload.name == workload)?;
+        Some(&outcome.rows[outcome.position(label, figure)?])
+    }
+
+    /// A row's median.
+    pub fn median(&self, workload: &str, label: &str, figure: &str) -> Option<f64> {
+        Some(self.row(workload, label, figure)?.spread()?.median)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workloads::WORKLOADS;
+
+    #[test]
+    fn medians_of_odd_and_even_numbers_of_values() {
+        let spread = |values: &[f64]| Spread::of(values.iter().copied());
+        assert_eq!(spread(&[]), None);
+        let (min, median, max) = (1.0, 2.0, 9.0);
+        let expected = Some(Spread { min, median, max });
+        assert_eq!(spread(&[9.0, 1.0, 2.0]), expected);
+        assert_eq!(spread(&[9.0, 1.0, 1.0, 3.0]), expected);
+    }
+
+    #[test]
+    fn ratios_refer_to_the_same_figure_of_the_reference() {
+        let workload = WORKLOADS
+            .iter()
+            .find(|workload| workload.name == "computing");
+        let mut outcome = Outcome {
+            workload: workload.unwrap(),
+            rows: Vec::new(),
+        };
+        let figures = |p50, p99| vec![("p50", Sample::of(p50)), ("p99", Sample::of(p99))];
+        outcome.add("idle", figures(10.0, 100.0));
+        outcome.add("nice 0", figures(20.0, 300.0));
+        let ratios: Vec<_> = outcome.rows.iter().map(|row| outcome.ratio(row)).collect();
+        assert_eq!(ratios, [Some(1.0), Some(1.0), Some(2.0), Some(3.0)]);
+    }
+}

@@ -1,0 +1,119 @@
+//! The one table, for people.
+
+use crate::results::{Outcome, Results, Row};
+use crate::targets::{Verdict, TARGETS};
+
+const HEAD: [&str; 9] = [
+    "", "unit", "median", "min", "max", "ratio", "cpu loop", "cpu pool", "grace",
+];
+
+/// A figure with as many digits as it deserves.
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.01 => 3,
+        0.0 => 0,
+        _ => 4,
+    };
+    format!("{value:.digits$}")
+}
+
+/// Prints everything that was measured.
+pub fn print(results: &Results) {
+    let sections: Vec<Vec<[String; 9]>> = results.outcomes.iter().map(lines).collect();
+    let mut widths = HEAD.map(str::len);
+    for line in sections.iter().flatten() {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    println!("{}", aligned(&HEAD.map(str::to_owned), &widths));
+    for (outcome, lines) in results.outcomes.iter().zip(&sections) {
+        println!("\n{}: {}", outcome.workload.name, outcome.workload.title);
+        for line in lines {
+            println!("{}", aligned(line, &widths));
+        }
+    }
+    println!(
+        "\nmedian, min, max: of the rounds. ratio: of the medians, to the contender with 1.00.\n\
+         cpu: us of the worker per call, of the event loop and of all its other threads.\n\
+         grace: the share of calls that got their result without yielding."
+    );
+}
+
+fn lines(outcome: &Outcome) -> Vec<[String; 9]> {
+    outcome.rows.iter().map(|row| line(outcome, row)).collect()
+}
+
+fn line(outcome: &Outcome, row: &Row) -> [String; 9] {
+    let spread = row.spread();
+    let figure = |value: Option<f64>| value.map_or(String::new(), number);
+    let cpu = row.cpu();
+    [
+        format!("  {}", row.name()),
+        outcome.workload.unit.text().to_owned(),
+        figure(spread.map(|spread| spread.median)),
+        figure(spread.map(|spread| spread.min)),
+        figure(spread.map(|spread| spread.max)),
+        outcome.ratio(row).map_or(String::new(), ratio),
+        figure(cpu.map(|cpu| cpu.event_loop)),
+        figure(cpu.map(|cpu| cpu.pools)),
+        row.grace()
+            .map_or(String::new(), |share| format!("{:.0}%", share * 100.0)),
+    ]
+}
+
+fn ratio(value: f64) -> String {
+    if value < 0.095 {
+        format!("{value:.3}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// The first two columns to the left, the others to the right.
+fn aligned(cells: &[String; 9], widths: &[usize; 9]) -> String {
+    let mut line = String::new();
+    for (index, (cell, &width)) in cells.iter().zip(widths).enumerate() {
+        let cell = if index < 2 {
+            format!("{cell:width$}  ")
+        } else {
+            format!("{cell:>width$}  ")
+        };
+        line.push_str(&cell);
+    }
+    line.trim_end().to_owned()
+}
+
+/// Prints what was to be reached, and whether it was.
+pub fn print_targets(results: &Results) {
+    println!("\nTargets");
+    for target in TARGETS {
+        let (word, figures) = match target.verdict(results) {
+            Verdict::NotMeasured => ("-", "not measured".to_owned()),
+            Verdict::Reached(value) => ("reached", figures(value, target.bound())),
+            Verdict::Missed(value) => ("MISSED", figures(value, target.bound())),
+        };
+        println!("  {word:8} {:62} {figures}", target.text);
+    }
+}
+
+fn figures(value: f64, bound: String) -> String {
+    format!("{} ({bound})", number(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_digits_that_count() {
+        let texts = [0.0, 0.0003, 0.25, 2.9, 36.02, 152.4, 65_038.76].map(number);
+        assert_eq!(
+            texts,
+            ["0", "0.0003", "0.250", "2.90", "36.0", "152", "65039"]
+        );
+    }
+}

@@ -1,0 +1,318 @@
+//! The workloads, as data. What `ask` names is in `lua/contenders.lua`, which
+//! also says which answer is the right one; every answer is checked.
+
+/// A group of contenders that do the same, measured in turns.
+#[derive(Debug)]
+pub struct Workload {
+    /// Short, for `--only`, JSON and the targets.
+    pub name: &'static str,
+    /// What is done.
+    pub title: &'static str,
+    /// What the figures count.
+    pub unit: Unit,
+    /// The label of the contender that the ratios refer to.
+    pub reference: &'static str,
+    /// Who does it.
+    pub contenders: &'static [Contender],
+}
+
+/// One row of a workload.
+#[derive(Debug)]
+pub struct Contender {
+    /// Its name in the table.
+    pub label: &'static str,
+    /// How it is measured.
+    pub run: Run,
+}
+
+/// Ways to measure.
+#[derive(Debug, Clone, Copy)]
+pub enum Run {
+    /// Calls one after another in each of so many light threads of one handler.
+    Loop {
+        /// The contender's name in Lua.
+        ask: &'static str,
+        /// The size of a request.
+        bytes: usize,
+        /// How many light threads.
+        threads: usize,
+    },
+    /// One call for each HTTP request, `wrk` with 64 connections.
+    Once {
+        /// The location.
+        location: &'static str,
+    },
+    /// The time that a trivial request takes while a plugin computes.
+    Latency {
+        /// The contender that computes; none to measure an idle nginx.
+        load: Option<&'static str>,
+    },
+    /// The context switches of a worker that nobody asks anything.
+    Idle,
+    /// What the statistics cost, in a loop of this process.
+    Statistics(Statistics),
+}
+
+/// Parts of the statistics.
+#[derive(Debug, Clone, Copy)]
+pub enum Statistics {
+    /// One duration goes into a histogram.
+    Record,
+    /// Three do, as for each call: queue, run and total time.
+    RecordThree,
+    /// The clock is read.
+    Clock,
+}
+
+/// What a figure counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Microseconds per call.
+    MicrosPerCall,
+    /// Calls per second.
+    CallsPerSecond,
+    /// Requests per second.
+    RequestsPerSecond,
+    /// Microseconds per request.
+    MicrosPerRequest,
+    /// Context switches per second.
+    SwitchesPerSecond,
+    /// Nanoseconds.
+    Nanos,
+}
+
+impl Unit {
+    /// For the table.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::MicrosPerCall => "us/call",
+            Self::CallsPerSecond => "calls/s",
+            Self::RequestsPerSecond => "requests/s",
+            Self::MicrosPerRequest => "us/request",
+            Self::SwitchesPerSecond => "switches/s",
+            Self::Nanos => "ns",
+        }
+    }
+}
+
+const fn looped(label: &'static str, ask: &'static str, bytes: usize, threads: usize) -> Contender {
+    Contender {
+        label,
+        run: Run::Loop {
+            ask,
+            bytes,
+            threads,
+        },
+    }
+}
+
+const fn once(label: &'static str, location: &'static str) -> Contender {
+    Contender {
+        label,
+        run: Run::Once { location },
+    }
+}
+
+const fn latency(label: &'static str, load: Option<&'static str>) -> Contender {
+    Contender {
+        label,
+        run: Run::Latency { load },
+    }
+}
+
+const fn statistics(label: &'static str, part: Statistics) -> Contender {
+    Contender {
+        label,
+        run: Run::Statistics(part),
+    }
+}
+
+/// The labels that the targets use.
+pub const EMPTY: &str = "empty handler";
+/// See [`EMPTY`].
+pub const OURS: &str = "ours";
+/// See [`EMPTY`].
+pub const NO_GRACE: &str = "ours, without grace";
+/// See [`EMPTY`].
+pub const SOCKET: &str = "unix socket";
+const FUNCTION: &str = "Lua function";
+const YIELD: &str = "yield once";
+const THREAD: &str = "run_worker_thread";
+
+const SMALL: usize = 16;
+const LARGE: usize = 100 * 1024;
+
+/// A blocking plugin's calls take this long.
+pub const SLEEP_MS: f64 = 5.0;
+/// The sizes of its pools, and the labels of their rows.
+pub const SLEEP_POOLS: [(usize, &str); 5] = [
+    (1, "1 thread"),
+    (2, "2 threads"),
+    (4, "4 threads"),
+    (8, "8 threads"),
+    (16, "16 threads"),
+];
+
+/// All workloads, in the order in which they are run.
+pub const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "lone-16",
+        title: "one call at a time, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: SOCKET,
+        contenders: &[
+            looped(FUNCTION, "empty", SMALL, 1),
+            looped(YIELD, "yield", SMALL, 1),
+            looped(OURS, "ours", SMALL, 1),
+            looped(NO_GRACE, "ours-no-grace", SMALL, 1),
+            looped(THREAD, "thread", SMALL, 1),
+            looped(SOCKET, "socket", SMALL, 1),
+        ],
+    },
+    Workload {
+        name: "lone-100k",
+        title: "one call at a time, 100 KB, the response is the request",
+        unit: Unit::MicrosPerCall,
+        reference: SOCKET,
+        contenders: &[
+            looped(OURS, "ours", LARGE, 1),
+            looped(NO_GRACE, "ours-no-grace", LARGE, 1),
+            looped(THREAD, "thread", LARGE, 1),
+            looped(SOCKET, "socket", LARGE, 1),
+        ],
+    },
+    Workload {
+        name: "lone-100k-copy",
+        title: "one call at a time, 100 KB, the response is a new string",
+        unit: Unit::MicrosPerCall,
+        reference: SOCKET,
+        contenders: &[
+            looped(OURS, "copy", LARGE, 1),
+            looped(NO_GRACE, "copy-no-grace", LARGE, 1),
+            looped(THREAD, "thread-copy", LARGE, 1),
+            looped(SOCKET, "socket-copy", LARGE, 1),
+        ],
+    },
+    Workload {
+        name: "flight-64",
+        title: "64 calls in flight, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: SOCKET,
+        contenders: &[
+            looped(YIELD, "yield", SMALL, 64),
+            looped(OURS, "ours", SMALL, 64),
+            looped(NO_GRACE, "ours-no-grace", SMALL, 64),
+            looped(THREAD, "thread", SMALL, 64),
+            looped(SOCKET, "socket", SMALL, 64),
+        ],
+    },
+    Workload {
+        name: "flight-many",
+        title: "ours with more and more calls in flight, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: "64 in flight",
+        contenders: &[
+            looped("64 in flight", "ours", SMALL, 64),
+            looped("1,000 in flight", "ours", SMALL, 1_000),
+            looped("10,000 in flight", "ours", SMALL, 10_000),
+        ],
+    },
+    Workload {
+        name: "http",
+        title: "one call per HTTP request, wrk with 64 connections",
+        unit: Unit::RequestsPerSecond,
+        reference: EMPTY,
+        contenders: &[
+            once(EMPTY, "/once/empty"),
+            once(YIELD, "/once/yield"),
+            once(OURS, "/once/ours"),
+            once(THREAD, "/once/thread"),
+            once(SOCKET, "/once/socket"),
+        ],
+    },
+    Workload {
+        name: "blocking",
+        title: "a plugin that sleeps for 5 ms, by the threads of its pool",
+        unit: Unit::CallsPerSecond,
+        reference: SLEEP_POOLS[0].1,
+        // Twice as many calls in flight as there are threads.
+        contenders: &[
+            looped(SLEEP_POOLS[0].1, "sleep-1", SMALL, 2),
+            looped(SLEEP_POOLS[1].1, "sleep-2", SMALL, 4),
+            looped(SLEEP_POOLS[2].1, "sleep-4", SMALL, 8),
+            looped(SLEEP_POOLS[3].1, "sleep-8", SMALL, 16),
+            looped(SLEEP_POOLS[4].1, "sleep-16", SMALL, 32),
+        ],
+    },
+    Workload {
+        name: "computing",
+        title: "a trivial request while a plugin computes on all threads of its pool",
+        unit: Unit::MicrosPerRequest,
+        reference: "idle",
+        contenders: &[
+            latency("idle", None),
+            latency("nice 0", Some("spin-0")),
+            latency("nice 10", Some("spin-10")),
+            latency("nice 19", Some("spin-19")),
+        ],
+    },
+    Workload {
+        name: "idle",
+        title: "context switches of an idle worker that has served all of the above",
+        unit: Unit::SwitchesPerSecond,
+        reference: "",
+        contenders: &[Contender {
+            label: "idle",
+            run: Run::Idle,
+        }],
+    },
+    Workload {
+        name: "statistics",
+        title: "what statistics cost",
+        unit: Unit::Nanos,
+        reference: "",
+        contenders: &[
+            statistics("one duration", Statistics::Record),
+            statistics("three, as for each call", Statistics::RecordThree),
+            statistics("reading the clock", Statistics::Clock),
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_references_exist() {
+        let names: BTreeSet<_> = WORKLOADS.iter().map(|workload| workload.name).collect();
+        assert_eq!(names.len(), WORKLOADS.len());
+        for workload in WORKLOADS {
+            let labels: BTreeSet<_> = workload.contenders.iter().map(|one| one.label).collect();
+            assert_eq!(labels.len(), workload.contenders.len(), "{workload:?}");
+            let reference = workload.reference;
+            assert!(
+                reference.is_empty() || labels.contains(reference),
+                "{workload:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn pools_have_twice_as_many_calls_as_threads() {
+        let blocking = WORKLOADS
+            .iter()
+            .find(|workload| workload.name == "blocking");
+        let contenders = blocking.unwrap().contenders;
+        assert_eq!(contenders.len(), SLEEP_POOLS.len());
+        for (contender, (size, label)) in contenders.iter().zip(SLEEP_POOLS) {
+            assert_eq!(contender.label, label);
+            let Run::Loop { ask, threads, .. } = contender.run else {
+                panic!("{contender:?}");
+            };
+            assert_eq!(ask, format!("sleep-{size}"));
+            assert_eq!(threads, 2 * size);
+        }
+    }
+}

@@ -1,0 +1,649 @@
+# load: what it finds, what it refuses, and how it says so.
+
+use strict;
+use warnings;
+
+use Test::Nginx::Socket::Lua;
+use Cwd qw( cwd );
+
+my $pwd = cwd();
+$ENV{TEST_NGINX_PWD} = $pwd;
+our $LuaPath = qq{
+    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+};
+our $HttpConfig = qq{
+    $LuaPath
+    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
+};
+
+repeat_each(2);
+plan tests => repeat_each() * ((blocks() * 3 + 2));
+no_long_string();
+run_tests();
+
+__DATA__
+
+=== TEST 1: require does nothing
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local function threads()
+                local status = io.open("/proc/self/status"):read("*a")
+                return status:match("Threads:%s+(%d+)")
+            end
+            local before = threads()
+            local names = {}
+            for name in pairs(_G) do names[name] = true end
+
+            local nbffi = require "resty.nonblocking_ffi"
+
+            for name in pairs(_G) do
+                if not names[name] then ngx.say("new global ", name) end
+            end
+            local maps = io.open("/proc/self/maps"):read("*a")
+            ngx.say(type(nbffi.load), " ", nbffi._VERSION)
+            ngx.say("threads: ", threads() - before)
+            ngx.say("core: ", maps:find("libnonblocking_ffi", 1, true))
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^function \d+\.\d+\.\d+
+threads: 0
+core: nil$
+--- no_error_log
+[error]
+
+
+
+=== TEST 2: an absolute path; the same arguments give the same runtime
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local path = "$TEST_NGINX_PWD/target/examples/libecho.so"
+            local rt, err = nbffi.load { runtime = "c", library = path,
+                                         timeout = 5 }
+            ngx.say(rt and rt:call("hello"), " ", err)
+            ngx.say(rt == nbffi.load { timeout = 5, library = path,
+                                       runtime = "c" })
+        }
+    }
+--- request
+GET /t
+--- response_body
+hello nil
+true
+--- no_error_log
+[error]
+
+
+
+=== TEST 3: other arguments give another runtime, with a name of its own
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local function load(opts)
+                opts.runtime, opts.library = "c", "verbs"
+                return assert(nbffi.load(opts))
+            end
+            local a, b = load {}, load { config = "b" }
+            local c = load { config = "c", name = "third" }
+            ngx.say(a ~= b and b ~= c and a ~= c)
+            for _, rt in ipairs { a, b, c } do
+                ngx.say(rt:call("name"), " ", rt:stats().name, " [",
+                        rt:call("config"), "]")
+            end
+        }
+    }
+--- request
+GET /t
+--- response_body
+true
+verbs verbs []
+verbs-2 verbs-2 [b]
+third third [c]
+--- no_error_log
+[error]
+
+
+
+=== TEST 4: a bare name is looked for along package.cpath, with and without "lib"
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            for _, name in ipairs { "echo", "libecho" } do
+                local rt, err = nbffi.load { runtime = "c", library = name }
+                ngx.say(name, ": ", rt and rt:call(name), " ", err)
+            end
+        }
+    }
+--- request
+GET /t
+--- response_body
+echo: echo nil
+libecho: libecho nil
+--- no_error_log
+[error]
+
+
+
+=== TEST 5: one name for two different runtimes
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local function load(config)
+                return nbffi.load { runtime = "c", library = "verbs",
+                                    name = "mine", config = config }
+            end
+            assert(load("a"))
+            ngx.say(select(2, load("b")))
+            ngx.say(load("a"):call("config"))
+        }
+    }
+--- request
+GET /t
+--- response_body
+a runtime named "mine" is loaded already, with other arguments
+a
+--- no_error_log
+[error]
+
+
+
+=== TEST 6: a library that is not there, or is none
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            for _, library in ipairs { "/no/such/libx.so", "no-such-lib",
+                                       "/etc/passwd", "/tmp" } do
+                local rt, err = nbffi.load { runtime = "c",
+                                             library = library }
+                ngx.say(rt, " ", err)
+            end
+            -- The worker is none the worse for it.
+            local rt = nbffi.load { runtime = "c", library = "echo" }
+            ngx.say(rt:call("alive"))
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^nil .*"/no/such/libx\.so".*No such file.*
+nil .*"no-such-lib".*
+nil .*"/etc/passwd".*
+nil .*"/tmp".*
+alive$
+--- no_error_log
+[error]
+
+
+
+=== TEST 7: no entry function
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            ngx.say(select(2, nbffi.load { runtime = "c",
+                                           library = "entries" }))
+            ngx.say(select(2, nbffi.load { runtime = "c",
+                                           library = "entries",
+                                           entry = "nothing_here" }))
+            local rt, err = nbffi.load { runtime = "c", library = "entries",
+                                         entry = "fine" }
+            ngx.say(rt and rt:call("works"), " ", err)
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^.*libentries\.so.* no plugin entry "nbffi_plugin_entry".*
+.*libentries\.so.* no plugin entry "nothing_here".*
+works nil$
+--- no_error_log
+[error]
+
+
+
+=== TEST 8: another ABI: the error names both versions
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local inits = require("test_plugins").entries().inits
+            local before = inits()
+            for _, entry in ipairs { "newer_major", "older_major",
+                                     "newer_minor" } do
+                local rt, err = nbffi.load { runtime = "c",
+                                             library = "entries",
+                                             entry = entry }
+                ngx.say(rt, " ", err)
+            end
+            ngx.say("inits: ", inits() - before)
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^nil .*ABI version 2\.0.* host has 1\.0.*
+nil .*ABI version 0\.9.* host has 1\.0.*
+nil .*ABI version 1\.7.* host has 1\.0.*
+inits: 0$
+--- no_error_log
+[error]
+
+
+
+=== TEST 9: descriptors that are wrong; a larger one is fine
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local inits = require("test_plugins").entries().inits
+            local before = inits()
+            local function load(entry)
+                return nbffi.load { runtime = "c", library = "entries",
+                                    entry = entry }
+            end
+            for _, entry in ipairs { "smaller", "flagged", "callless",
+                                     "refusing" } do
+                ngx.say(entry, ": ", select(2, load(entry)))
+            end
+            ngx.say("inits: ", inits() - before)
+            ngx.say(load("larger"):call("fits"))
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^smaller: .*libentries.*descriptor.*
+flagged: .*libentries.*flags 0x40.*
+callless: .*libentries.*no call function.*
+refusing: .*libentries.*refuses.*1\.0.*
+inits: 0
+fits$
+--- no_error_log
+[error]
+
+
+
+=== TEST 10: init fails: with a message, without, with a very long one
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local function load(entry)
+                local rt, err = nbffi.load { runtime = "c", entry = entry,
+                                             library = "entries",
+                                             config = "m7" }
+                return rt == nil and err or "loaded"
+            end
+            ngx.say(load("failing"))
+            ngx.say(load("silent"))
+            local err = load("verbose")
+            ngx.say(#err > 1000, " ", err:match("m+$") ~= nil)
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^.*libentries.*no such model: m7
+.*libentries.* 42
+true true$
+--- no_error_log
+[error]
+
+
+
+=== TEST 11: a failed load is tried again by the next one
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local inits = require("test_plugins").entries().inits
+            local function load(entry, config)
+                return nbffi.load { runtime = "c", entry = entry,
+                                    library = "entries", config = config }
+            end
+            local before = inits()
+            for _ = 1, 3 do load("failing", "x") end
+            ngx.say("tried: ", inits() - before)
+            if inits() % 2 == 1 then load("failing", "x") end
+
+            local config = tostring(before)
+            local rt, err = load("flaky", config)
+            ngx.say(rt, " ", err:match("not yet$"))
+            rt, err = load("flaky", config)
+            ngx.say(rt:call("here"), " ", err)
+            ngx.say(rt == load("flaky", config))
+            -- What failed left nothing behind.
+            local names = {}
+            for name in pairs(nbffi.stats().runtimes) do
+                names[#names + 1] = name
+            end
+            ngx.say(#names == (before == 0 and 1 or 2))
+        }
+    }
+--- request
+GET /t
+--- response_body
+tried: 3
+nil not yet
+here nil
+true
+true
+--- no_error_log
+[error]
+
+
+
+=== TEST 12: the same runtime loaded by many light threads at a time: one init
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local inits = require("test_plugins").entries().inits
+            local before = inits()
+            local config = tostring(before)
+            local threads = {}
+            for i = 1, 20 do
+                threads[i] = ngx.thread.spawn(function()
+                    return assert(nbffi.load { runtime = "c", entry = "fine",
+                                               library = "entries",
+                                               config = config })
+                end)
+            end
+            local seen, different = {}, 0
+            for i = 1, 20 do
+                local _, rt = ngx.thread.wait(threads[i])
+                if not seen[rt] then
+                    seen[rt] = true
+                    different = different + 1
+                end
+            end
+            ngx.say(different, " ", inits() - before)
+        }
+    }
+--- request
+GET /t
+--- response_body
+1 1
+--- no_error_log
+[error]
+
+
+
+=== TEST 13: misuse raises an error that blames the caller's line
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local blame = require("test_plugins").blame
+            local function try(options)
+                ngx.say(blame("local nbffi = ...\nlocal rt = nbffi.load("
+                              .. options .. ")\nreturn rt", nbffi))
+            end
+            try ""
+            try "'libecho.so'"
+            try "{ library = 'echo' }"
+            try "{ runtime = 'c' }"
+            try "{ runtime = 'c', library = 'echo', librari = 1 }"
+            try "{ runtime = 'c', library = 'echo', 7 }"
+            try "{ runtime = 'cobol', library = 'echo' }"
+            try "{ runtime = 'c', library = '' }"
+            try "{ runtime = 'c', library = 5 }"
+            try "{ runtime = 'c', library = 'echo', entry = true }"
+            try "{ runtime = 'c', library = 'echo', config = {} }"
+            try "{ runtime = 'c', library = 'echo', name = '' }"
+            try "{ runtime = 'c', library = 'echo', pool = 1 }"
+            try "{ runtime = 'c', library = 'echo', on_full = 'drop' }"
+            try "{ runtime = 'c', library = 'echo', timeout = 0 }"
+            try "{ runtime = 'c', library = 'echo', timeout = '1' }"
+            try "{ runtime = 'c', library = 'echo', timeout = 0/0 }"
+            try "{ runtime = 'c', library = 'echo', max_response = -1 }"
+            try "{ runtime = 'c', library = 'echo', threads = 2 }"
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^caller:2: load: a table of options expected, got nil
+caller:2: load: a table of options expected, got string
+caller:2: load: runtime is missing.*
+caller:2: load: library is missing.*
+caller:2: load: unknown option "librari"
+caller:2: load: unknown option 1
+caller:2: load: runtime must be "c", got "cobol"
+caller:2: load: library must be .*
+caller:2: load: library must be .*
+caller:2: load: entry must be .*
+caller:2: load: config must be .*
+caller:2: load: name must be .*
+caller:2: load: pool must be .*
+caller:2: load: on_full must be "error" or "wait", got "drop"
+caller:2: load: timeout must be .*
+caller:2: load: timeout must be .*
+caller:2: load: timeout must be .*
+caller:2: load: max_response must be .*
+caller:2: load: unknown option "threads"$
+--- no_error_log
+[error]
+
+
+
+=== TEST 14: NUL bytes where C strings cannot have them
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            for _, key in ipairs { "name", "entry", "config", "library" } do
+                local opts = { runtime = "c", library = "verbs" }
+                opts[key] = "verbs\0verbs"
+                local rt, err = nbffi.load(opts)
+                ngx.say(key, ": ", rt, " ", type(err))
+            end
+        }
+    }
+--- request
+GET /t
+--- response_body
+name: nil string
+entry: nil string
+config: nil string
+library: nil string
+--- no_error_log
+[error]
+
+
+
+=== TEST 15: a pool that nobody declared
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local pool = "nobody's " .. ngx.var.request_id
+            local rt, err = nbffi.load { runtime = "c", library = "echo",
+                                         pool = pool }
+            ngx.say(rt, " ", err)
+            assert(nbffi.pool(pool, { threads = 1 }))
+            rt, err = nbffi.load { runtime = "c", library = "echo",
+                                   pool = pool }
+            ngx.say(rt:call("now"), " ", err)
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^nil .*"nobody's [0-9a-f]+".*
+now nil$
+--- no_error_log
+[error]
+
+
+
+=== TEST 16: init_by_lua: refused, with a hint
+--- http_config eval
+$::HttpConfig . q{
+    init_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt, err = nbffi.load { runtime = "c", library = "echo" }
+        package.loaded.seen = tostring(rt) .. " " .. tostring(err)
+    }
+}
+--- config
+    location = /t {
+        content_by_lua_block {
+            ngx.say(package.loaded.seen)
+            local nbffi = require "resty.nonblocking_ffi"
+            ngx.say(nbffi.load({ runtime = "c", library = "echo" })
+                    :call("later"))
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^nil .*init_by_lua.*init_worker.*
+later$
+--- no_error_log
+[error]
+
+
+
+=== TEST 17: init_worker_by_lua: blocks until the plugin is ready
+--- http_config eval
+$::HttpConfig . q{
+    init_worker_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local inits = require("test_plugins").entries().inits
+        local rt, err = nbffi.load { runtime = "c", library = "entries",
+                                     entry = "fine" }
+        local _, failure = nbffi.load { runtime = "c", library = "entries",
+                                        entry = "failing", config = "w" }
+        package.loaded.seen = { rt = rt, err = err, failure = failure,
+                                inits = inits() }
+    }
+}
+--- config
+    location = /t {
+        content_by_lua_block {
+            local seen = require "seen"
+            local nbffi = require "resty.nonblocking_ffi"
+            ngx.say(seen.inits, " ", seen.err)
+            ngx.say(seen.failure)
+            ngx.say(seen.rt:call("served"))
+            ngx.say(seen.rt == nbffi.load { runtime = "c", entry = "fine",
+                                            library = "entries" })
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^2 nil
+.*no such model: w
+served
+true$
+--- no_error_log
+[error]
+
+
+
+=== TEST 18: phases that cannot yield: only what is loaded already
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        set_by_lua_block $in_set {
+            local nbffi = require "resty.nonblocking_ffi"
+            local rt, err = nbffi.load { runtime = "c", library = "verbs",
+                                         config = ngx.var.request_id }
+            return tostring(rt) .. " " .. tostring(err)
+        }
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+            ngx.ctx.rt = rt
+            ngx.say("set: ", ngx.var.in_set)
+        }
+        header_filter_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local rt, err = nbffi.load { runtime = "c", library = "verbs",
+                                         config = ngx.var.request_id }
+            ngx.header["X-New"] = tostring(rt) .. " " .. tostring(err)
+            rt = nbffi.load { runtime = "c", library = "echo" }
+            ngx.header["X-Loaded"] = tostring(rt == ngx.ctx.rt)
+        }
+    }
+--- request
+GET /t
+--- response_body
+set: nil cannot yield in this phase
+--- response_headers
+X-New: nil cannot yield in this phase
+X-Loaded: true
+--- no_error_log
+[error]
+
+
+
+=== TEST 19: no core: the error lists every path that was tried
+--- http_config eval
+$::LuaPath . qq{
+    lua_package_cpath "/nowhere/?.so;$ENV{TEST_NGINX_PWD}/t/?/x.so";
+}
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local rt, err = nbffi.load { runtime = "c", library = "echo" }
+            ngx.say(rt, " ", (err:gsub("\n", "|")))
+            ngx.say(type(nbffi.stats().runtimes))
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^nil .*/nowhere/libnonblocking_ffi\.so.*/t/libnonblocking_ffi/x\.so.*
+table$
+--- no_error_log
+[error]
+
+
+
+=== TEST 20: a core that is none
+--- http_config eval
+$::LuaPath . qq{
+    lua_package_cpath "$ENV{TEST_NGINX_PWD}/target/test-plugins/libverbs.so";
+}
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local rt, err = nbffi.load { runtime = "c", library = "echo" }
+            ngx.say(rt, " ", err)
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+(?-s)^nil .*libverbs\.so.*does not fit.*$
+--- no_error_log
+[error]

@@ -1,0 +1,258 @@
+# What plugins log arrives in the log of nginx.
+
+use strict;
+use warnings;
+
+use Test::Nginx::Socket::Lua;
+use Cwd qw( cwd );
+
+my $pwd = cwd();
+our $HttpConfig = qq{
+    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
+};
+
+repeat_each(1);
+plan tests => repeat_each() * (blocks() * 3 + 17);
+no_long_string();
+timeout(20);
+run_tests();
+
+__DATA__
+
+=== TEST 1: a plugin's line has nginx's level and the runtime's name
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+                                       name = "talker" })
+        ngx.say(rt:call("log 6 for your notice"))
+    }
+}
+--- request
+GET /t
+--- response_body
+logged
+--- error_log eval
+qr/\[notice\] .*\btalker\b.* for your notice/
+--- no_error_log
+[error]
+
+
+
+=== TEST 2: every level
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+        for level = 1, 8 do rt:call("log " .. level .. " at level " .. level) end
+        ngx.say("logged")
+    }
+}
+--- request
+GET /t
+--- response_body
+logged
+--- grep_error_log eval: qr/\[\w+\] .*at level \d/
+--- grep_error_log_out eval
+qr/^\[emerg\] .*at level 1
+\[alert\] .*at level 2
+\[crit\] .*at level 3
+\[error\] .*at level 4
+\[warn\] .*at level 5
+\[notice\] .*at level 6
+\[info\] .*at level 7
+\[debug\] .*at level 8
+$/
+--- error_log
+[emerg]
+[alert]
+[crit]
+--- no_error_log
+never said
+
+
+
+=== TEST 3: levels that nginx does not log are dropped
+--- http_config eval: $::HttpConfig
+--- log_level: warn
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+        for _, level in ipairs { 8, 7, 6, 5, 8 } do
+            rt:call("log " .. level .. " at level " .. level)
+        end
+        ngx.say(nbffi.stats().log_dropped)
+    }
+}
+--- request
+GET /t
+--- response_body
+0
+--- error_log
+at level 5
+--- no_error_log
+at level 6
+at level 7
+at level 8
+
+
+
+=== TEST 4: levels beyond those there are
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+        rt:call("log 99 too verbose")
+        ngx.say(rt:call("log -5 too loud"))
+    }
+}
+--- request
+GET /t
+--- response_body
+logged
+--- error_log eval
+[qr/\[emerg\] .*too loud/, qr/\[debug\] .*too verbose/]
+--- no_error_log
+[error]
+
+
+
+=== TEST 5: empty, long, and many lines; lines from before the response
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+                                       name = "v" })
+        rt:call("log 5 ")
+        rt:call("log 5 long " .. ("x"):rep(900) .. " end")
+        for i = 1, 200 do rt:call("log 5 line " .. i .. ".") end
+        ngx.say(nbffi.stats().log_dropped)
+    }
+}
+--- request
+GET /t
+--- response_body
+0
+--- grep_error_log eval: qr/line \d+\.|long x{900} end/
+--- grep_error_log_out eval
+"long " . "x" x 900 . " end\n" . CORE::join("", map { "line $_.\n" } 1 .. 200)
+--- no_error_log
+[error]
+
+
+
+=== TEST 6: from init, in init_worker_by_lua, and from a plugin's own thread
+--- http_config eval
+$::HttpConfig . q{
+    init_worker_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+                                       name = "early" })
+        assert(rt:cast("log 5 before any request"))
+    }
+}
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local tp = require "test_plugins"
+        local late = tp.late()
+        local rt = assert(nbffi.load { runtime = "c", library = "late",
+                                       name = "other" })
+        local fut = rt:submit("key")
+        late.has("key")
+        late.act("key", "log", "from another thread")
+        -- Not even a response is needed for it to be written.
+        local path = ngx.config.prefix() .. "logs/error.log"
+        ngx.say(tp.poll(function()
+            local log = io.open(path):read("*a")
+            return log:find("[other] from another thread", 1, true)
+        end))
+        late.act("key", "respond", "x")
+        ngx.say(fut:wait())
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+x
+--- error_log
+[early] before any request
+[other] from another thread
+--- no_error_log
+[error]
+
+
+
+=== TEST 7: messages that would break a format string or a line
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+        rt:call("log 5 100%s %n %V done")
+        rt:call("log 5 one\ntwo")
+        rt:call("log 5 \255\254 bytes")
+        ngx.say("logged")
+    }
+}
+--- request
+GET /t
+--- response_body
+logged
+--- error_log
+100%s %n %V done
+one
+bytes
+--- no_error_log
+[error]
+
+
+
+=== TEST 8: more lines than there is room for are counted, not waited for
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local tp = require "test_plugins"
+        local late = tp.late()
+        local rt = assert(nbffi.load { runtime = "c", library = "late" })
+        local fut = rt:submit("key")
+        late.has("key")
+        -- nginx is busy with this loop, so nothing is written meanwhile.
+        local n = 0
+        while nbffi.stats().log_dropped < 10 and n < 200000 do
+            n = n + 1
+            late.act("key", "log", "flood")
+        end
+        ngx.say(n > 1000, " ", n < 200000)
+        late.act("key", "respond", "x")
+        ngx.say(fut:wait())
+        late.act("key", "log", "after the flood")
+        ngx.say(nbffi.stats().log_dropped == 10)
+    }
+}
+--- request
+GET /t
+--- response_body
+true true
+x
+true
+--- error_log
+after the flood
+--- no_error_log
+[error]

@@ -1,0 +1,144 @@
+-- What tests need of the plugins beside this file: the libraries themselves,
+-- opened with LuaJIT's ffi a second time, to look at them and to control them
+-- from nginx's thread while pool threads run them.
+
+local ffi = require "ffi"
+
+ffi.cdef[[
+void gate_reset(void);
+void gate_open(void);
+void gate_let(int tasks);
+int gate_started(void);
+int gate_ended(void);
+int gate_cancelled(void);
+int gate_inits(void);
+int gate_closes(void);
+void gate_order(char *to);
+
+int verbs_last(void);
+void verbs_forget(void);
+int verbs_released(void);
+
+int late_do(const char *key, const char *action, const char *data,
+    uint64_t len);
+int late_has(const char *key);
+int late_released(void);
+int late_users(void);
+
+int entries_inits(void);
+]]
+
+
+local _M = {}
+
+-- How long a test waits for what has to happen.
+local PATIENCE = 10
+
+
+local function open(name)
+    local path = assert(package.searchpath("lib" .. name, package.cpath,
+                                           "", ""))
+    return ffi.load(path)
+end
+
+
+-- Looks every few milliseconds until a condition holds. False if it never did.
+function _M.poll(condition)
+    local limit = ngx.now() + PATIENCE
+    while not condition() do
+        if ngx.now() > limit then
+            return false
+        end
+        ngx.sleep(0.002)
+    end
+    return true
+end
+
+
+-- The gate: open(), let(n), reset(), order(), and its counters as functions;
+-- has(counter, n) waits until a counter has come to n.
+function _M.gate()
+    local lib = open("gate")
+    local gate = {
+        open = lib.gate_open,
+        let = lib.gate_let,
+        reset = lib.gate_reset,
+        started = lib.gate_started,
+        ended = lib.gate_ended,
+        cancelled = lib.gate_cancelled,
+        inits = lib.gate_inits,
+        closes = lib.gate_closes,
+    }
+    function gate.order()
+        local buf = ffi.new("char[4096]")
+        lib.gate_order(buf)
+        return ffi.string(buf)
+    end
+    function gate.has(counter, n)
+        return _M.poll(function() return gate[counter]() >= n end)
+    end
+    return gate
+end
+
+
+-- late: act(key, action, data) does something with a task on the plugin's
+-- thread, has(key) waits until the task is there.
+function _M.late()
+    local lib = open("late")
+    return {
+        act = function(key, action, data)
+            data = data or ""
+            return lib.late_do(key, action, data, #data)
+        end,
+        has = function(key)
+            return _M.poll(function() return lib.late_has(key) == 1 end)
+        end,
+        released = lib.late_released,
+        users = lib.late_users,
+    }
+end
+
+
+-- verbs: last() waits for what a function returned that was called after the
+-- task was complete, and forgets it; released() counts releases.
+function _M.verbs()
+    local lib = open("verbs")
+    local UNKNOWN = 1000
+    return {
+        last = function()
+            _M.poll(function() return lib.verbs_last() ~= UNKNOWN end)
+            local last = lib.verbs_last()
+            lib.verbs_forget()
+            return last
+        end,
+        released = lib.verbs_released,
+    }
+end
+
+
+function _M.entries()
+    return { inits = open("entries").entries_inits }
+end
+
+
+-- Says values with blanks between them, without the nils at the end.
+function _M.say(...)
+    local values, last = { ... }, 0
+    for i = 1, select("#", ...) do
+        if values[i] ~= nil then last = i end
+        values[i] = tostring(values[i])
+    end
+    ngx.say(table.concat(values, " ", 1, last))
+end
+
+
+-- Runs a piece of Lua as a chunk named "caller" and returns the error that it
+-- raises, with the place that is blamed in front.
+function _M.blame(code, ...)
+    local chunk = assert(loadstring(code, "=caller"))
+    local ok, err = pcall(chunk, ...)
+    return ok and "no error" or err
+end
+
+
+return _M

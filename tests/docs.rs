@@ -1,0 +1,645 @@
+//! What README.md and docs/*.md print is true: every block of code in them is
+//! run, every link leads somewhere, every error is listed.
+//!
+//! | block        | what becomes of it |
+//! |--------------|--------------------|
+//! | `lua`        | runs in a content handler; `nbffi`, `rt` (the plugin echo) and `timer` (async_timer) are there already. What it says must be what its lines have behind `-->`, in order. `/path/to/` is the folder of the plugins. |
+//! | `nginx`      | a whole configuration: nginx runs with it, in front of what `scripts/install.sh` installed. Each `location =` of it is asked, and each `curl` of the following `sh` blocks runs. |
+//! | `nginx http` | the same, as a part of `http` |
+//! | `sh`         | by its first word, see [`check_command`] |
+//! | `c`          | compiled without a warning; a `cc` command of the same document makes a plugin of it, which Lua then calls |
+//! | `rust`       | a doc test of the author crate, which includes the document |
+//! | `toml`       | a manifest that cargo understands |
+//!
+//! There is no other kind of block, and none without a kind.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{symlink, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nonblocking_ffi::error::Error;
+use support::http::Client;
+use support::process::{self, Signal};
+use support::{eventually, plugins, root, Nginx, PATIENCE};
+
+/// A block of code, and where it is printed.
+#[derive(Debug, Clone)]
+struct Block {
+    place: String,
+    kind: String,
+    code: String,
+}
+
+/// A document by its path in the repository.
+struct Document {
+    name: String,
+    text: String,
+    blocks: Vec<Block>,
+}
+
+impl Document {
+    fn read(name: String) -> Self {
+        let text = fs::read_to_string(root().join(&name)).unwrap();
+        let blocks = blocks(&name, &text);
+        Self { name, text, blocks }
+    }
+
+    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Block> {
+        self.blocks.iter().filter(move |block| block.kind == kind)
+    }
+
+    /// The text without the blocks.
+    fn prose(&self) -> String {
+        let parts = self.text.split("```").step_by(2);
+        parts.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn documents() -> Vec<Document> {
+    let mut names = vec!["README.md".to_owned()];
+    for entry in fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            names.push(format!("docs/{name}"));
+        }
+    }
+    names.sort();
+    names.into_iter().map(Document::read).collect()
+}
+
+fn document(name: &str) -> Document {
+    Document::read(name.to_owned())
+}
+
+fn blocks(name: &str, text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut open: Option<Block> = None;
+    for (number, line) in text.lines().enumerate() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
+            (Some(kind), None) => {
+                open = Some(Block {
+                    place: format!("{name}:{}", number + 1),
+                    kind: kind.trim().to_owned(),
+                    code: String::new(),
+                });
+            }
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (None, Some(block)) => block.code += &format!("{line}\n"),
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "{name}: a block that does not end");
+    blocks
+}
+
+/// A folder that goes away with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nbffi-docs-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Self(path)
+    }
+
+    fn make(&self, name: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn said(output: &Output) -> String {
+    let bytes = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn run(place: &str, command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{place}: {command:?}: {error}"));
+    let text = said(&output);
+    assert!(output.status.success(), "{place}: {command:?}: {text}");
+    text
+}
+
+#[test]
+fn every_block_is_of_a_kind_that_is_tested() {
+    let known = ["lua", "nginx", "nginx http", "sh", "c", "rust", "toml"];
+    let crate_root = fs::read_to_string(root().join("plugin/src/lib.rs")).unwrap();
+    let mut seen = BTreeSet::new();
+    for document in documents() {
+        for Block { place, kind, .. } in &document.blocks {
+            assert!(known.contains(&kind.as_str()), "{place}: kind {kind:?}");
+            seen.insert(kind.clone());
+            let include = format!("include_str!(\"../../{}\")", document.name);
+            let included = crate_root.contains(&include);
+            assert!(kind != "rust" || included, "{place}: not a doc test");
+        }
+    }
+    assert_eq!(seen.len(), known.len(), "only {seen:?}");
+}
+
+/// The commands of a block: without prompts, with continued lines joined.
+fn commands(block: &Block) -> Vec<String> {
+    let joined = block.code.replace("\\\n", " ");
+    let lines = joined.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(str::to_owned).collect()
+}
+
+/// Where the plugins of a document's `cc` commands are: `lib<name>.so`.
+struct Built {
+    folder: Folder,
+    names: Vec<String>,
+}
+
+/// Compiles every `c` block, and runs the `cc` commands as they are printed.
+fn build_c(document: &Document) -> Built {
+    let folder = Folder::new();
+    symlink(root().join("include"), folder.0.join("include")).unwrap();
+    let sources: Vec<&Block> = document.of_kind("c").collect();
+    for (number, block) in sources.iter().enumerate() {
+        let source = folder.0.join(format!("block{number}.c"));
+        fs::write(&source, &block.code).unwrap();
+        let strict = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+        let mut cc = Command::new("cc");
+        cc.args(strict).args(["-fsyntax-only", "-Iinclude"]);
+        run(&block.place, cc.arg(source).current_dir(&folder.0));
+    }
+    let mut names = Vec::new();
+    for block in document.of_kind("sh") {
+        for command in commands(block).iter().filter(|c| c.starts_with("cc ")) {
+            let mut words = command.split_whitespace();
+            let stem = words.find_map(|word| word.strip_suffix(".c"));
+            let stem = stem.unwrap_or_else(|| panic!("{}: no source", block.place));
+            let named = sources.iter().find(|source| source.code.contains(stem));
+            let source = named.or(sources.first()).expect("no C in the document");
+            fs::write(folder.0.join(format!("{stem}.c")), &source.code).unwrap();
+            let mut sh = Command::new("sh");
+            sh.arg("-c").arg(command).current_dir(&folder.0);
+            run(&block.place, &mut sh);
+            names.push(stem.to_owned());
+        }
+    }
+    Built { folder, names }
+}
+
+/// What a `lua` block is to say: whatever its lines have behind `-->`.
+fn expected(code: &str) -> String {
+    let marks = code.lines().filter_map(|line| line.split_once("--> "));
+    marks
+        .map(|(_, text)| format!("{}\n", text.trim()))
+        .collect()
+}
+
+fn run_lua(document: &Document) {
+    let built = build_c(document);
+    let blocks: Vec<&Block> = document.of_kind("lua").collect();
+    if blocks.is_empty() && built.names.is_empty() {
+        return;
+    }
+    let mut builder = Nginx::builder().plugin("async_timer").init_worker(
+        "rt = assert(nbffi.load { runtime = 'c', library = 'echo' })
+         timer = assert(nbffi.load { runtime = 'c', library = 'async_timer' })",
+    );
+    for (number, block) in blocks.iter().enumerate() {
+        let code = block
+            .code
+            .replace("\"/path/to/", "ngx.config.prefix() .. \"lib/");
+        builder = builder.location(
+            &format!("/block/{number}"),
+            &format!(
+                "local ok, err = xpcall(function()\n{code}\nend, debug.traceback)
+                 ngx.print(ok and 'the end' or err)"
+            ),
+        );
+    }
+    for name in &built.names {
+        builder = builder.location(
+            &format!("/built/{name}"),
+            &format!(
+                "local built = assert(nbffi.load {{
+                     runtime = 'c', library = '{name}', name = 'built {name}'
+                 }})
+                 ngx.print(assert(built:call('42')))"
+            ),
+        );
+    }
+    let nginx = builder.start();
+    for name in &built.names {
+        let library = format!("lib{name}.so");
+        let installed = nginx.dir().join("prefix/lib").join(&library);
+        fs::copy(built.folder.0.join(&library), installed).unwrap();
+        assert_eq!(nginx.text(&format!("/built/{name}")), "42", "{name}");
+    }
+    for (number, block) in blocks.iter().enumerate() {
+        let text = nginx.text(&format!("/block/{number}"));
+        let expected = expected(&block.code) + "the end";
+        assert_eq!(text, expected, "{}", block.place);
+    }
+}
+
+#[test]
+fn lua_and_c_of_the_documents_do_what_they_say() {
+    documents().iter().for_each(run_lua);
+}
+
+/// An nginx with a configuration as it is printed.
+struct Server {
+    child: Child,
+    port: u16,
+    folder: Folder,
+}
+
+impl Server {
+    fn start(block: &Block) -> Self {
+        let folder = Folder::new();
+        let logs = folder.make("logs", 0o777);
+        let temp = folder.make("temp", 0o777);
+        let installed = folder.make("installed", 0o755);
+        let (lua, lib) = (installed.join("lua"), installed.join("lib"));
+        let mut install = Command::new("sh");
+        install.arg("scripts/install.sh").args([&lua, &lib]);
+        install.arg(installed.join("include")).current_dir(root());
+        run(&block.place, &mut install);
+        for name in ["blocking", "echo"] {
+            plugins::install(name, &lib);
+        }
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let mut inside: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("{what}_temp_path {}/{what};\n", temp.display()))
+            .concat();
+        inside += "access_log off;\n";
+        if !block.code.contains("lua_package_path") {
+            let (lua, lib) = (lua.display(), lib.display());
+            inside += &format!("lua_package_path '{lua}/?.lua;;';\n");
+            inside += &format!("lua_package_cpath '{lib}/?.so;;';\n");
+        }
+        let mut conf = match block.kind.as_str() {
+            "nginx http" => {
+                let server = match block.code.contains("listen ") {
+                    true => "",
+                    false => "server { listen 127.0.0.1:8080; }",
+                };
+                format!("events {{}}\nhttp {{\n{}\n{server}\n}}\n", block.code)
+            }
+            _ => block.code.clone(),
+        };
+        assert!(
+            conf.contains("127.0.0.1:8080"),
+            "{}: no listen",
+            block.place
+        );
+        conf = conf.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
+        conf = conf.replacen("http {\n", &format!("http {{\n{inside}"), 1);
+        let path = folder.0.join("nginx.conf");
+        fs::write(&path, conf).unwrap();
+
+        let found = run(
+            &block.place,
+            Command::new("sh").arg(root().join("scripts/nginx-env.sh")),
+        );
+        let value = |key: &str| {
+            let line = found.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap().trim_matches(['=', '\'']).to_owned()
+        };
+        let mut main = format!(
+            "daemon off; pid {0}/pid; error_log {0}/error.log notice;",
+            logs.display()
+        );
+        for module in value("TEST_NGINX_LOAD_MODULES").split_whitespace() {
+            main += &format!(" load_module {module};");
+        }
+        if let Some(user) = process::unprivileged_user() {
+            main += &format!(" user {user};");
+        }
+        let nginx = || {
+            let mut nginx = Command::new(value("TEST_NGINX_BINARY"));
+            nginx.arg("-p").arg(&folder.0).arg("-c").arg(&path);
+            nginx.arg("-g").arg(&main).stdin(Stdio::null());
+            nginx
+        };
+        run(&block.place, nginx().arg("-t"));
+        let output = fs::File::create(logs.join("output")).unwrap();
+        let child = nginx().stderr(output).spawn().unwrap();
+        let server = Self {
+            child,
+            port,
+            folder,
+        };
+        eventually("nginx answers", PATIENCE, || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        server
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.0.join("logs/error.log")).unwrap_or_default()
+    }
+
+    /// Every exact location answers, and nothing is wrong in the log.
+    fn check(&self, block: &Block) {
+        let rest = block.code.split("location = ").skip(1);
+        for path in rest.filter_map(|rest| rest.split_whitespace().next()) {
+            let response = Client::new(self.port).get(path).unwrap();
+            let status = response.status;
+            assert_eq!(status, 200, "{}: {path}\n{}", block.place, self.log());
+        }
+        for level in ["[emerg]", "[alert]", "[crit]", "[error]", "[warn]"] {
+            let log = self.log();
+            assert!(!log.contains(level), "{}:\n{log}", block.place);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        process::signal(self.child.id() as i32, Signal::Quit);
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs or checks a command that a document tells people to type.
+fn check_command(place: &str, command: &str, server: Option<&Server>) {
+    let command = command.strip_prefix("sudo ").unwrap_or(command);
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let repository = || {
+        let manifest = read("Cargo.toml");
+        let line = manifest
+            .lines()
+            .find(|line| line.starts_with("repository = "));
+        line.unwrap().split('"').nth(1).unwrap().to_owned()
+    };
+    match words[0] {
+        // Run by `build_c`.
+        "cc" => {}
+        "curl" => {
+            let server = server.unwrap_or_else(|| panic!("{place}: no nginx"));
+            let here = format!("127.0.0.1:{}", server.port);
+            let command = command.replace("127.0.0.1:8080", &here);
+            assert!(command.contains(" -f "), "{place}: failures must show");
+            let answer = run(place, Command::new("sh").arg("-c").arg(&command));
+            assert!(!answer.is_empty(), "{place}: no answer");
+        }
+        "make" => {
+            // Names the targets and variables, but builds nothing.
+            let makefile = read("Makefile");
+            for word in &words[1..] {
+                if let Some((variable, _)) = word.split_once('=') {
+                    let used = makefile.contains(&format!("$({variable})"));
+                    assert!(used, "{place}: no variable {variable}");
+                }
+            }
+            let mut make = Command::new("make");
+            make.arg("-n").args(&words[1..]).current_dir(root());
+            run(place, &mut make);
+        }
+        "apt-get" => {
+            assert_eq!(words[1], "install", "{place}");
+            let deps = read("scripts/deps.sh");
+            for package in &words[2..] {
+                assert!(deps.contains(package), "{place}: package {package}");
+                assert_ne!(*package, "luajit", "{place}: removes nginx's module");
+            }
+        }
+        "git" => {
+            let expected = ["git", "clone", &format!("{}.git", repository())];
+            assert_eq!(words, expected, "{place}");
+        }
+        "cd" => {
+            let repository = repository();
+            assert_eq!(repository.rsplit('/').next(), Some(words[1]), "{place}");
+        }
+        "luarocks" => {
+            assert_eq!(words.last(), Some(&"make"), "{place}");
+            let files = fs::read_dir(root()).unwrap();
+            let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+            assert_eq!(names.filter(|name| name.ends_with(".rockspec")).count(), 1);
+        }
+        other => panic!("{place}: nobody knows how to test `{other}`"),
+    }
+}
+
+#[test]
+fn configurations_work_and_commands_exist() {
+    for document in documents() {
+        let mut server: Option<Server> = None;
+        for block in &document.blocks {
+            match block.kind.as_str() {
+                "nginx" | "nginx http" => {
+                    let next = Server::start(block);
+                    next.check(block);
+                    server = Some(next);
+                }
+                "sh" => {
+                    for command in commands(block) {
+                        check_command(&block.place, &command, server.as_ref());
+                    }
+                }
+                "toml" => {
+                    let folder = Folder::new();
+                    let plugin = root().join("plugin").display().to_string();
+                    let path = "/path/to/lua-resty-nonblocking-ffi/plugin";
+                    assert!(block.code.contains(path), "{}", block.place);
+                    let manifest = block.code.replace(path, &plugin);
+                    fs::write(folder.0.join("Cargo.toml"), manifest).unwrap();
+                    fs::create_dir(folder.0.join("src")).unwrap();
+                    fs::write(folder.0.join("src/lib.rs"), "").unwrap();
+                    let mut cargo = Command::new(env!("CARGO"));
+                    cargo.args(["metadata", "--no-deps", "--offline", "--format-version=1"]);
+                    let metadata = run(&block.place, cargo.current_dir(&folder.0));
+                    assert!(metadata.contains("cdylib"), "{}: {metadata}", block.place);
+                    assert!(metadata.contains("\"nonblocking-ffi-plugin\""));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The anchor that a heading gets where Markdown is shown.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let underlined = lines.windows(2).filter(|pair| {
+        let line = pair[1];
+        line.len() > 2 && (line.chars().all(|c| c == '=') || line.chars().all(|c| c == '-'))
+    });
+    let hashed = lines.iter().filter(|line| line.starts_with('#'));
+    let hashed = hashed.map(|line| anchor(line.trim_start_matches('#')));
+    hashed
+        .chain(underlined.map(|pair| anchor(pair[0])))
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for document in documents() {
+        let folder = root().join(&document.name);
+        let folder = folder.parent().unwrap();
+        for link in document.prose().split("](").skip(1) {
+            let link = link.split(')').next().unwrap();
+            if link.contains("://") {
+                continue;
+            }
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => root().join(&document.name),
+                path => folder.join(path),
+            };
+            assert!(target.exists(), "{}: {link}", document.name);
+            if !anchor.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let known = anchors(&text);
+                assert!(known.contains(anchor), "{}: {link}", document.name);
+            }
+        }
+    }
+}
+
+/// Files and tests that a document names, as `tests/x.rs` or `t/01-x.t`, exist;
+/// and of `tests/x.rs`: `a`, `b` in one line of a list, a and b are tests of x.
+#[test]
+fn files_and_tests_that_are_named_exist() {
+    let mut named = 0;
+    for document in documents() {
+        let mut source = String::new();
+        for line in document.prose().replace("\n  ", " ").lines() {
+            source.clear();
+            for code in line.split('`').skip(1).step_by(2) {
+                let folders = [
+                    "src/",
+                    "tests/",
+                    "t/",
+                    "lua/",
+                    "plugin/",
+                    "scripts/",
+                    "examples/",
+                ];
+                if folders.iter().any(|folder| code.starts_with(folder)) {
+                    let path = root().join(code);
+                    assert!(path.exists(), "{}: {code}", document.name);
+                    if path.is_file() {
+                        source = fs::read_to_string(path).unwrap();
+                    }
+                } else if code.matches('_').count() >= 2
+                    && !source.is_empty()
+                    && line.starts_with("| ")
+                {
+                    let known = source.contains(&format!("fn {code}()"));
+                    assert!(known, "{}: no test {code}", document.name);
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named > 10, "only {named} tests are named");
+}
+
+#[test]
+fn every_error_is_documented() {
+    let errors = document("docs/errors.md").text;
+    let readme = document("README.md").text;
+    for error in Error::ALL.into_iter().filter(|&error| error != Error::Load) {
+        let text = error.to_string();
+        let listed = |document: &str| {
+            document.contains(&format!("| `{text}` |"))
+                || document.contains(&format!("| `{text}: <message>` |"))
+        };
+        assert!(listed(&errors), "docs/errors.md: {text}");
+        assert!(listed(&readme), "README.md: {text}");
+    }
+}
+
+/// Source with the pieces of split strings put together, so that a text can be
+/// found whatever the line length did to it.
+fn sources() -> String {
+    fn collect(folder: &Path, into: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else {
+                *into += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(&root().join("src"), &mut text);
+    collect(&root().join("lua"), &mut text);
+    let text = text.replace("\\\n", " ").replace("\\\"", "\"");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    text.replace("\" .. \"", "").replace("\"\" .. ", "\" .. ")
+}
+
+/// The tables of errors in operations.md quote the source; `<...>` stands for
+/// what varies.
+#[test]
+fn errors_of_load_are_those_of_the_source() {
+    let operations = document("docs/operations.md").text;
+    let start = operations.find("### Errors of load").expect("the section");
+    let section = &operations[start + 1..];
+    let section = &section[..section.find("\n## ").unwrap_or(section.len())];
+    let sources = sources();
+    let mut checked = 0;
+    for line in section.lines().filter(|line| line.starts_with("| `")) {
+        let text = line.split('`').nth(1).unwrap();
+        for part in text.split('<').flat_map(|part| part.split('>').next_back()) {
+            let part = part.trim_matches(['"', ' ', '\\']);
+            assert!(sources.contains(part), "docs/operations.md: {part:?}");
+        }
+        checked += 1;
+    }
+    assert!(checked >= 15, "only {checked} errors are listed");
+}
+
+/// Every function with a `-- syntax:` in the Lua files has its section.
+#[test]
+fn every_function_is_documented() {
+    let api = document("docs/api.md").text;
+    let mut functions = 0;
+    for file in ["", "/runtime", "/future"] {
+        let name = format!("lua/resty/nonblocking_ffi{file}.lua");
+        let source = fs::read_to_string(root().join(name)).unwrap();
+        for line in source.lines() {
+            let Some(syntax) = line.strip_prefix("-- syntax: ") else {
+                continue;
+            };
+            let call = syntax.rsplit(" = ").next().unwrap();
+            let function = call.split('(').next().unwrap();
+            let heading = format!("\n## {function}\n");
+            assert!(api.contains(&heading), "docs/api.md: {function}");
+            let documented = format!("\n## {function}\n\n**syntax:** `{syntax}`\n");
+            assert!(api.contains(&documented), "docs/api.md: {syntax}");
+            functions += 1;
+        }
+    }
+    assert!(functions >= 12, "only {functions} functions");
+}

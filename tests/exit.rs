@@ -1,0 +1,136 @@
+//! Workers that exit while pool threads, and a plugin's own, are running: code
+//! 0 and no crash, again and again.
+
+mod support;
+
+use support::builder::Builder;
+use support::plugins::Count;
+use support::process::{self, Signal};
+use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+
+const WORKERS: usize = 4;
+/// Tasks that run in each worker, all of them endless.
+const BUSY: u64 = 8;
+
+/// Every worker starts to work as soon as it is there: four pool threads sleep,
+/// compute, or look whether they are cancelled, and four threads of the plugin
+/// will answer some time; more tasks wait in the queue.
+fn busy() -> Builder {
+    Nginx::builder()
+        .workers(WORKERS)
+        .setup("threads = 4, shutdown_timeout = 0.02")
+        .init_worker(
+            "local rt, async = harness.fault(), harness.async()
+             local function cast(runtime, request)
+                 assert(runtime:cast(request, { timeout = 3600 }))
+             end
+             for i = 1, 4 do
+                 cast(async, 'late ' .. i * 20)
+             end
+             cast(rt, 'sleep 3600000')
+             cast(rt, 'linger 3600000')
+             cast(rt, 'spin 300000')
+             cast(rt, 'spin 3600000000')
+             for i = 1, 20 do
+                 cast(rt, 'sleep 3600000')
+                 cast(async, 'late 10')
+             end",
+        )
+}
+
+#[test]
+fn two_hundred_times_in_a_row() {
+    let mut nginx = busy().start();
+    let mut exits = 0;
+    let mut round = 0;
+    while exits < 200 {
+        // All that have been started so far have run that much.
+        let goal = (exits + WORKERS) as u64 * BUSY;
+        eventually("all workers are at work", PATIENCE, || {
+            nginx.counters().get(Count::Started) >= goal
+        });
+        let workers = nginx.workers();
+        assert_eq!(workers.len(), WORKERS);
+        match round % 3 {
+            0 => nginx.signal(Signal::Hup),
+            1 => workers
+                .iter()
+                .for_each(|&pid| process::signal(pid, Signal::Term)),
+            _ => workers
+                .iter()
+                .for_each(|&pid| process::signal(pid, Signal::Quit)),
+        }
+        for worker in workers {
+            nginx.wait_gone(worker, PATIENCE);
+        }
+        exits += WORKERS;
+        eventually("the exits are in the log", PATIENCE, || {
+            nginx.clean_exits() == exits
+        });
+        round += 1;
+    }
+    nginx.stop(Signal::Term, EXIT_PROMISE);
+    assert_eq!(nginx.clean_exits(), exits + WORKERS);
+}
+
+/// A request that is read by the plugin is not freed under it, and a response
+/// that is being written when the worker exits does no harm.
+#[test]
+fn large_requests_are_in_use_at_the_exit() {
+    let mut nginx = Nginx::builder()
+        .workers(2)
+        .setup("threads = 4, shutdown_timeout = 0.02")
+        .init_worker(
+            "ngx.timer.at(0, function()
+                 local echo = harness.echo()
+                 local request = ('x'):rep(4000000)
+                 local function feed()
+                     while not ngx.worker.exiting() do
+                         echo:call(request .. ngx.now())
+                     end
+                 end
+                 for i = 1, 8 do
+                     ngx.thread.spawn(feed)
+                 end
+                 harness.fault():cast('echo 1')
+             end)",
+        )
+        .start();
+    for round in 1..=10 {
+        eventually("the workers are at work", PATIENCE, || {
+            nginx.counters().get(Count::Started) >= 2 * round
+        });
+        let workers = nginx.workers();
+        if round % 2 == 0 {
+            workers
+                .iter()
+                .for_each(|&pid| process::signal(pid, Signal::Term));
+        } else {
+            nginx.signal(Signal::Hup);
+        }
+        for worker in workers {
+            nginx.wait_gone(worker, PATIENCE);
+        }
+    }
+    nginx.stop(Signal::Term, EXIT_PROMISE);
+    // Those that were to replace the last ones may not have been started.
+    assert!(nginx.clean_exits() >= 20, "{}", nginx.log());
+}
+
+/// An init that takes its time does not keep a worker from stopping.
+#[test]
+fn a_worker_stops_while_a_plugin_is_being_loaded() {
+    let mut nginx = Nginx::builder()
+        .init_worker(
+            "ngx.timer.at(0, function()
+                 nbffi.load { runtime = 'c', library = 'fault', timeout = 3600,
+                              config = 'init_ms=3600000' }
+             end)
+             ngx.timer.at(0, function() harness.fault():cast('echo 1') end)",
+        )
+        .start();
+    eventually("the other runtime is at work", PATIENCE, || {
+        nginx.counters().get(Count::Ended) == 1
+    });
+    nginx.stop(Signal::Term, EXIT_PROMISE);
+}

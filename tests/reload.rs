@@ -1,0 +1,302 @@
+//! Reload, quit and stop of an nginx whose workers are at work: no request is
+//! lost, and old workers leave as soon as they may.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::builder::Builder;
+use support::http::Load;
+use support::plugins::Count;
+use support::process::{self, Signal};
+use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+
+/// `/sleep?<ms>+<id>`: sleeps in a pool thread and answers the request. The
+/// calls of a request go one after the other.
+fn sleeper() -> Builder {
+    Nginx::builder()
+        .init("nbffi.pool('wide', { threads = 8 })")
+        .location(
+            "/sleep",
+            "local ms, id = ngx.var.args:match('^(%d+)-(%d+)$')
+             local rt = harness.fault { pool = 'wide' }
+             ngx.print(assert(rt:call('sleep ' .. ms .. ' ' .. id)))",
+        )
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    let nginx = sleeper().workers(2).start();
+    let load = Load::start(&nginx, 8, "/sleep?5-", "sleep 5 ");
+    for _ in 0..5 {
+        load.await_more(50);
+        let old = nginx.reload();
+        for worker in old {
+            nginx.wait_gone(worker, EXIT_PROMISE);
+        }
+    }
+    load.await_more(50);
+    let outcome = load.stop();
+    assert_eq!(outcome.failures, [""; 0]);
+    assert_eq!(outcome.answered, outcome.sent);
+    // No request was run twice, none was answered without.
+    let runs = nginx.counters().runs(outcome.sent);
+    assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
+}
+
+#[test]
+fn an_old_worker_finishes_its_calls_and_leaves() {
+    let nginx = sleeper().start();
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| {
+            let answer = nginx.text("/sleep?1000-1");
+            (answer, Instant::now())
+        });
+        eventually("the call runs", PATIENCE, || {
+            nginx.counters().get(Count::Running) == 1
+        });
+        nginx.reload();
+        assert!(process::is_alive(worker));
+        // The new worker serves meanwhile.
+        assert_eq!(nginx.text("/sleep?1-2"), "sleep 1 2");
+        let (answer, answered) = long.join().unwrap();
+        assert_eq!(answer, "sleep 1000 1");
+        nginx.wait_gone(worker, EXIT_PROMISE.saturating_sub(answered.elapsed()));
+    });
+}
+
+#[test]
+fn calls_that_a_request_makes_after_the_reload_still_work() {
+    let nginx = Nginx::builder()
+        .location(
+            "/series",
+            "local rt = harness.fault()
+             for i = 1, 5 do
+                 assert(rt:call('sleep 100 ' .. i) == 'sleep 100 ' .. i)
+                 local future = assert(rt:submit('echo 0 ' .. 10 + i))
+                 ngx.sleep(0.02)
+                 assert(future:wait() == 'echo 0 ' .. 10 + i)
+                 assert(rt:cast('echo 0 ' .. 20 + i))
+             end
+             local found, missing = nbffi.wait_all {
+                 rt:submit('sleep 1 31'), rt:submit('sleep 1 32')
+             }
+             ngx.print(found[1], found[2], next(missing))",
+        )
+        .start();
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        let series = scope.spawn(|| nginx.text("/series"));
+        eventually("the first call runs", PATIENCE, || {
+            nginx.counters().get(Count::Started) == 1
+        });
+        nginx.reload();
+        assert_eq!(series.join().unwrap(), "sleep 1 31sleep 1 32nil");
+        nginx.wait_gone(worker, EXIT_PROMISE);
+    });
+    let runs = nginx.counters().runs(32);
+    let expected = (1..=32).map(|id| {
+        u64::from([0, 10, 20, 30].iter().any(|&tens| {
+            let ones = if tens == 30 { 2 } else { 5 };
+            id > tens && id <= tens + ones
+        }))
+    });
+    assert_eq!(runs, expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn quit_answers_what_it_has_begun() {
+    let mut nginx = sleeper().workers(2).start();
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (1..=8)
+            .map(|id| {
+                let nginx = &nginx;
+                scope.spawn(move || nginx.text(&format!("/sleep?500-{id}")))
+            })
+            .collect();
+        eventually("all calls run", PATIENCE, || {
+            nginx.counters().get(Count::Started) == 8
+        });
+        nginx.signal(Signal::Quit);
+        for (index, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.join().unwrap(), format!("sleep 500 {}", index + 1));
+        }
+    });
+    nginx.wait_stopped(EXIT_PROMISE);
+    assert_eq!(nginx.counters().runs(8), [1; 8]);
+}
+
+#[test]
+fn stop_ends_at_once_whatever_runs_and_waits() {
+    let mut nginx = sleeper().workers(2).start();
+    let load = Load::start(&nginx, 24, "/sleep?60000-", "");
+    eventually("pool threads are busy", PATIENCE, || {
+        nginx.counters().get(Count::Running) >= 8
+    });
+    nginx.stop(Signal::Term, EXIT_PROMISE);
+    let outcome = load.stop();
+    assert_eq!(outcome.answered, 0);
+    let runs = nginx.counters().runs(outcome.sent);
+    assert!(runs.iter().all(|&runs| runs <= 1), "{runs:?}");
+}
+
+#[test]
+fn a_killed_worker_is_replaced_and_the_others_go_on() {
+    let mut nginx = sleeper().workers(3).start();
+    const KILLS: usize = 5;
+    nginx.allow_kills(KILLS);
+    let load = Load::start(&nginx, 8, "/sleep?3-", "sleep 3 ");
+    for _ in 0..KILLS {
+        load.await_more(50);
+        let before = nginx.workers();
+        let victim: i32 = nginx.text("/pid").parse().unwrap();
+        process::signal(victim, Signal::Kill);
+        eventually("a new worker", PATIENCE, || {
+            let now = nginx.workers();
+            now.len() == 3 && !now.contains(&victim) && now != before
+        });
+    }
+    load.await_more(200);
+    let outcome = load.stop();
+    // A client has one request under way at a time, so a kill can cost each at
+    // most one.
+    assert!(
+        outcome.failures.len() <= 8 * KILLS,
+        "{:?}",
+        outcome.failures
+    );
+    assert_eq!(
+        outcome.answered + outcome.failures.len() as u64,
+        outcome.sent
+    );
+    let runs = nginx.counters().runs(outcome.sent);
+    // The client sends a request again if the kept connection was closed
+    // before a byte came: also after a kill.
+    let repeated = runs.iter().filter(|&&runs| runs > 1).count();
+    assert!(
+        repeated <= 8 * KILLS && runs.iter().all(|&runs| runs <= 2),
+        "{runs:?}"
+    );
+}
+
+#[test]
+fn what_was_cast_before_a_reload_still_runs() {
+    let nginx = Nginx::builder()
+        .setup("threads = 1, shutdown_timeout = 20")
+        .location(
+            "/cast",
+            "local rt = harness.fault()
+             for id = 1, 30 do
+                 assert(rt:cast('sleep 10 ' .. id))
+             end",
+        )
+        .start();
+    let worker = nginx.worker();
+    nginx.text("/cast");
+    nginx.reload();
+    nginx.wait_gone(worker, PATIENCE);
+    assert_eq!(nginx.counters().runs(30), [1; 30]);
+}
+
+#[test]
+fn what_was_cast_is_given_up_after_the_shutdown_timeout() {
+    let nginx = Nginx::builder()
+        .setup("threads = 1, shutdown_timeout = 0.2")
+        .location(
+            "/cast",
+            "local rt = harness.fault()
+             for id = 1, 30 do
+                 assert(rt:cast('sleep 60000 ' .. id))
+             end",
+        )
+        .start();
+    let worker = nginx.worker();
+    nginx.text("/cast");
+    eventually("the first one runs", PATIENCE, || {
+        nginx.counters().get(Count::Started) == 1
+    });
+    nginx.reload();
+    nginx.wait_gone(worker, EXIT_PROMISE);
+    assert_eq!(nginx.counters().get(Count::Started), 1);
+}
+
+#[test]
+fn a_plugin_that_never_answers_does_not_hold_an_old_worker() {
+    let nginx = Nginx::builder()
+        .location(
+            "/never",
+            "local rt = harness.async()
+             harness.say(rt:call('never 0 1', { timeout = 0.5 }))",
+        )
+        .location(
+            "/cast",
+            "local rt = harness.async()
+             assert(rt:cast('never 0 2', { timeout = 3600 }))
+             assert(rt:submit('never 0 3', { timeout = 3600 }))",
+        )
+        .start();
+    // One that has timed out before, two that nobody waits for, and one that
+    // times out after the reload.
+    assert_eq!(nginx.text("/never"), "error timeout code=nil message=nil");
+    nginx.text("/cast");
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| nginx.text("/never"));
+        eventually("all calls run", PATIENCE, || {
+            nginx.counters().get(Count::Started) == 4
+        });
+        nginx.reload();
+        assert_eq!(call.join().unwrap(), "error timeout code=nil message=nil");
+        nginx.wait_gone(worker, EXIT_PROMISE);
+    });
+}
+
+#[test]
+fn killed_coroutines_do_not_hold_an_old_worker() {
+    let ways = [
+        "rt:call('never 0 1', { timeout = 3600 })",
+        "rt:submit('never 0 1', { timeout = 3600 }):wait()",
+        "nbffi.wait_all { rt:submit('never 0 1', { timeout = 3600 }) }",
+        "nbffi.wait_any { rt:submit('never 0 1', { timeout = 3600 }) }",
+    ];
+    for way in ways {
+        let nginx = Nginx::builder()
+            .location(
+                "/killed",
+                &format!(
+                    "local rt = harness.async()
+                     local thread = ngx.thread.spawn(function() {way} end)
+                     while rt:stats().running == 0 do
+                         ngx.sleep(0.001)
+                     end
+                     assert(ngx.thread.kill(thread))"
+                ),
+            )
+            .start();
+        nginx.text("/killed");
+        let worker = nginx.worker();
+        nginx.reload();
+        println!("{way}");
+        nginx.wait_gone(worker, EXIT_PROMISE);
+    }
+}
+
+#[test]
+fn an_idle_worker_closes_its_runtimes_and_leaves_at_once() {
+    let nginx = Nginx::builder()
+        .workers(2)
+        .init_worker("runtime = harness.fault(); harness.async()")
+        .start();
+    for round in 1..=3 {
+        eventually("all runtimes are there", PATIENCE, || {
+            nginx.counters().get(Count::Inits) == 4 * round
+        });
+        let start = Instant::now();
+        for worker in nginx.reload() {
+            nginx.wait_gone(worker, EXIT_PROMISE);
+        }
+        assert!(start.elapsed() < EXIT_PROMISE + Duration::from_secs(1));
+        assert_eq!(nginx.counters().get(Count::Closes), 4 * round);
+    }
+}

@@ -1,0 +1,322 @@
+//! What an nginx is to be like, and its start.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+
+use super::plugins::{self, Counters};
+use super::{process, root, Nginx};
+
+/// What an nginx is to be like.
+pub struct Builder {
+    workers: usize,
+    main: String,
+    setup: String,
+    init: String,
+    init_worker: String,
+    http: String,
+    server: String,
+    socket_dirs: Option<Vec<PathBuf>>,
+    read_only_prefix: bool,
+    plugins: Vec<String>,
+}
+
+impl Builder {
+    /// One worker and no locations but the harness's own.
+    pub fn new() -> Self {
+        Self {
+            workers: 1,
+            main: String::new(),
+            setup: String::new(),
+            init: String::new(),
+            init_worker: String::new(),
+            http: String::new(),
+            server: String::new(),
+            socket_dirs: None,
+            read_only_prefix: false,
+            plugins: Vec::new(),
+        }
+    }
+
+    /// How many workers it has; 1 by default.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// More directives outside of `http`.
+    pub fn main(mut self, text: &str) -> Self {
+        self.main.push_str(text);
+        self
+    }
+
+    /// More options for `nbffi.setup`, in Lua: `"timeout = 5, "`.
+    pub fn setup(mut self, text: &str) -> Self {
+        self.setup.push_str(text);
+        self
+    }
+
+    /// More Lua code for `init_by_lua`.
+    pub fn init(mut self, text: &str) -> Self {
+        self.init.push_str(text);
+        self
+    }
+
+    /// Lua code for `init_worker_by_lua`.
+    pub fn init_worker(mut self, text: &str) -> Self {
+        self.init_worker.push_str(text);
+        self
+    }
+
+    /// More directives of `http`.
+    pub fn http(mut self, text: &str) -> Self {
+        self.http.push_str(text);
+        self
+    }
+
+    /// A location whose content is this Lua code.
+    pub fn location(mut self, path: &str, code: &str) -> Self {
+        self.server.push_str(&format!(
+            "location = {path} {{ content_by_lua_block {{\n{code}\n}} }}\n"
+        ));
+        self
+    }
+
+    /// More directives of `server`.
+    pub fn server(mut self, text: &str) -> Self {
+        self.server.push_str(text);
+        self
+    }
+
+    /// Where sockets may be made, instead of a folder of the test's own.
+    pub fn socket_dirs(mut self, directories: &[&Path]) -> Self {
+        self.socket_dirs = Some(directories.iter().map(|path| path.to_path_buf()).collect());
+        self
+    }
+
+    /// Neither nginx nor its workers may write to nginx's prefix.
+    pub fn read_only_prefix(mut self) -> Self {
+        self.read_only_prefix = true;
+        self
+    }
+
+    /// Another plugin to copy to where `library = "<name>"` finds it. The
+    /// plugins `fault` and `echo` always are there.
+    pub fn plugin(mut self, name: &str) -> Self {
+        self.plugins.push(name.to_owned());
+        self
+    }
+
+    /// Starts nginx and waits until it answers.
+    pub fn start(self) -> Nginx {
+        // Somebody else may take the port between our look and nginx's bind.
+        for _ in 0..5 {
+            if let Some(nginx) = self.try_start() {
+                return nginx;
+            }
+        }
+        panic!("no free port found");
+    }
+
+    fn try_start(&self) -> Option<Nginx> {
+        let dir = fresh_directory();
+        let library = dir.join("prefix/lib");
+        for sub in ["prefix/lua", "prefix/lib", "logs", "temp", "sockets"] {
+            fs::create_dir_all(dir.join(sub)).unwrap();
+        }
+        for open in ["temp", "sockets"] {
+            fs::set_permissions(dir.join(open), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        // Copies, since an unprivileged worker may not be able to enter the
+        // folders in which the originals are.
+        copy_tree(&root().join("lua"), &dir.join("prefix/lua"));
+        let harness = include_str!("harness.lua");
+        fs::write(dir.join("prefix/lua/harness.lua"), harness).unwrap();
+        plugins::install("nonblocking_ffi", &library);
+        plugins::install("fault", &library);
+        plugins::install("echo", &library);
+        for name in &self.plugins {
+            plugins::install(name, &library);
+        }
+        let counters = Counters::create(&dir.join("counters"));
+
+        let port = free_port();
+        let configuration = self.configuration(&dir, port);
+        fs::write(dir.join("prefix/nginx.conf"), configuration).unwrap();
+        if self.read_only_prefix {
+            let read_only = fs::Permissions::from_mode(0o555);
+            fs::set_permissions(dir.join("prefix"), read_only).unwrap();
+        }
+        let mut nginx = Nginx::new(spawn(&dir), dir, port, counters);
+        if nginx.wait_until_ready(self.workers) {
+            return Some(nginx);
+        }
+        nginx.discard();
+        None
+    }
+
+    fn configuration(&self, dir: &Path, port: u16) -> String {
+        let dir_text = dir.display();
+        let user =
+            process::unprivileged_user().map_or(String::new(), |user| format!("user {user};"));
+        let modules: String = nginx()
+            .modules
+            .iter()
+            .map(|module| format!("load_module {module};\n"))
+            .collect();
+        let own = [dir.join("sockets")];
+        let socket_dirs: String = self
+            .socket_dirs
+            .as_deref()
+            .unwrap_or(&own)
+            .iter()
+            .map(|path| format!("{path:?}, "))
+            .collect();
+        let Self {
+            workers,
+            main,
+            setup,
+            init,
+            init_worker,
+            http,
+            server,
+            ..
+        } = self;
+        format!(
+            r#"
+{modules}
+{user}
+daemon off;
+worker_processes {workers};
+pid {dir_text}/logs/nginx.pid;
+{main}
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir_text}/temp/body;
+    proxy_temp_path {dir_text}/temp/proxy;
+    fastcgi_temp_path {dir_text}/temp/fastcgi;
+    uwsgi_temp_path {dir_text}/temp/uwsgi;
+    scgi_temp_path {dir_text}/temp/scgi;
+    client_max_body_size 256m;
+    client_body_buffer_size 256m;
+    keepalive_requests 1000000;
+    lua_package_path "$prefix/lua/?.lua;;";
+    lua_package_cpath "$prefix/lib/?.so;;";
+    {http}
+    init_by_lua_block {{
+        nbffi = require "resty.nonblocking_ffi"
+        harness = require "harness"
+        harness.counters = "{dir_text}/counters"
+        nbffi.setup {{ socket_dirs = {{ {socket_dirs} }}, {setup} }}
+        {init}
+    }}
+    init_worker_by_lua_block {{
+        {init_worker}
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location = /ready {{ return 204; }}
+        location = /pid {{ content_by_lua_block {{ ngx.print(ngx.worker.pid()) }} }}
+        location = /stats {{ content_by_lua_block {{ harness.dump(nbffi.stats()) }} }}
+        {server}
+    }}
+}}
+"#
+        )
+    }
+}
+
+/// The nginx to test with, as `scripts/nginx-env.sh` found it.
+struct Binary {
+    path: String,
+    modules: Vec<String>,
+}
+
+fn nginx() -> &'static Binary {
+    static BINARY: OnceLock<Binary> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let output = Command::new("sh")
+            .arg(root().join("scripts/nginx-env.sh"))
+            .output()
+            .expect("sh");
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = String::from_utf8(output.stdout).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim_matches(&['=', '\''][..]).to_owned()
+        };
+        let modules = value("TEST_NGINX_LOAD_MODULES");
+        Binary {
+            path: value("TEST_NGINX_BINARY"),
+            modules: modules.split_whitespace().map(str::to_owned).collect(),
+        }
+    })
+}
+
+fn fresh_directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("nbffi-test-{}-{number}", std::process::id());
+    let dir = std::env::temp_dir().join(name);
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    dir.canonicalize().unwrap()
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn spawn(dir: &Path) -> Child {
+    let prefix = dir.join("prefix");
+    let output = fs::File::create(dir.join("logs/output")).unwrap();
+    let mut command = Command::new(&nginx().path);
+    command
+        .arg("-p")
+        .arg(format!("{}/", prefix.display()))
+        .arg("-c")
+        .arg(prefix.join("nginx.conf"))
+        .arg("-g")
+        .arg(format!(
+            "error_log {}/logs/error.log notice;",
+            dir.display()
+        ))
+        .current_dir(&prefix)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output);
+    // SAFETY: prctl with these arguments is a plain system call, which may be
+    // made between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            // A test run that is killed leaves no nginx behind.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        });
+    }
+    command.spawn().expect("nginx does not start")
+}

@@ -1,0 +1,82 @@
+-- What the Lua code in the tests' configurations shares. Every runtime is
+-- loaded when it is first asked for, and the same from then on.
+
+local nbffi = require "resty.nonblocking_ffi"
+
+local format = string.format
+local sort = table.sort
+local concat = table.concat
+
+
+local _M = {
+    -- Set by the configuration that the tests' harness writes.
+    counters = nil,
+}
+
+
+-- The plugin that misbehaves; `given` has more options for load.
+function _M.fault(given)
+    local options = {
+        runtime = "c", library = "fault", config = "counters=" .. _M.counters,
+    }
+    for key, value in pairs(given or {}) do
+        options[key] = value
+    end
+    return assert(nbffi.load(options))
+end
+
+
+-- The same as an asynchronous plugin.
+function _M.async(given)
+    local options = { entry = "fault_async", name = "async" }
+    for key, value in pairs(given or {}) do
+        options[key] = value
+    end
+    return _M.fault(options)
+end
+
+
+function _M.echo()
+    return assert(nbffi.load { runtime = "c", library = "echo" })
+end
+
+
+local function flatten(into, value, path)
+    if type(value) == "table" then
+        for key, inner in pairs(value) do
+            flatten(into, inner, path == "" and key or path .. "." .. key)
+        end
+        return
+    end
+    into[#into + 1] = format("%s=%s", path, tostring(value))
+end
+
+
+-- Prints a table, one line "a.b=value" for each value.
+function _M.dump(value)
+    local lines = {}
+    flatten(lines, value, "")
+    sort(lines)
+    ngx.print(concat(lines, "\n"), "\n")
+end
+
+
+-- Prints the results of a call: "ok <response>", or "error <error>".
+function _M.say(res, err, code, message)
+    if res then
+        return ngx.print("ok ", res)
+    end
+    ngx.print("error ", tostring(err), " code=", tostring(code),
+              " message=", tostring(message))
+end
+
+
+-- Adds up: counts[result] is how often a call has ended that way.
+function _M.count(counts, res, err)
+    local key = res and "ok" or err
+    counts[key] = (counts[key] or 0) + 1
+    return counts
+end
+
+
+return _M

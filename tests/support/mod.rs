@@ -1,0 +1,370 @@
+//! A real nginx for a test: starts it, talks to it, and sees how it ends.
+//!
+//! [`Nginx`] is a guard. When it goes out of scope it stops nginx and fails the
+//! test if anything was left behind or went wrong that the test did not expect:
+//! alerts in the log, workers that did not exit with code 0, socket files,
+//! processes.
+//!
+//! | file          | role |
+//! |---------------|------|
+//! | `mod.rs`      | the guard: talk, signal, stop, the final look |
+//! | [`builder`]   | configuration and start |
+//! | [`http`]      | a client with keep-alive, and a load of many |
+//! | [`process`]   | what `/proc` says of a process; signals |
+//! | [`plugins`]   | compiling test plugins; their counters |
+//! | `harness.lua` | what the Lua code of the configurations shares |
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+pub mod builder;
+pub mod http;
+pub mod plugins;
+pub mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use builder::Builder;
+use http::{Client, Response};
+use plugins::Counters;
+use process::Signal;
+
+/// How long anything may take that is not timed: generous, since it only
+/// matters when the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// A worker exits within a second after its last call has ended. Twice that
+/// is asserted, as machines that run tests are busy.
+pub const EXIT_PROMISE: Duration = Duration::from_secs(2);
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Waits until `condition` holds, and fails if that takes too long.
+pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running nginx.
+pub struct Nginx {
+    master: Child,
+    dir: PathBuf,
+    port: u16,
+    counters: Counters,
+    allowed: Vec<String>,
+    crashes_allowed: usize,
+    stopped: bool,
+}
+
+impl Nginx {
+    /// An nginx with one worker and no locations but the harness's own.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    fn new(master: Child, dir: PathBuf, port: u16, counters: Counters) -> Self {
+        Self {
+            master,
+            dir,
+            port,
+            counters,
+            allowed: Vec::new(),
+            crashes_allowed: 0,
+            stopped: false,
+        }
+    }
+
+    /// False if the port was taken.
+    fn wait_until_ready(&mut self, workers: usize) -> bool {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.master.try_wait().unwrap() {
+                let log = self.log();
+                if log.contains("Address already in use") {
+                    return false;
+                }
+                panic!("nginx did not start: {status}\n{log}{}", self.output());
+            }
+            let answers = || {
+                Client::new(self.port)
+                    .get("/ready")
+                    .is_ok_and(|r| r.status == 204)
+            };
+            if self.workers().len() == workers && answers() {
+                return true;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "nginx does not answer:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The counters of the plugin `fault`, in all workers, also dead ones.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The folder of this nginx: `prefix`, `logs`, `sockets`.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A client with a connection of its own.
+    pub fn client(&self) -> Client {
+        Client::new(self.port)
+    }
+
+    /// One request on a connection of its own.
+    pub fn get(&self, path: &str) -> Response {
+        self.client().get(path).unwrap_or_else(|error| {
+            panic!("GET {path}: {error}\n{}", self.log());
+        })
+    }
+
+    /// The body of what must be a success.
+    pub fn text(&self, path: &str) -> String {
+        let response = self.get(path);
+        assert_eq!(response.status, 200, "GET {path}\n{}", self.log());
+        response.text()
+    }
+
+    /// One request with a body.
+    pub fn post(&self, path: &str, body: &[u8]) -> Response {
+        self.client().post(path, body).unwrap_or_else(|error| {
+            panic!("POST {path}: {error}\n{}", self.log());
+        })
+    }
+
+    /// The figures that a location printed with `harness.dump`.
+    pub fn figures(&self, path: &str) -> BTreeMap<String, f64> {
+        let text = self.text(path);
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs
+            .filter_map(|(key, value)| Some((key.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    /// One figure of `nbffi.stats()`; 0 if there is none.
+    pub fn figure(&self, key: &str) -> f64 {
+        self.figures("/stats").get(key).copied().unwrap_or(0.0)
+    }
+
+    /// The master's process id.
+    pub fn master(&self) -> i32 {
+        self.master.id() as i32
+    }
+
+    /// The workers' process ids, those that are shutting down included.
+    pub fn workers(&self) -> BTreeSet<i32> {
+        process::children(self.master())
+    }
+
+    /// The one worker.
+    pub fn worker(&self) -> i32 {
+        let workers = self.workers();
+        assert_eq!(workers.len(), 1, "one worker expected");
+        workers.into_iter().next().unwrap()
+    }
+
+    /// Sends a signal to the master.
+    pub fn signal(&self, signal: Signal) {
+        process::signal(self.master(), signal);
+    }
+
+    /// Reloads, and returns the workers of before once new ones answer.
+    pub fn reload(&self) -> BTreeSet<i32> {
+        let before = self.workers();
+        self.signal(Signal::Hup);
+        eventually("new workers after a reload", PATIENCE, || {
+            self.workers().difference(&before).count() >= 1
+        });
+        before
+    }
+
+    /// The error log so far.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.dir.join("logs/error.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.dir.join("logs/output")).unwrap_or_default()
+    }
+
+    /// Expects an alert with this text in the log.
+    pub fn allow(&mut self, text: &str) {
+        self.allowed.push(text.to_owned());
+    }
+
+    /// Expects this many workers to be killed by `kill -9`.
+    pub fn allow_kills(&mut self, number: usize) {
+        self.crashes_allowed += number;
+        self.allow("exited on signal 9");
+    }
+
+    /// How many workers have exited with code 0 so far.
+    pub fn clean_exits(&self) -> usize {
+        self.log().matches(" exited with code 0").count()
+    }
+
+    /// Waits until a worker is gone.
+    pub fn wait_gone(&self, worker: i32, limit: Duration) {
+        let start = Instant::now();
+        while process::is_alive(worker) {
+            assert!(
+                start.elapsed() < limit,
+                "worker {worker} did not exit within {limit:?}; its threads:\n{}\n{}",
+                process::describe(worker),
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Stops nginx with a signal, and waits for it.
+    pub fn stop(&mut self, signal: Signal, limit: Duration) {
+        self.signal(signal);
+        self.wait_stopped(limit);
+    }
+
+    /// Waits until the master, which was told to, has ended.
+    pub fn wait_stopped(&mut self, limit: Duration) {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.master.try_wait().unwrap() {
+                self.stopped = true;
+                assert!(
+                    status.success(),
+                    "nginx ended with {status}\n{}",
+                    self.log()
+                );
+                return;
+            }
+            if start.elapsed() > limit {
+                let workers: Vec<_> = self.workers().into_iter().map(process::describe).collect();
+                panic!(
+                    "nginx did not stop within {limit:?}; workers:\n{}\n{}",
+                    workers.join("\n"),
+                    self.log()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What must hold at the end of every test, one line for each that does
+    /// not.
+    fn complaints(&self) -> Vec<String> {
+        let log = self.log();
+        let mut complaints = Vec::new();
+        let mut started = BTreeSet::new();
+        let mut ended = BTreeSet::new();
+        let mut killed = 0;
+        for line in log.lines() {
+            let severe = ["[emerg]", "[alert]", "[crit]"]
+                .iter()
+                .any(|level| line.contains(level));
+            if severe && !self.allowed.iter().any(|text| line.contains(text)) {
+                complaints.push(line.to_owned());
+            }
+            if let Some(pid) = number_after(line, "start worker process ") {
+                started.insert(pid);
+            }
+            let Some(pid) = number_after(line, "worker process ") else {
+                continue;
+            };
+            if line.contains(" exited on signal ") {
+                killed += 1;
+                ended.insert(pid);
+            } else if let Some(code) = number_after(line, " exited with code ") {
+                ended.insert(pid);
+                if code != 0 {
+                    complaints.push(line.to_owned());
+                }
+            }
+        }
+        if killed != self.crashes_allowed {
+            let allowed = self.crashes_allowed;
+            complaints.push(format!(
+                "{killed} workers ended on a signal, expected {allowed}"
+            ));
+        }
+        for pid in started.difference(&ended) {
+            complaints.push(format!("worker {pid} has not exited"));
+        }
+        for pid in started {
+            if process::is_alive(pid) {
+                complaints.push(format!("process {pid} is left: {}", process::describe(pid)));
+            }
+        }
+        for entry in fs::read_dir(self.dir.join("sockets")).unwrap() {
+            complaints.push(format!("left behind: {}", entry.unwrap().path().display()));
+        }
+        complaints
+    }
+
+    /// Stops nginx in whatever way, and removes its folder.
+    fn discard(&mut self) {
+        if !self.stopped {
+            let workers = self.workers();
+            let _ = self.master.kill();
+            let _ = self.master.wait();
+            for worker in workers {
+                process::signal(worker, Signal::Kill);
+            }
+            self.stopped = true;
+        }
+        let _ = fs::set_permissions(self.dir.join("prefix"), fs::Permissions::from_mode(0o755));
+        if std::env::var_os("NBFFI_TEST_KEEP").is_none() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.len().saturating_sub(8000);
+            let tail = String::from_utf8_lossy(&log.as_bytes()[start..]).into_owned();
+            eprintln!("error log of {}:\n{tail}", self.dir.display());
+            self.discard();
+            return;
+        }
+        let mut complaints = Vec::new();
+        if !self.stopped {
+            self.signal(Signal::Quit);
+            let start = Instant::now();
+            while self.master.try_wait().unwrap().is_none() && start.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            self.stopped = self.master.try_wait().unwrap().is_some();
+            if !self.stopped {
+                complaints.push(format!("nginx did not quit within {PATIENCE:?}"));
+            }
+        }
+        complaints.extend(self.complaints());
+        self.discard();
+        assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    }
+}
+
+/// The number behind a text in a line of the log.
+fn number_after(line: &str, text: &str) -> Option<i32> {
+    let rest = &line[line.find(text)? + text.len()..];
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
