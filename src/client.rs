@@ -31,18 +31,19 @@ use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
 const SHORT_NS: u64 = 20_000;
 /// Posts are held back up to this many ...
 const MAX_HELD: usize = 64;
-/// ... or up to this many, if they came so fast that running them meanwhile
-/// pays ...
+/// ... or up to this many if they came within this time, so that running them
+/// meanwhile pays.
 const DENSE_HELD: usize = 16;
 const DENSE_NS: u64 = 16_000;
-/// ... or for so long.
-const MAX_HELD_NS: u64 = 300_000;
 /// Posts are held back while on average this many tasks are in flight.
 const HOLD_DEPTH: u32 = 2;
 /// The running mean of tasks in flight is kept in 1/16ths ...
 const DEPTH_UNIT: u32 = 16;
 /// ... and moves by 1/8 of the difference with each post.
 const DEPTH_SHIFT: u32 = 3;
+/// Calls in a row are answered inline for so long; then one yields, so that
+/// the event loop, and other coroutines that would call, get their turn.
+const INLINE_NS: u64 = 200_000;
 /// Response buffers that free slots may keep for their next task, in bytes.
 const CACHE_BYTES: usize = 16 << 20;
 /// A larger buffer is not kept.
@@ -101,6 +102,9 @@ pub struct Client {
     depth: u32,
     cached_bytes: usize,
     may_hold: bool,
+    /// Since when calls have been answered inline without a pause, 0 if the
+    /// last one was not.
+    inline_since: u64,
     held: Vec<Held>,
     /// The pool that many short tasks were posted to.
     watched: Option<&'static Pool>,
@@ -122,6 +126,7 @@ impl Default for Client {
             depth: 0,
             cached_bytes: 0,
             may_hold: false,
+            inline_since: 0,
             held: Vec::with_capacity(MAX_HELD),
             watched: None,
             taken: Taken::none(),
@@ -185,9 +190,15 @@ impl Client {
         let now = now_ns();
         let short = runtime.typical_run_ns() < SHORT_NS;
         let alone = self.in_flight == 0;
-        let hold = self.may_hold && short && self.depth >= HOLD_DEPTH * DEPTH_UNIT;
+        let busy = self.depth >= HOLD_DEPTH * DEPTH_UNIT;
+        let hold = self.may_hold && short && busy;
+        if self.inline_since == 0 {
+            self.inline_since = now;
+        }
         let grace = request.waits
             && alone
+            && !busy
+            && now - self.inline_since < INLINE_NS
             && pool.is_searching()
             && runtime.stats().recent_best_ns() < WORTH_NS
             && runtime.grace.is_due();
@@ -209,6 +220,7 @@ impl Client {
         if grace && wait_inline(slot, now + GRACE_NS, &runtime.grace, runtime) {
             return Ok(Posted::Done(slot));
         }
+        self.inline_since = 0;
         Ok(Posted::Pending(slot))
     }
 
@@ -291,8 +303,7 @@ impl Client {
     fn is_enough_held(&self, now: u64) -> bool {
         let count = self.held.len();
         let since = self.held.first().map_or(now, |held| held.task.posted_ns);
-        let held_ns = now - since;
-        count >= MAX_HELD || held_ns >= MAX_HELD_NS || (count == DENSE_HELD && held_ns < DENSE_NS)
+        count >= MAX_HELD || (count >= DENSE_HELD && now - since < DENSE_NS)
     }
 
     fn publish(&mut self) {
@@ -312,20 +323,22 @@ impl Client {
         }
     }
 
-    /// Sends what is held back to the pools. True if it should be called again
-    /// in some milliseconds, whether or not anything is posted: a thread that
-    /// was expected to take care of many short tasks may have met a long one
-    /// among them.
+    /// Sends what is held back to the pools. True if `watch` should be called
+    /// in some milliseconds.
     pub fn flush(&mut self) -> bool {
-        if self.held.is_empty() {
-            if let Some(pool) = self.watched {
-                pool.notify_if_queued();
-            }
-        } else {
-            self.publish();
-        }
+        self.publish();
+        self.watched.is_some()
+    }
+
+    /// Looks whether many short tasks that were posted are taken care of: the
+    /// thread that was expected to do so may have met a long one among them.
+    /// True if it should be called again in some milliseconds.
+    pub fn watch(&mut self) -> bool {
+        self.publish();
         if self.in_flight == 0 {
             self.watched = None;
+        } else if let Some(pool) = self.watched {
+            pool.notify_if_queued();
         }
         self.watched.is_some()
     }

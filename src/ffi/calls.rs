@@ -96,8 +96,8 @@ pub unsafe extern "C" fn nbffi_post(
 }
 
 /// Sends posts that were held back to the pools. To be called at the end of
-/// the event loop's turn in which one was; and, if this returns true, in some
-/// milliseconds again.
+/// the event loop's turn in which one was. True if `nbffi_watch` should be
+/// called in some milliseconds.
 ///
 /// # Safety
 /// `client` is live.
@@ -105,6 +105,17 @@ pub unsafe extern "C" fn nbffi_post(
 pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
     // SAFETY: by the contract; the VM's thread is the only one here.
     guard(false, || unsafe { &mut *client }.flush())
+}
+
+/// Sees to it that what was sent is taken care of. True if it should be called
+/// again in some milliseconds.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_watch(client: *mut Client) -> bool {
+    // SAFETY: by the contract; the VM's thread is the only one here.
+    guard(false, || unsafe { &mut *client }.watch())
 }
 
 /// Collects up to `room` tasks that are done, into `done`. Returns how many;

@@ -104,14 +104,14 @@ impl Idle {
         }
     }
 
-    /// Whether a thread is awake. If so, it will look at the queues once more
+    /// How many threads are awake. Each of them looks at the queues once more
     /// before it sleeps.
     #[inline]
-    pub fn is_anybody_awake(&self) -> bool {
+    pub fn awake(&self) -> usize {
         // As in `notify`: the push before comes before this look.
         fence(Ordering::SeqCst);
         let sleepers = self.counts.load(Ordering::SeqCst) / SLEEPER;
-        (sleepers as usize) < self.beds.len()
+        self.beds.len() - sleepers as usize
     }
 
     /// How many threads search (a hint).
@@ -120,9 +120,9 @@ impl Idle {
         self.counts.load(Ordering::Relaxed) & SEARCHERS
     }
 
-    /// The calling thread starts to search.
-    pub fn start_searching(&self) {
-        self.counts.fetch_add(SEARCHER, Ordering::SeqCst);
+    /// The calling thread starts to search. True if no other does.
+    pub fn start_searching(&self) -> bool {
+        self.counts.fetch_add(SEARCHER, Ordering::SeqCst) & SEARCHERS == 0
     }
 
     /// The calling thread has found a task. True if it was the last searcher:

@@ -18,7 +18,7 @@ mod registry;
 mod threads;
 mod worker;
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_deque::Worker;
@@ -71,8 +71,11 @@ pub struct Shared {
     posted: CachePadded<AtomicU64>,
     /// Tasks that ended, whoever ended them.
     ended: CachePadded<AtomicU64>,
-    /// Whether sleeping threads may spin before they sleep: not on one core.
-    spin: bool,
+    /// Threads that run a task that is not one of many short ones: they may
+    /// not come back soon.
+    engaged: CachePadded<AtomicU32>,
+    /// Processors of this process. On one, nobody spins.
+    cores: usize,
 }
 
 impl Shared {
@@ -82,14 +85,25 @@ impl Shared {
         self.posted.load(Ordering::Relaxed).saturating_sub(started)
     }
 
-    /// Wakes a thread for what waits in the queues, unless one searches. Of
-    /// many short tasks there must be so many that it pays.
+    /// Sees to it that somebody comes for what waits in the queues, of which
+    /// `task` is one. For one of many short tasks a thread that is awake and
+    /// not busy with something else is enough, unless they pile up and there
+    /// is a processor for one more.
+    #[inline]
     fn call_for_help(&self, task: &Task) {
-        // SAFETY: the runtime outlives its tasks, and this one has not ended.
-        let typical_ns = || unsafe { task.runtime.as_ref() }.typical_run_ns();
-        if !task.bulk || self.queued() * typical_ns() > HELP_NS {
-            self.idle.notify();
+        if task.bulk {
+            let engaged = self.engaged.load(Ordering::Relaxed) as usize;
+            let free = self.idle.awake().saturating_sub(engaged);
+            // SAFETY: the runtime outlives its tasks, and this one has not
+            // ended.
+            let typical_ns = unsafe { task.runtime.as_ref() }.typical_run_ns();
+            // The main thread needs a processor, too.
+            let spare = free + 1 < self.cores;
+            if free > 0 && !(spare && self.queued() * typical_ns > HELP_NS) {
+                return;
+            }
         }
+        self.idle.notify();
     }
 }
 
@@ -139,7 +153,8 @@ impl Pool {
             threads: (0..config.threads).map(|_| counters()).collect(),
             posted: CachePadded::default(),
             ended: CachePadded::default(),
-            spin: cores() > 1,
+            engaged: CachePadded::default(),
+            cores: cores(),
             config,
         };
         Box::leak(Box::new(Pool {
@@ -215,17 +230,13 @@ impl Pool {
         self.shared.idle.notify();
     }
 
-    /// Sees to it that many short tasks that were pushed are found: the first
-    /// of them is `task`. If a thread is awake it will come to them; so
-    /// somebody must look after a while whether it has (see
-    /// `Client::flush`).
+    /// Like `notify`, but for many short tasks that were pushed, the first of
+    /// which is `task`: a thread that is awake will come to them. It might
+    /// meet a long one among them, so somebody must look again after a while
+    /// (`notify_if_queued`).
     #[inline]
     pub fn notify_bulk(&self, task: &Task) {
-        if self.shared.idle.is_anybody_awake() {
-            self.shared.call_for_help(task);
-        } else {
-            self.shared.idle.notify();
-        }
+        self.shared.call_for_help(task);
     }
 
     /// Wakes a thread if tasks wait and none searches.
@@ -239,7 +250,7 @@ impl Pool {
     /// within a fraction of a microsecond.
     #[inline]
     pub fn is_searching(&self) -> bool {
-        self.shared.spin && self.shared.idle.searchers() > 0
+        self.shared.cores > 1 && self.shared.idle.searchers() > 0
     }
 
     /// How many threads are inside a runtime, given by its address.

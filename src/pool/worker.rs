@@ -21,11 +21,11 @@ use crate::task::state::Claim;
 use crate::task::{Failure, Slot};
 
 /// The longest that a thread looks for a task before it sleeps.
-const MAX_SPIN_NS: u64 = 50_000;
+const MAX_SPIN_NS: u64 = 30_000;
 /// The shortest, but for not at all.
 const MIN_SPIN_NS: u64 = 5_000;
 /// What a wake-up adds to a pause.
-const WAKE_UP_NS: u64 = 20_000;
+const WAKE_UP_NS: u64 = 10_000;
 /// Looks between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 16;
 
@@ -82,6 +82,8 @@ impl Thread {
         if !self.bulk {
             // What this thread holds must not wait for a long task.
             outbox::flush();
+            // Relaxed: a hint; see `Shared::call_for_help`.
+            self.shared.engaged.fetch_add(1, Ordering::Relaxed);
             if self.finder.holds_tasks() {
                 self.shared.idle.notify();
             }
@@ -113,6 +115,9 @@ impl Thread {
         thread
             .runtime
             .store(std::ptr::null_mut(), Ordering::Release);
+        if !self.bulk {
+            self.shared.engaged.fetch_sub(1, Ordering::Relaxed);
+        }
         self.now_ns = outbox::take_last_end();
     }
 
@@ -125,14 +130,17 @@ impl Thread {
         };
         self.now_ns = 0;
         let shared = self.shared;
-        shared.idle.start_searching();
+        // One spinning thread is enough: the one that was first.
+        let mut first = shared.idle.start_searching();
         let slot = loop {
-            if let Some(slot) = self.search(idle_since) {
+            let spin_ns = if first { self.spin_ns } else { 0 };
+            if let Some(slot) = self.search(idle_since + spin_ns, spin_ns > 0) {
                 break slot;
             }
             shared.idle.sleep(self.index, || shared.queues.is_empty());
             shared.threads[self.index].wakeups.bump();
             self.adapt(now_ns().saturating_sub(idle_since));
+            first = shared.idle.searchers() == 1;
         };
         if shared.idle.stop_searching() && !shared.queues.is_empty() {
             // SAFETY: this thread found the slot, and has not claimed it yet.
@@ -141,14 +149,11 @@ impl Thread {
         slot
     }
 
-    fn search(&mut self, idle_since: u64) -> Option<&'static Slot> {
-        let until = idle_since + self.spin_ns;
+    fn search(&mut self, until: u64, spin: bool) -> Option<&'static Slot> {
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
                 let found = self.finder.find(self.bulk);
-                // One spinning thread is enough.
-                let spins = self.spin_ns > 0 && self.shared.idle.searchers() == 1;
-                if found.is_some() || !spins {
+                if found.is_some() || !spin {
                     return found;
                 }
                 spin_loop();
@@ -161,7 +166,7 @@ impl Thread {
 
     /// Adapts the window to a pause that ended in a wake-up.
     fn adapt(&mut self, pause_ns: u64) {
-        self.spin_ns = if !self.shared.spin {
+        self.spin_ns = if self.shared.cores == 1 {
             0
         } else if pause_ns < MAX_SPIN_NS + WAKE_UP_NS {
             (self.spin_ns * 2).clamp(MIN_SPIN_NS, MAX_SPIN_NS)

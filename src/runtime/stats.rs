@@ -14,6 +14,9 @@ const SHARDS: usize = 4;
 
 /// The running mean moves by 1/8 of the difference with each task.
 const MEAN_SHIFT: u32 = 3;
+/// What exceeds the mean by this factor and time counts as no more than that.
+const OUTLIER: u64 = 8;
+const OUTLIER_NS: u64 = 4_000;
 /// The running minimum rises by 1/32 of the difference.
 const BEST_SHIFT: u32 = 5;
 
@@ -62,7 +65,9 @@ struct Recent {
 impl Recent {
     fn add(&self, run_ns: u64) {
         let mean = self.mean_ns.load(Ordering::Relaxed);
-        let moved = mean - (mean >> MEAN_SHIFT) + (run_ns >> MEAN_SHIFT);
+        // A thread that lost its processor for a moment is no long task.
+        let sample = run_ns.min(mean * OUTLIER + OUTLIER_NS);
+        let moved = mean - (mean >> MEAN_SHIFT) + (sample >> MEAN_SHIFT);
         self.mean_ns.store(moved, Ordering::Relaxed);
         let best = self.best_ns.load(Ordering::Relaxed);
         let moved = if run_ns > best {

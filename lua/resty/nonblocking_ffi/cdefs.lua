@@ -56,6 +56,7 @@ int32_t nbffi_post(nbffi_client *client, nbffi_runtime *runtime,
     const char *data, size_t len, double timeout, uint32_t priority,
     bool waits, nbffi_completion *done);
 bool nbffi_flush(nbffi_client *client);
+bool nbffi_watch(nbffi_client *client);
 uint32_t nbffi_drain(nbffi_client *client, nbffi_completion *done,
     uint32_t room);
 void nbffi_release(nbffi_client *client, const nbffi_completion *done,

@@ -43,6 +43,8 @@ local RUNTIME = cdefs.RUNTIME
 local BATCH = 64
 local LINE_BYTES = 4096
 local PATH_BYTES = 256
+-- So many waiters and semaphores are kept for reuse.
+local MAX_SPARE = 1024
 -- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
 local LONGEST = 2000000
 -- Half of what the clock of nginx can tell apart.
@@ -78,8 +80,9 @@ local line_buffer
 -- `false` where there is none, so that the tables stay arrays.
 local waiters, requests = {}, {}
 _M.requests = requests
--- Waiters for reuse.
+-- Waiters and semaphores for reuse.
 local spare, spares = {}, 0
+local spare_semas, spare_semas_count = {}, 0
 -- Called after completions were delivered.
 local hooks = {}
 
@@ -91,7 +94,7 @@ local flush_posted = false
 
 
 -- A waiter: {
---   sema      = its semaphore, made when first needed
+--   sema      = its semaphore, while coroutines wait on it
 --   sleeping  = how many coroutines wait on it
 --   deadline  = ngx.now() by which the task ends for its caller, if that is
 --               not the task's own
@@ -121,7 +124,7 @@ function _M.recycle(waiter)
     waiter.err = nil
     waiter.code = nil
     waiter.message = nil
-    if spares < 1024 then
+    if spares < MAX_SPARE then
         spares = spares + 1
         spare[spares] = waiter
     end
@@ -286,20 +289,19 @@ local function poll(waiter, deadline)
 end
 
 
--- Waits until a waiter is done or for so many seconds. True if it is done.
-function _M.wait(waiter, seconds)
-    if waiter.done then
-        return true
-    end
-    if state == "down" and not _M.start() then
-        return poll(waiter, now() + seconds)
-    end
+-- Puts a coroutine to sleep on a waiter. True if it was posted.
+local function sleep_on(waiter, seconds)
     local sema = waiter.sema
     if not sema then
-        local err
-        sema, err = semaphore.new(0)
-        if not sema then
-            return nil, err
+        if spare_semas_count > 0 then
+            sema = spare_semas[spare_semas_count]
+            spare_semas_count = spare_semas_count - 1
+        else
+            local err
+            sema, err = semaphore.new(0)
+            if not sema then
+                return nil, err
+            end
         end
         waiter.sema = sema
     end
@@ -307,20 +309,34 @@ function _M.wait(waiter, seconds)
     -- A semaphore cuts fractions of a millisecond off; a wait until a deadline
     -- must not end before it.
     local ok, err = sema:wait(min(max(seconds, 0.001) + HALF_MS, LONGEST))
-    waiter.sleeping = waiter.sleeping - 1
-    if ok then
+    local sleeping = waiter.sleeping - 1
+    waiter.sleeping = sleeping
+    if sleeping == 0 then
+        waiter.sema = nil
+        -- Posted and timed out in the same turn: the post is still in it.
+        if (ok or not waiter.done) and spare_semas_count < MAX_SPARE then
+            spare_semas_count = spare_semas_count + 1
+            spare_semas[spare_semas_count] = sema
+        end
+    end
+    return ok, err
+end
+
+
+-- Waits until a waiter is done or for so many seconds. True if it is done;
+-- false if it is not; nil and an error if the coroutine could not wait.
+function _M.wait(waiter, seconds)
+    if waiter.done then
         return true
     end
-    if err ~= "timeout" then
+    if state == "down" and not _M.start() then
+        return poll(waiter, now() + seconds)
+    end
+    local ok, err = sleep_on(waiter, seconds)
+    if not ok and err ~= "timeout" then
         return nil, err
     end
-    if waiter.done then
-        -- Posted and timed out in the same turn: the post is still in the
-        -- semaphore, so that one is not to be used again.
-        waiter.sema = nil
-        return true
-    end
-    return false
+    return waiter.done
 end
 
 
@@ -372,11 +388,14 @@ end
 
 
 local function flusher()
-    local again = false
+    local watch = false
     while state == "up" and not exiting do
-        flushes:wait(again and WATCH or LONGEST)
-        flush_posted = false
-        again = C.nbffi_flush(client)
+        if flushes:wait(watch and WATCH or LONGEST) then
+            flush_posted = false
+            watch = C.nbffi_flush(client)
+        else
+            watch = C.nbffi_watch(client)
+        end
     end
 end
 
