@@ -163,9 +163,10 @@ struct nbffi_host {
      * NBFFI_NO_DEADLINE. 0 if the task is stale. */
     uint64_t (*deadline_ns)(nbffi_task task);
 
-    /* 1 if nobody waits for the task any more (the caller timed out, or
-     * cancelled it; or the task is stale), otherwise 0. Cheap: a long-running
-     * task should ask often. */
+    /* 1 if the result is not wanted any more: the task was cancelled, its
+     * deadline has passed, or it is stale; otherwise 0. Cheap: a long-running
+     * task should ask often. (A coroutine that is killed, or whose client hangs
+     * up, cancels nothing.) */
     int (*is_cancelled)(nbffi_task task);
 
     /* A buffer of at least `size` bytes for the response, uninitialised and
@@ -190,7 +191,7 @@ struct nbffi_host {
                          nbffi_release_fn release, void *arg);
 
     /* Completes the task with an error. Lua gets nil, "runtime error: <msg>",
-     * code, msg. */
+     * code, msg; or nil, "timeout" if the deadline has passed. */
     int (*fail)(nbffi_task task, int64_t code, const char *msg, uint64_t len);
 
     /* Gives a successful response a status of the plugin's own: Lua gets

@@ -3,7 +3,7 @@
 //!
 //! | block        | what becomes of it |
 //! |--------------|--------------------|
-//! | `lua`        | runs in a content handler; `nbffi`, `rt` (the plugin echo) and `timer` (async_timer) are there already. What it says must be what its lines have behind `-->`, in order. `/path/to/` is the folder of the plugins. |
+//! | `lua`        | runs in a content handler; `nbffi`, `rt` (the plugin echo), `timer` (async_timer) and `slow` (blocking) are there already. What it says must be what its lines have behind `-->`, in order. `/path/to/` is the folder of the plugins. |
 //! | `nginx`      | a whole configuration: nginx runs with it, in front of what `scripts/install.sh` installed. Each `location =` of it is asked, and each `curl` of the following `sh` blocks runs. |
 //! | `nginx http` | the same, as a part of `http` |
 //! | `sh`         | by its first word, see [`check_command`] |
@@ -13,130 +13,22 @@
 //!
 //! There is no other kind of block, and none without a kind.
 
+#[path = "docs/document.rs"]
+mod document;
+#[path = "docs/server.rs"]
+mod server;
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{symlink, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
+use document::{document, documents, run, Block, Document, Folder};
 use nonblocking_ffi::error::Error;
-use support::http::Client;
-use support::process::{self, Signal};
-use support::{eventually, plugins, root, Nginx, PATIENCE};
-
-/// A block of code, and where it is printed.
-#[derive(Debug, Clone)]
-struct Block {
-    place: String,
-    kind: String,
-    code: String,
-}
-
-/// A document by its path in the repository.
-struct Document {
-    name: String,
-    text: String,
-    blocks: Vec<Block>,
-}
-
-impl Document {
-    fn read(name: String) -> Self {
-        let text = fs::read_to_string(root().join(&name)).unwrap();
-        let blocks = blocks(&name, &text);
-        Self { name, text, blocks }
-    }
-
-    fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Block> {
-        self.blocks.iter().filter(move |block| block.kind == kind)
-    }
-
-    /// The text without the blocks.
-    fn prose(&self) -> String {
-        let parts = self.text.split("```").step_by(2);
-        parts.collect::<Vec<_>>().join("\n")
-    }
-}
-
-fn documents() -> Vec<Document> {
-    let mut names = vec!["README.md".to_owned()];
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") {
-            names.push(format!("docs/{name}"));
-        }
-    }
-    names.sort();
-    names.into_iter().map(Document::read).collect()
-}
-
-fn document(name: &str) -> Document {
-    Document::read(name.to_owned())
-}
-
-fn blocks(name: &str, text: &str) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    let mut open: Option<Block> = None;
-    for (number, line) in text.lines().enumerate() {
-        match (line.trim_start().strip_prefix("```"), &mut open) {
-            (Some(kind), None) => {
-                open = Some(Block {
-                    place: format!("{name}:{}", number + 1),
-                    kind: kind.trim().to_owned(),
-                    code: String::new(),
-                });
-            }
-            (Some(_), Some(_)) => blocks.extend(open.take()),
-            (None, Some(block)) => block.code += &format!("{line}\n"),
-            (None, None) => {}
-        }
-    }
-    assert!(open.is_none(), "{name}: a block that does not end");
-    blocks
-}
-
-/// A folder that goes away with its owner.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nbffi-docs-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self(path)
-    }
-
-    fn make(&self, name: &str, mode: u32) -> PathBuf {
-        let path = self.0.join(name);
-        fs::create_dir_all(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn said(output: &Output) -> String {
-    let bytes = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn run(place: &str, command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|error| panic!("{place}: {command:?}: {error}"));
-    let text = said(&output);
-    assert!(output.status.success(), "{place}: {command:?}: {text}");
-    text
-}
+use server::Server;
+use support::{root, Nginx};
 
 #[test]
 fn every_block_is_of_a_kind_that_is_tested() {
@@ -153,14 +45,6 @@ fn every_block_is_of_a_kind_that_is_tested() {
         }
     }
     assert_eq!(seen.len(), known.len(), "only {seen:?}");
-}
-
-/// The commands of a block: without prompts, with continued lines joined.
-fn commands(block: &Block) -> Vec<String> {
-    let joined = block.code.replace("\\\n", " ");
-    let lines = joined.lines().map(str::trim);
-    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.map(str::to_owned).collect()
 }
 
 /// Where the plugins of a document's `cc` commands are: `lib<name>.so`.
@@ -184,7 +68,7 @@ fn build_c(document: &Document) -> Built {
     }
     let mut names = Vec::new();
     for block in document.of_kind("sh") {
-        for command in commands(block).iter().filter(|c| c.starts_with("cc ")) {
+        for command in block.commands().iter().filter(|c| c.starts_with("cc ")) {
             let mut words = command.split_whitespace();
             let stem = words.find_map(|word| word.strip_suffix(".c"));
             let stem = stem.unwrap_or_else(|| panic!("{}: no source", block.place));
@@ -214,9 +98,11 @@ fn run_lua(document: &Document) {
     if blocks.is_empty() && built.names.is_empty() {
         return;
     }
-    let mut builder = Nginx::builder().plugin("async_timer").init_worker(
+    let builder = Nginx::builder().plugin("async_timer").plugin("blocking");
+    let mut builder = builder.init_worker(
         "rt = assert(nbffi.load { runtime = 'c', library = 'echo' })
-         timer = assert(nbffi.load { runtime = 'c', library = 'async_timer' })",
+         timer = assert(nbffi.load { runtime = 'c', library = 'async_timer' })
+         slow = assert(nbffi.load { runtime = 'c', library = 'blocking' })",
     );
     for (number, block) in blocks.iter().enumerate() {
         let code = block
@@ -258,124 +144,6 @@ fn run_lua(document: &Document) {
 #[test]
 fn lua_and_c_of_the_documents_do_what_they_say() {
     documents().iter().for_each(run_lua);
-}
-
-/// An nginx with a configuration as it is printed.
-struct Server {
-    child: Child,
-    port: u16,
-    folder: Folder,
-}
-
-impl Server {
-    fn start(block: &Block) -> Self {
-        let folder = Folder::new();
-        let logs = folder.make("logs", 0o777);
-        let temp = folder.make("temp", 0o777);
-        let installed = folder.make("installed", 0o755);
-        let (lua, lib) = (installed.join("lua"), installed.join("lib"));
-        let mut install = Command::new("sh");
-        install.arg("scripts/install.sh").args([&lua, &lib]);
-        install.arg(installed.join("include")).current_dir(root());
-        run(&block.place, &mut install);
-        for name in ["blocking", "echo"] {
-            plugins::install(name, &lib);
-        }
-
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let mut inside: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|what| format!("{what}_temp_path {}/{what};\n", temp.display()))
-            .concat();
-        inside += "access_log off;\n";
-        if !block.code.contains("lua_package_path") {
-            let (lua, lib) = (lua.display(), lib.display());
-            inside += &format!("lua_package_path '{lua}/?.lua;;';\n");
-            inside += &format!("lua_package_cpath '{lib}/?.so;;';\n");
-        }
-        let mut conf = match block.kind.as_str() {
-            "nginx http" => {
-                let server = match block.code.contains("listen ") {
-                    true => "",
-                    false => "server { listen 127.0.0.1:8080; }",
-                };
-                format!("events {{}}\nhttp {{\n{}\n{server}\n}}\n", block.code)
-            }
-            _ => block.code.clone(),
-        };
-        assert!(
-            conf.contains("127.0.0.1:8080"),
-            "{}: no listen",
-            block.place
-        );
-        conf = conf.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
-        conf = conf.replacen("http {\n", &format!("http {{\n{inside}"), 1);
-        let path = folder.0.join("nginx.conf");
-        fs::write(&path, conf).unwrap();
-
-        let found = run(
-            &block.place,
-            Command::new("sh").arg(root().join("scripts/nginx-env.sh")),
-        );
-        let value = |key: &str| {
-            let line = found.lines().find_map(|line| line.strip_prefix(key));
-            line.unwrap().trim_matches(['=', '\'']).to_owned()
-        };
-        let mut main = format!(
-            "daemon off; pid {0}/pid; error_log {0}/error.log notice;",
-            logs.display()
-        );
-        for module in value("TEST_NGINX_LOAD_MODULES").split_whitespace() {
-            main += &format!(" load_module {module};");
-        }
-        if let Some(user) = process::unprivileged_user() {
-            main += &format!(" user {user};");
-        }
-        let nginx = || {
-            let mut nginx = Command::new(value("TEST_NGINX_BINARY"));
-            nginx.arg("-p").arg(&folder.0).arg("-c").arg(&path);
-            nginx.arg("-g").arg(&main).stdin(Stdio::null());
-            nginx
-        };
-        run(&block.place, nginx().arg("-t"));
-        let output = fs::File::create(logs.join("output")).unwrap();
-        let child = nginx().stderr(output).spawn().unwrap();
-        let server = Self {
-            child,
-            port,
-            folder,
-        };
-        eventually("nginx answers", PATIENCE, || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        server
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.0.join("logs/error.log")).unwrap_or_default()
-    }
-
-    /// Every exact location answers, and nothing is wrong in the log.
-    fn check(&self, block: &Block) {
-        let rest = block.code.split("location = ").skip(1);
-        for path in rest.filter_map(|rest| rest.split_whitespace().next()) {
-            let response = Client::new(self.port).get(path).unwrap();
-            let status = response.status;
-            assert_eq!(status, 200, "{}: {path}\n{}", block.place, self.log());
-        }
-        for level in ["[emerg]", "[alert]", "[crit]", "[error]", "[warn]"] {
-            let log = self.log();
-            assert!(!log.contains(level), "{}:\n{log}", block.place);
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        process::signal(self.child.id() as i32, Signal::Quit);
-        let _ = self.child.wait();
-    }
 }
 
 /// Runs or checks a command that a document tells people to type.
@@ -452,7 +220,7 @@ fn configurations_work_and_commands_exist() {
                     server = Some(next);
                 }
                 "sh" => {
-                    for command in commands(block) {
+                    for command in block.commands() {
                         check_command(&block.place, &command, server.as_ref());
                     }
                 }
@@ -524,8 +292,9 @@ fn links_lead_somewhere() {
     }
 }
 
-/// Files and tests that a document names, as `tests/x.rs` or `t/01-x.t`, exist;
-/// and of `tests/x.rs`: `a`, `b` in one line of a list, a and b are tests of x.
+/// Files and tests that a document names, as `tests/x.rs` or `t/01-x.t`, exist.
+/// In a row of a table, what stands behind a file of tests in Rust, as `a`, `b`,
+/// are tests in it.
 #[test]
 fn files_and_tests_that_are_named_exist() {
     let mut named = 0;

@@ -8,6 +8,7 @@ use std::ffi::{c_void, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver, Sender};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nonblocking_ffi::channel::Mailbox;
 use nonblocking_ffi::client::{Client, Posted, Request};
@@ -22,6 +23,8 @@ use nonblocking_ffi_plugin::sys;
 const TASKS: u64 = 60_000;
 const IN_FLIGHT: usize = 400;
 const MAX_RESPONSE: usize = 2000;
+/// A task that has not ended after this long never will.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// xorshift64*: the same run for the same seed.
 struct Random(u64);
@@ -209,6 +212,7 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
     let mut requests: Vec<Option<Box<[u8; 8]>>> = Vec::new();
     let mut random = Random(42);
     let (mut posted, mut ended, mut cancelled) = (0, 0, 0);
+    let mut progress = Instant::now();
     while ended < TASKS {
         while posted < TASKS && client.in_flight() < IN_FLIGHT as u32 {
             let request = Box::new(random.below(u64::MAX).to_ne_bytes());
@@ -242,6 +246,10 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
             }
         }
         client.flush();
+        assert!(
+            progress.elapsed() < STALLED,
+            "{posted} posted, {ended} ended"
+        );
         while let Some(slot) = client.next_done() {
             assert!(
                 requests[slot.index as usize].take().is_some(),
@@ -249,6 +257,7 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
             );
             end(&mut client, slot);
             ended += 1;
+            progress = Instant::now();
         }
         while client.mailbox().take_log().is_some() {}
     }

@@ -54,7 +54,9 @@ impl Task<'_> {
     }
 
     /// Whether nobody waits for the response any more: the caller timed out, or
-    /// cancelled. Cheap; a long-running task should ask often.
+    /// cancelled. Cheap; a long-running task should ask often. A task whose
+    /// caller was killed, or never waited, has only its deadline: see
+    /// [`Task::remaining`].
     pub fn is_cancelled(&self) -> bool {
         // SAFETY: any handle may be passed, from any thread.
         unsafe { (self.table().is_cancelled)(self.raw) != 0 }

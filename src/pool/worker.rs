@@ -18,7 +18,7 @@ use crate::channel::outbox;
 use crate::error::Error;
 use crate::sync::{now_ns, spin_loop, Ordering};
 use crate::task::state::Claim;
-use crate::task::{Failure, Slot};
+use crate::task::Slot;
 
 /// The longest that a thread looks for a task before it sleeps.
 const MAX_SPIN_NS: u64 = 30_000;
@@ -180,7 +180,5 @@ impl Thread {
 
 /// Ends a task that was claimed but shall not run.
 fn refuse(slot: &'static Slot, error: Error) {
-    let generation = slot.state.generation();
-    // Cannot fail: the runtime has never seen the handle.
-    let _ = slot.complete(generation, |_, _| Err(Failure::Ended(error)));
+    slot.end(slot.state.generation(), |reply| reply.fail(error, 0, b""));
 }

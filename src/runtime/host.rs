@@ -10,7 +10,9 @@ use nonblocking_ffi_plugin::sys;
 
 use crate::channel::Mailbox;
 use crate::error::Error;
+use crate::sync::now_ns;
 use crate::task::reply::{Reply, INLINE_BYTES};
+use crate::task::slot::NO_DEADLINE;
 use crate::task::state::Stale;
 use crate::task::{arena, Failure, Task};
 
@@ -98,15 +100,21 @@ fn status(result: Result<(), Failure>) -> c_int {
 
 fn complete(
     handle: u64,
-    write: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
+    check: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
+    write: impl FnOnce(&Task, &mut Reply) -> Result<(), Error>,
 ) -> Result<(), Failure> {
     let (slot, generation) = arena::resolve(handle).ok_or(Failure::Stale)?;
-    slot.complete(generation, write)
+    slot.complete(generation, check, write)
 }
 
 fn edit<T>(handle: u64, change: impl FnOnce(&Task, &mut Reply) -> T) -> Result<T, Stale> {
     let (slot, generation) = arena::resolve(handle).ok_or(Stale)?;
     slot.edit(generation, change)
+}
+
+/// Whether the deadline of a task has passed.
+fn has_passed(task: &Task) -> bool {
+    task.deadline_ns != NO_DEADLINE && task.deadline_ns <= now_ns()
 }
 
 /// The length of a response, if the runtime allows it.
@@ -160,10 +168,15 @@ unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
 }
 
 unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
-    let cancelled = match arena::resolve(handle) {
-        Some((slot, generation)) => slot.state.is_unwanted(generation),
-        None => true,
-    };
+    let cancelled = guard(true, || {
+        let Some((slot, generation)) = arena::resolve(handle) else {
+            return true;
+        };
+        // Whoever forgot the task, or cannot wait at all, wants nothing of it
+        // after its deadline either.
+        slot.state.is_unwanted(generation)
+            || edit(handle, |task, _| has_passed(task)).unwrap_or(true)
+    });
     c_int::from(cancelled)
 }
 
@@ -182,13 +195,21 @@ unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
 
 unsafe extern "C" fn respond_buffer(handle: u64, len: u64) -> c_int {
     guard(sys::NBFFI_INVALID, || {
-        status(complete(handle, |task, reply| {
-            if reply.commit(allowed(task, len)?) {
+        status(complete(
+            handle,
+            |task, reply| {
+                let fits = allowed(task, len).map(|len| reply.is_allocated(len));
+                // Too large: ends the task, below.
+                if fits == Ok(false) {
+                    return Err(Failure::Invalid);
+                }
                 Ok(())
-            } else {
-                Err(Failure::Invalid)
-            }
-        }))
+            },
+            |task, reply| {
+                reply.commit(allowed(task, len)?);
+                Ok(())
+            },
+        ))
     })
 }
 
@@ -196,15 +217,19 @@ unsafe extern "C" fn respond(handle: u64, data: *const c_void, len: u64) -> c_in
     guard(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's data, which stays until this returns.
         let data = unsafe { bytes(data, len) };
-        status(complete(handle, |task, reply| {
-            let data = data.ok_or(Failure::Invalid)?;
-            allowed(task, len)?;
-            if data.len() > INLINE_BYTES && task.is_of_request(data) {
-                reply.refer(data);
-                return Ok(());
-            }
-            Ok(reply.copy(data)?)
-        }))
+        status(complete(
+            handle,
+            |_, _| data.map(drop).ok_or(Failure::Invalid),
+            |task, reply| {
+                let data = data.unwrap_or_default();
+                allowed(task, len)?;
+                if data.len() > INLINE_BYTES && task.is_of_request(data) {
+                    reply.refer(data);
+                    return Ok(());
+                }
+                reply.copy(data)
+            },
+        ))
     })
 }
 
@@ -216,13 +241,19 @@ unsafe extern "C" fn respond_owned(
     arg: *mut c_void,
 ) -> c_int {
     let result = guard(Err(Failure::Invalid), || {
-        complete(handle, |task, reply| {
-            if data.is_null() && len > 0 {
-                return Err(Failure::Invalid);
-            }
-            reply.own(data.cast(), allowed(task, len)?, release, arg);
-            Ok(())
-        })
+        complete(
+            handle,
+            |_, _| {
+                if data.is_null() && len > 0 {
+                    return Err(Failure::Invalid);
+                }
+                Ok(())
+            },
+            |task, reply| {
+                reply.own(data.cast(), allowed(task, len)?, release, arg);
+                Ok(())
+            },
+        )
     });
     if let (Err(_), Some(release)) = (&result, release) {
         // SAFETY: the plugin passed `release` to be called once with these; the
@@ -236,10 +267,21 @@ unsafe extern "C" fn fail(handle: u64, code: i64, msg: *const c_char, len: u64) 
     guard(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's message, which stays until this returns.
         let message = unsafe { bytes(msg.cast(), len) };
-        status(complete(handle, |_, reply| {
-            reply.fail(Error::Runtime, code, message.ok_or(Failure::Invalid)?);
-            Ok(())
-        }))
+        status(complete(
+            handle,
+            |_, _| message.map(drop).ok_or(Failure::Invalid),
+            |task, reply| {
+                // A plugin that watches the deadline itself may give up before
+                // the caller's timer has fired; to the caller that is the same.
+                let error = if has_passed(task) {
+                    Error::Timeout
+                } else {
+                    Error::Runtime
+                };
+                reply.fail(error, code, message.unwrap_or_default());
+                Ok(())
+            },
+        ))
     })
 }
 

@@ -20,7 +20,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use crate::error::Error;
 use crate::pool::Pool;
-use crate::task::{Failure, Kind, Runner, Slot, Task};
+use crate::task::{Kind, Runner, Slot, Task};
 pub use grace::{Grace, GRACE_NS, WORTH_NS};
 pub use stats::RuntimeStats;
 
@@ -98,7 +98,7 @@ impl Runtime {
 
     /// Runs a claimed task. Nothing of the slot but `generation` is used after
     /// the host may have completed the task.
-    fn perform(&self, slot: &'static Slot, generation: u32) -> Result<(), Failure> {
+    fn perform(&self, slot: &'static Slot, generation: u32) {
         // SAFETY: the caller claimed the task, and it has not ended. A copy,
         // since it may end while the host still runs.
         let task = *unsafe { slot.task() };
@@ -114,31 +114,29 @@ impl Runtime {
             }
             Kind::Call => return self.call(slot, generation, &task),
         };
-        slot.complete(generation, |_, reply| {
+        slot.end(generation, |reply| {
             if let Err(message) = result {
                 reply.fail(Error::Load, 0, message.as_bytes());
             }
-            Ok(())
-        })
+        });
     }
 
-    fn call(&self, slot: &'static Slot, generation: u32, task: &Task) -> Result<(), Failure> {
+    fn call(&self, slot: &'static Slot, generation: u32, task: &Task) {
         // SAFETY: Lua keeps the request alive until the completion is
         // collected, which is after this task's end.
         let request = unsafe { std::slice::from_raw_parts(task.request, task.request_len) };
         let failed = match self.host.call(slot.handle(), request) {
-            Outcome::Pending => return Ok(()),
+            Outcome::Pending => return,
             Outcome::Done => None,
             Outcome::Failed(code) => Some(code),
         };
-        slot.complete(generation, |_, reply| {
+        slot.end(generation, |reply| {
             if let Some(why) = reply.refused() {
                 reply.fail(why, 0, b"");
             } else if let Some(code) = failed {
                 reply.fail(Error::Runtime, code, format!("code {code}").as_bytes());
             }
-            Ok(())
-        })
+        });
     }
 
     /// By what the pool's threads note that they use this runtime.
@@ -155,9 +153,8 @@ impl Runner for Runtime {
         // only used through `&self`.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(slot, generation)));
         if outcome.is_err() {
-            let _ = slot.complete(generation, |_, reply| {
+            slot.end(generation, |reply| {
                 reply.fail(Error::Runtime, 0, b"panic in the host");
-                Ok(())
             });
         }
     }

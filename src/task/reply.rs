@@ -142,15 +142,15 @@ impl Reply {
         Ok(self.buffer.data)
     }
 
-    /// Responds with the first `len` bytes of what `allocate` gave. False if
-    /// that is more than it gave.
-    #[must_use]
-    pub fn commit(&mut self, len: usize) -> bool {
-        let fits = self.allocated.is_some_and(|size| len <= size);
-        if fits {
-            self.len = len;
-        }
-        fits
+    /// Whether `allocate` gave at least `len` bytes.
+    pub fn is_allocated(&self, len: usize) -> bool {
+        self.allocated.is_some_and(|size| len <= size)
+    }
+
+    /// Responds with the first `len` bytes of what `allocate` gave.
+    pub fn commit(&mut self, len: usize) {
+        debug_assert!(self.is_allocated(len));
+        self.len = len;
     }
 
     /// Responds with a copy of `data`.
@@ -279,12 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn committing_more_than_was_allocated_is_refused() {
+    fn only_what_was_allocated_can_be_committed() {
         let mut reply = Reply::default();
-        assert!(!reply.commit(0), "nothing was allocated");
+        assert!(!reply.is_allocated(0), "nothing was allocated");
         reply.allocate(100).unwrap();
-        assert!(!reply.commit(101));
-        assert!(reply.commit(100));
+        assert!(!reply.is_allocated(101) && reply.is_allocated(100));
+        reply.commit(100);
         assert_eq!(reply.data().1, 100);
     }
 

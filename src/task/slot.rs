@@ -2,7 +2,7 @@
 //!
 //! A slot is written by one thread at a time, and the state word says which:
 //! the main thread while FREE and after DONE, the claimer from QUEUED to
-//! RUNNING, whoever won `begin` or `edit` from there to DONE.
+//! RUNNING, whoever won `edit` from there to DONE.
 
 use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
@@ -92,12 +92,6 @@ pub enum Failure {
     Invalid,
     /// The step ended the task with this error.
     Ended(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Ended(error)
-    }
 }
 
 /// One request, written by the main thread before the offer.
@@ -194,7 +188,7 @@ impl Slot {
     /// The reply, for the thread that the state word gives it to.
     ///
     /// # Safety
-    /// The caller won `begin` or `edit` and has not yet ended it, or it is the
+    /// The caller won `edit` and has not yet ended it or finished, or it is the
     /// main thread and the slot is done or free; and it holds no other
     /// reference to the reply.
     #[allow(clippy::mut_from_ref, reason = "the state word is the borrow")]
@@ -227,32 +221,47 @@ impl Slot {
         u64::from(self.state.generation()) << 32 | u64::from(self.index)
     }
 
-    /// Completes a running task: `write` fills the reply. If that fails with
-    /// `Keep`, the task stays pending; an `Error` completes it.
+    /// Completes a running task. `check` says whether that can be done; if it
+    /// fails, the task stays as it was. Then `write` fills the reply; if it
+    /// fails, the task ends with that error.
     ///
     /// `generation` is that of the plugin's handle.
     pub fn complete(
         &'static self,
         generation: u32,
-        write: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
+        check: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
+        write: impl FnOnce(&Task, &mut Reply) -> Result<(), Error>,
     ) -> Result<(), Failure> {
         self.state
-            .begin(generation)
+            .edit(generation)
             .map_err(|Stale| Failure::Stale)?;
-        // SAFETY: `begin` succeeded, so the task was claimed and this thread
+        // SAFETY: the edit began, so the task was claimed and this thread
         // alone may write the reply.
         let (task, reply) = unsafe { (self.task(), self.reply()) };
+        if let Err(failure) = check(task, reply) {
+            self.state.end_edit();
+            return Err(failure);
+        }
+        self.state.promote();
         let written = write(task, reply);
-        match written {
-            Err(Failure::Stale | Failure::Invalid) => {
-                self.state.abandon_completion();
-                return written;
-            }
-            Err(Failure::Ended(error)) => reply.fail(error, 0, b""),
-            Ok(()) => {}
+        if let Err(error) = written {
+            reply.fail(error, 0, b"");
         }
         self.deliver(task, reply);
-        written
+        written.map_err(Failure::Ended)
+    }
+
+    /// Completes a running task whose plugin has no say in it.
+    pub fn end(&'static self, generation: u32, write: impl FnOnce(&mut Reply)) {
+        // Fails if the plugin has completed it, which is fine.
+        let _ = self.complete(
+            generation,
+            |_, _| Ok(()),
+            |_, reply| {
+                write(reply);
+                Ok(())
+            },
+        );
     }
 
     /// Changes the reply of a running task without completing it. `edit` must

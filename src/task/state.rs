@@ -1,23 +1,24 @@
 //! The state word of a slot: `generation (32 bits) | flags | phase`.
 //!
 //! ```text
-//!          offer            claim              begin           finish
-//!   FREE ---------> QUEUED -------> RUNNING ------> COMPLETING ------> DONE
-//!    ^                 |              |   ^             ^                |
-//!    |                 | claim,       |   | end_edit    |                |
-//!    |                 | cancelled    v   |             |                |
-//!    |                 |             EDITING            |                |
-//!    |                 +--------------------------------+                |
-//!    +-------------------------------------------------------------------+
-//!                               release (generation + 1)
+//!          offer           claim             edit            promote
+//!   FREE --------> QUEUED ------> RUNNING <------> EDITING -------> COMPLETING
+//!    ^                |                   end_edit                    ^    |
+//!    |                |  claim, cancelled                             |    |
+//!    |                +-----------------------------------------------+    |
+//!    |                                                                     |
+//!    +-------------------------------- DONE <------------------------------+
+//!        release (generation + 1)                      finish
 //! ```
 //!
 //! * The main thread offers, cancels and releases. A pool thread claims. Who
-//!   completes may be any thread: the one that wins `begin`, which is why a
-//!   task has exactly one completion. The generation makes handles of tasks
-//!   that are gone fail every step.
+//!   completes may be any thread: the first that edits the task and, having
+//!   found its arguments in order, promotes it. There is no way back from
+//!   `COMPLETING`, so whoever meets that phase knows that the task ends. The
+//!   generation makes handles of tasks that are gone fail every step.
 //! * `EDITING` and `COMPLETING` are exclusive: the thread that got there may
-//!   write the slot's reply.
+//!   write the slot's reply. An edit is short, and others wait for its end; a
+//!   completion may copy for long, and nobody waits for it.
 //! * Flag `CANCELLED`: nobody waits any more. Set while `QUEUED`, the task will
 //!   not run; set later, the task can ask.
 //! * Flag `INLINE`: the caller looks at this word itself (the grace). Who
@@ -117,19 +118,9 @@ impl State {
         }
     }
 
-    /// RUNNING -> COMPLETING: the winner alone may write the reply, and must
-    /// `finish` (or go back by `end_edit`).
-    pub fn begin(&self, generation: u32) -> Result<(), Stale> {
-        self.leave_running(generation, COMPLETING)
-    }
-
     /// RUNNING -> EDITING: the winner alone may write the reply, and must
-    /// `end_edit` soon: others wait for it.
+    /// `end_edit` or `promote` soon: others wait for it.
     pub fn edit(&self, generation: u32) -> Result<(), Stale> {
-        self.leave_running(generation, EDITING)
-    }
-
-    fn leave_running(&self, generation: u32, phase: u64) -> Result<(), Stale> {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             if word >> GENERATION_SHIFT != u64::from(generation) {
@@ -145,10 +136,10 @@ impl State {
                 _ => return Err(Stale),
             }
             // Acquire: pairs with the Release in `end_edit`, so that what an
-            // edit wrote is seen by the next edit and by the completion.
+            // edit wrote is seen by the next one.
             match self.0.compare_exchange_weak(
                 word,
-                word - RUNNING + phase,
+                word - RUNNING + EDITING,
                 Ordering::Acquire,
                 Ordering::Relaxed,
             ) {
@@ -160,14 +151,14 @@ impl State {
 
     /// EDITING -> RUNNING.
     pub fn end_edit(&self) {
-        // Release: pairs with the Acquire in `leave_running`.
+        // Release: pairs with the Acquire in `edit`.
         self.0.fetch_sub(EDITING - RUNNING, Ordering::Release);
     }
 
-    /// COMPLETING -> RUNNING: the reply could not be written.
-    pub fn abandon_completion(&self) {
-        // Release: pairs with the Acquire in `leave_running`.
-        self.0.fetch_sub(COMPLETING - RUNNING, Ordering::Release);
+    /// EDITING -> COMPLETING: the task ends, and the editor writes how.
+    pub fn promote(&self) {
+        // Relaxed: nobody else reads the reply before `finish` releases it.
+        self.0.fetch_add(COMPLETING - EDITING, Ordering::Relaxed);
     }
 
     /// COMPLETING -> DONE. True if the caller waits inline and takes the reply
@@ -259,12 +250,13 @@ mod tests {
         let state = State::default();
         let first = state.generation();
         state.offer(false);
-        assert_eq!(state.begin(first), Err(Stale), "not claimed yet");
+        assert_eq!(state.edit(first), Err(Stale), "not claimed yet");
         assert_eq!(state.claim(), Claim::Run);
         assert_eq!(state.edit(first), Ok(()));
         state.end_edit();
-        assert_eq!(state.begin(first), Ok(()));
-        assert_eq!(state.begin(first), Err(Stale), "second completion");
+        assert_eq!(state.edit(first), Ok(()));
+        state.promote();
+        assert_eq!(state.edit(first), Err(Stale), "second completion");
         assert!(!state.finish());
         assert!(state.is_done());
         assert_eq!(state.cancel(), Cancel::TooLate);
@@ -273,7 +265,7 @@ mod tests {
         assert!(state.is_unwanted(first));
         state.offer(false);
         assert_eq!(state.claim(), Claim::Run);
-        assert_eq!(state.begin(first), Err(Stale), "handle of the last task");
+        assert_eq!(state.edit(first), Err(Stale), "handle of the last task");
     }
 
     #[test]
@@ -331,7 +323,8 @@ mod loom_tests {
                 let cell = cell.clone();
                 thread::spawn(move || {
                     assert_eq!(cell.state.claim(), Claim::Run);
-                    cell.state.begin(1).unwrap();
+                    cell.state.edit(1).unwrap();
+                    cell.state.promote();
                     // SAFETY: COMPLETING is exclusive.
                     cell.reply.with_mut(|reply| unsafe { *reply = 7 });
                     !cell.state.finish()
@@ -357,7 +350,8 @@ mod loom_tests {
             let respond = |value: u32| {
                 let cell = cell.clone();
                 move || {
-                    cell.state.begin(1).is_ok() && {
+                    cell.state.edit(1).is_ok() && {
+                        cell.state.promote();
                         // SAFETY: COMPLETING is exclusive.
                         cell.reply.with_mut(|reply| unsafe { *reply = value });
                         let _ = cell.state.finish();
@@ -410,7 +404,9 @@ mod loom_tests {
                     }
                 })
             };
-            cell.state.begin(1).unwrap();
+            // Never stale: an edit that completes nothing is waited for.
+            cell.state.edit(1).unwrap();
+            cell.state.promote();
             // SAFETY: COMPLETING is exclusive.
             cell.reply.with_mut(|reply| unsafe { *reply += 10 });
             let _ = cell.state.finish();

@@ -57,12 +57,13 @@ end
 
 -- The path of a plugin: as it is if it has a slash, else the file that
 -- package.cpath has for `name` or `lib<name>`, else the name itself, for the
--- search of dlopen.
+-- search of dlopen, and a list of what was tried.
 function _M.plugin_path(name)
     if find(name, "/", 1, true) then
         return name
     end
-    return search { name, "lib" .. name } or name
+    local path, tried = search { name, "lib" .. name }
+    return path or name, tried
 end
 
 

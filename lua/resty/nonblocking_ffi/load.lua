@@ -103,7 +103,7 @@ local function begin_load(given, arguments)
     if not pool then
         return nil, err
     end
-    local path = library.plugin_path(given.library)
+    local path, tried = library.plugin_path(given.library)
     local entry = given.entry or "nbffi_plugin_entry"
     local config = given.config or ""
     local ptr = C.nbffi_runtime_new_c(client, pool.ptr, channel.text(name),
@@ -132,6 +132,10 @@ local function begin_load(given, arguments)
         if waiter.err then
             -- A runtime that cannot be loaded is not there at all.
             waiter.err = waiter.message or waiter.err
+            if tried then
+                waiter.err = waiter.err .. "; not in package.cpath either:"
+                             .. tried
+            end
             forget()
             C.nbffi_runtime_free(client, ptr)
         end

@@ -90,7 +90,7 @@ local defaults = {
     max_response = 256 * 1024 * 1024,
     on_full = "error",
     max_queue = 65536,
-    nice = 0,
+    nice = 10,
     socket_dirs = { "/dev/shm", "/tmp", "/var/tmp", "/run", "." },
 }
 _M.defaults = defaults
@@ -148,7 +148,7 @@ function _M.get(given, key)
     if value == nil then
         value = defaults[key]
     end
-    if value == nil and key == "threads" then
+    if value == nil and key == "threads" and cores then
         value = cores()
     end
     return value

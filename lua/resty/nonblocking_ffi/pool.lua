@@ -11,6 +11,7 @@ local get = options.get
 local is_awaited = channel.is_awaited
 local next = next
 local pairs = pairs
+local tostring = tostring
 local type = type
 
 local DEFAULT = "default"
@@ -50,9 +51,10 @@ function _M.declare(name, given)
     local known = declared[name]
     if known then
         for key in pairs(ALLOWED) do
-            if known[key] ~= settings[key] then
+            local is = get(known, key)
+            if is ~= get(settings, key) then
                 return nil, "pool \"" .. name .. "\" exists already, with "
-                            .. "another " .. key
+                            .. key .. " = " .. tostring(is or "the default")
             end
         end
         return true

@@ -1,0 +1,143 @@
+//! An nginx with a configuration as it is printed in a document.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use crate::document::{run, Block, Folder};
+use crate::support::http::Client;
+use crate::support::process::{self, Signal};
+use crate::support::{eventually, plugins, root, PATIENCE};
+
+/// An nginx with a configuration as it is printed.
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub port: u16,
+    folder: Folder,
+}
+
+impl Server {
+    /// Starts it, in front of what `scripts/install.sh` installs.
+    pub fn start(block: &Block) -> Self {
+        // Somebody else may take the port between our look and nginx's bind.
+        let mut attempts = (0..5).map(|_| Self::try_start(block));
+        let started = attempts.find_map(|server| server);
+        started.unwrap_or_else(|| panic!("{}: nginx does not start", block.place))
+    }
+
+    fn try_start(block: &Block) -> Option<Self> {
+        let folder = Folder::new();
+        let logs = folder.make("logs", 0o777);
+        let temp = folder.make("temp", 0o777);
+        let installed = folder.make("installed", 0o755);
+        let (lua, lib) = (installed.join("lua"), installed.join("lib"));
+        let mut install = Command::new("sh");
+        install.arg("scripts/install.sh").args([&lua, &lib]);
+        install.arg(installed.join("include")).current_dir(root());
+        run(&block.place, &mut install);
+        for name in ["blocking", "echo"] {
+            plugins::install(name, &lib);
+        }
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let mut inside: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|what| format!("{what}_temp_path {}/{what};\n", temp.display()))
+            .concat();
+        inside += "access_log off;\n";
+        if !block.code.contains("lua_package_path") {
+            let (lua, lib) = (lua.display(), lib.display());
+            inside += &format!("lua_package_path '{lua}/?.lua;;';\n");
+            inside += &format!("lua_package_cpath '{lib}/?.so;;';\n");
+        }
+        let mut conf = match block.kind.as_str() {
+            "nginx http" => {
+                let server = match block.code.contains("listen ") {
+                    true => "",
+                    false => "server { listen 127.0.0.1:8080; }",
+                };
+                format!("events {{}}\nhttp {{\n{}\n{server}\n}}\n", block.code)
+            }
+            _ => block.code.clone(),
+        };
+        assert!(
+            conf.contains("127.0.0.1:8080"),
+            "{}: no listen",
+            block.place
+        );
+        conf = conf.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
+        conf = conf.replacen("http {\n", &format!("http {{\n{inside}"), 1);
+        let path = folder.0.join("nginx.conf");
+        fs::write(&path, conf).unwrap();
+
+        let found = run(
+            &block.place,
+            Command::new("sh").arg(root().join("scripts/nginx-env.sh")),
+        );
+        let value = |key: &str| {
+            let line = found.lines().find_map(|line| line.strip_prefix(key));
+            line.unwrap().trim_matches(['=', '\'']).to_owned()
+        };
+        let mut main = format!(
+            "daemon off; pid {0}/pid; error_log {0}/error.log notice;",
+            logs.display()
+        );
+        for module in value("TEST_NGINX_LOAD_MODULES").split_whitespace() {
+            main += &format!(" load_module {module};");
+        }
+        if let Some(user) = process::unprivileged_user() {
+            main += &format!(" user {user};");
+        }
+        let nginx = || {
+            let mut nginx = Command::new(value("TEST_NGINX_BINARY"));
+            nginx.arg("-p").arg(&folder.0).arg("-c").arg(&path);
+            nginx.arg("-g").arg(&main).stdin(Stdio::null());
+            nginx
+        };
+        run(&block.place, nginx().arg("-t"));
+        let output = fs::File::create(logs.join("output")).unwrap();
+        let child = nginx().stderr(output).spawn().unwrap();
+        let mut server = Self {
+            child,
+            port,
+            folder,
+        };
+        // Written as soon as nginx listens.
+        let pid = logs.join("pid");
+        let mut ended = false;
+        eventually("nginx is up or has ended", PATIENCE, || {
+            ended = server.child.try_wait().unwrap().is_some();
+            ended || fs::metadata(&pid).is_ok_and(|pid| pid.len() > 0)
+        });
+        (!ended).then_some(server)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.0.join("logs/error.log")).unwrap_or_default()
+    }
+
+    /// Every exact location answers, and nothing is wrong in the log.
+    pub fn check(&self, block: &Block) {
+        let rest = block.code.split("location = ").skip(1);
+        for path in rest.filter_map(|rest| rest.split_whitespace().next()) {
+            let response = Client::new(self.port).get(path).unwrap();
+            let status = response.status;
+            assert_eq!(status, 200, "{}: {path}\n{}", block.place, self.log());
+        }
+        for level in ["[emerg]", "[alert]", "[crit]", "[error]", "[warn]"] {
+            let log = self.log();
+            assert!(!log.contains(level), "{}:\n{log}", block.place);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            process::signal(self.child.id() as i32, Signal::Quit);
+            let _ = self.child.wait();
+        }
+    }
+}
