@@ -182,8 +182,9 @@ a
 GET /t
 --- response_body_like
 (?-s)^nil .*"/no/such/libx\.so".*No such file.*
-nil .*"no-such-lib".*
-nil .*"/etc/passwd".*
+nil .*"no-such-lib".*; not in package\.cpath either:
+(\s*no file '.*'
+)+nil .*"/etc/passwd".*
 nil .*"/tmp".*
 alive$
 --- no_error_log

@@ -173,14 +173,14 @@ GET /t
 --- response_body_like
 (?-s)^true
 true
-nil pool "p" .*threads
-nil pool "p" .*max_queue
+nil pool "p" .*threads = 2
+nil pool "p" .*max_queue = 5
 nil pool "p" .*
 true
 true
 works p
 true
-nil pool "p" .*threads$
+nil pool "p" .*threads = 2$
 --- no_error_log
 [error]
 
@@ -371,9 +371,11 @@ location = /t {
     content_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         nbffi.pool("nice", { threads = 1, nice = 7 })
-        nbffi.pool("plain", { threads = 1 })
+        nbffi.pool("plain", { threads = 1, nice = 0 })
+        nbffi.pool("usual", { threads = 1 })
         assert(nbffi.load { runtime = "c", library = "echo", pool = "nice" })
         assert(nbffi.load { runtime = "c", library = "echo", pool = "plain" })
+        assert(nbffi.load { runtime = "c", library = "echo", pool = "usual" })
         -- By a thread's name: its niceness, relative to the main thread's.
         local function nice(path)
             local stat = io.open(path .. "/stat"):read("*a")
@@ -401,6 +403,7 @@ GET /t
 --- response_body
 nbffi/nice/0 +7
 nbffi/plain/0 +0
+nbffi/usual/0 +10
 --- no_error_log
 [error]
 

@@ -13,7 +13,7 @@ local thumbnail
 function _M.init_worker()
     -- Pictures are resized by threads that stand back for the event loop when
     -- there are fewer cores than work.
-    assert(nbffi.pool("pictures", { nice = 10 }))
+    assert(nbffi.pool("pictures"))
 
     -- What goes wrong here is in the error log; /thumb then answers with 500.
     thumbnail = assert(nbffi.load{

@@ -51,7 +51,8 @@ end
 --
 -- Declares a named pool: threads (default: as many as there are cores),
 -- max_queue (tasks that may wait while all threads are busy, default 65536),
--- nice (0 to 19, how much nicer than nginx its threads are). Its threads start
+-- nice (0 to 19, default 10: how much nicer than nginx its threads are, so that
+-- the event loop gets a processor when it needs one). Its threads start
 -- in each worker when it is first used. A pool named "default" is there
 -- without. Returns true, or nil and an error if there is one that differs.
 function _M.pool(name, given)
