@@ -104,7 +104,7 @@ lint:
 	@sh scripts/deps.sh lint
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	luacheck -q lua examples
+	luacheck -q lua examples bench t/plugins
 
 fmt:
 	$(CARGO) fmt --all

@@ -194,19 +194,31 @@ local function deliver(done)
 end
 
 
+-- How many completions `batch` holds, and how many of them were delivered. Kept
+-- between calls so that an error (no memory for a response) loses one result,
+-- not the rest of the batch and its slots.
+local count, delivered = 0, 0
+
+
 -- Takes all completions and wakes their waiters. Never yields.
 local function drain()
     local some = false
     repeat
-        local count = C.nbffi_drain(client, batch, BATCH)
-        for i = 0, count - 1 do
-            deliver(batch[i])
+        if delivered == count then
+            count = C.nbffi_drain(client, batch, BATCH)
+            delivered = 0
         end
+        while delivered < count do
+            delivered = delivered + 1
+            deliver(batch[delivered - 1])
+        end
+        local last = count < BATCH
         if count > 0 then
             some = true
             C.nbffi_release(client, batch, count)
+            count, delivered = 0, 0
         end
-    until count < BATCH
+    until last
     if some then
         for i = 1, #hooks do
             hooks[i]()
