@@ -170,6 +170,9 @@ impl Client {
             self.free.extend(slots.iter().rev());
         }
         let slot = self.free.pop().ok_or(Error::NoMemory)?;
+        if let Some(next) = self.free.last() {
+            prefetch(next);
+        }
         // SAFETY: a free slot is this thread's.
         self.cached_bytes -= unsafe { slot.reply() }.cached();
         Ok(slot)
@@ -349,7 +352,11 @@ impl Client {
         if self.taken.is_empty() {
             self.taken = self.mailbox.completions().take();
         }
-        self.taken.next()
+        let slot = self.taken.next();
+        if let Some(next) = self.taken.peek() {
+            prefetch(next);
+        }
+        slot
     }
 
     /// Counts a done task; `now` is the time. Returns what ended it.
@@ -438,6 +445,20 @@ impl Client {
         }
         (queued, running)
     }
+}
+
+/// Brings a slot into the cache. With thousands of tasks in flight, each slot
+/// has left it by the time it is used again.
+#[inline]
+fn prefetch(slot: &'static Slot) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of::<Slot>()).step_by(64) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        // SAFETY: a hint; it reads nothing that the program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(slot).cast::<i8>().add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = slot;
 }
 
 /// Waits for a task without yielding. True if it is done.

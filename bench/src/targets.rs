@@ -90,11 +90,6 @@ pub const TARGETS: &[Target] = &[
         value: |results| ratio(results, "lone-100k", OURS, SOCKET),
     },
     Target {
-        text: "the same with a new string as the response",
-        limit: Limit::AtMost(1.0 / 10.0),
-        value: |results| ratio(results, "lone-100k-copy", OURS, SOCKET),
-    },
-    Target {
         text: "lone call without grace, 16 B: of the unix socket's time",
         limit: Limit::AtMost(2.0 / 3.0),
         value: |results| ratio(results, "lone-16", NO_GRACE, SOCKET),
@@ -139,19 +134,9 @@ pub const TARGETS: &[Target] = &[
         },
     },
     Target {
-        text: "computing plugin, nice 0: p99 of a trivial request, of idle's",
-        limit: Limit::AtMost(2.0),
-        value: |results| slower_than_idle(results, "nice 0"),
-    },
-    Target {
-        text: "computing plugin, nice 10: p99 of a trivial request, of idle's",
+        text: "computing plugin, nice 10 (the default): p99 of a trivial request, of idle's",
         limit: Limit::AtMost(2.0),
         value: |results| slower_than_idle(results, "nice 10"),
-    },
-    Target {
-        text: "computing plugin, nice 19: p99 of a trivial request, of idle's",
-        limit: Limit::AtMost(2.0),
-        value: |results| slower_than_idle(results, "nice 19"),
     },
     Target {
         text: "idle: context switches per second, all threads",

@@ -139,14 +139,19 @@ impl Taken {
     pub fn is_empty(&self) -> bool {
         self.0.is_null()
     }
+
+    /// The slot that `next` will give.
+    pub fn peek(&self) -> Option<&'static Slot> {
+        // SAFETY: links lead to slots, which are never freed.
+        unsafe { self.0.as_ref() }
+    }
 }
 
 impl Iterator for Taken {
     type Item = &'static Slot;
 
     fn next(&mut self) -> Option<&'static Slot> {
-        // SAFETY: links lead to slots, which are never freed.
-        let slot = unsafe { self.0.as_ref() }?;
+        let slot = self.peek()?;
         self.0 = slot.next.load(Ordering::Relaxed);
         Some(slot)
     }

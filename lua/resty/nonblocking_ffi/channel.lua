@@ -44,7 +44,7 @@ local BATCH = 64
 local LINE_BYTES = 4096
 local PATH_BYTES = 256
 -- So many waiters and semaphores are kept for reuse.
-local MAX_SPARE = 1024
+local MAX_SPARE = 16384
 -- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
 local LONGEST = 2000000
 -- Half of what the clock of nginx can tell apart.
