@@ -20,15 +20,12 @@ use crate::sync::{now_ns, spin_loop, Ordering};
 use crate::task::state::Claim;
 use crate::task::Slot;
 
-/// The longest that a thread looks for a task before it sleeps ...
+/// The longest that a thread looks for a task before it sleeps.
 const MAX_SPIN_NS: u64 = 50_000;
-/// ... and after one of many short tasks: these come in batches, and to spin
-/// from one to the next costs more than it saves.
-const MAX_BULK_SPIN_NS: u64 = 30_000;
 /// The shortest, but for not at all.
 const MIN_SPIN_NS: u64 = 5_000;
 /// What a wake-up adds to a pause.
-const WAKE_UP_NS: u64 = 10_000;
+const WAKE_UP_NS: u64 = 20_000;
 /// Looks between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 16;
 
@@ -169,15 +166,10 @@ impl Thread {
 
     /// Adapts the window to a pause that ended in a wake-up.
     fn adapt(&mut self, pause_ns: u64) {
-        let longest = if self.bulk {
-            MAX_BULK_SPIN_NS
-        } else {
-            MAX_SPIN_NS
-        };
         self.spin_ns = if self.shared.cores == 1 {
             0
-        } else if pause_ns < longest + WAKE_UP_NS {
-            (self.spin_ns * 2).clamp(MIN_SPIN_NS, longest)
+        } else if pause_ns < MAX_SPIN_NS + WAKE_UP_NS {
+            (self.spin_ns * 2).clamp(MIN_SPIN_NS, MAX_SPIN_NS)
         } else if self.spin_ns > MIN_SPIN_NS {
             self.spin_ns / 2
         } else {
