@@ -12,6 +12,7 @@
 --     future.lua    what submit returns
 --     pool.lua      named pools
 --     channel.lua   how results come back to the event loop
+--     log.lua       what plugins log
 --     options.lua   options, their rules and defaults
 --     phase.lua     what nginx's phases allow
 --     library.lua   finding shared objects

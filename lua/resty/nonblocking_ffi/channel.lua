@@ -14,10 +14,10 @@
 -- waits. Calls that requests make even later poll for themselves.
 
 local ffi = require "ffi"
-local errlog = require "ngx.errlog"
 local semaphore = require "ngx.semaphore"
 local cdefs = require "resty.nonblocking_ffi.cdefs"
 local library = require "resty.nonblocking_ffi.library"
+local log = require "resty.nonblocking_ffi.log"
 local options = require "resty.nonblocking_ffi.options"
 
 local ceil = math.ceil
@@ -235,27 +235,8 @@ function _M.on_drain(hook)
 end
 
 
--- Writes what plugins have logged. `raw_log` is errlog's but when the VM ends.
-local function write_log(raw_log)
-    raw_log = raw_log or errlog.raw_log
-    while true do
-        local level = C.nbffi_log_take(client, line_buffer)
-        if level == 0 then
-            return
-        end
-        raw_log(level, ffi_string(line))
-    end
-end
-
-
--- Logs when the VM ends. errlog would write to the log of the last request,
--- which is gone by then.
-local function log_at_end(level, text)
-    if ngx.config.subsystem == "stream" then
-        ffi.C.ngx_stream_lua_ffi_raw_log(nil, level, text, #text)
-    else
-        ffi.C.ngx_http_lua_ffi_raw_log(nil, level, text, #text)
-    end
+local function write_log()
+    log.write(C, client, line, line_buffer)
 end
 
 
@@ -554,7 +535,7 @@ local function close(ptr)
     end
     C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
     -- What plugins had to say at their end.
-    pcall(write_log, log_at_end)
+    pcall(log.write_at_end, C, client, line, line_buffer)
 end
 
 
@@ -585,7 +566,7 @@ function _M.open()
         _M.texts[code] = ffi_string(C.nbffi_error_text(code))
     end
     options.set_cores(function() return C.nbffi_cores() end)
-    C.nbffi_log_level(client, errlog.get_sys_filter_level())
+    C.nbffi_log_level(client, log.level())
     _M.C = C
     _M.client = client
     return true

@@ -74,7 +74,7 @@ end
 local function to_bytes(request)
     local ok, parts = pcall(flatten, request, {}, "request")
     if not ok then
-        error(parts, 3)
+        error(parts, 4)
     end
     return concat(parts)
 end
@@ -82,7 +82,7 @@ end
 
 -- The timeout and the number of the priority.
 local function call_options(self, opts)
-    options.check("options", opts, CALL_OPTIONS, 3)
+    options.check("options", opts, CALL_OPTIONS, 4)
     local priority = opts.priority
     return opts.timeout or self.timeout,
            priority and PRIORITIES[priority] or NORMAL
@@ -93,6 +93,23 @@ local function check_self(self)
     if getmetatable(self) ~= _MT then
         error("not a runtime: call its methods with a colon", 3)
     end
+end
+
+
+-- What call, submit and cast are given: the bytes of the request, the timeout,
+-- the number of the priority. Raises errors for their callers.
+local function arguments(self, request, opts)
+    if getmetatable(self) ~= _MT then
+        error("not a runtime: call its methods with a colon", 3)
+    end
+    local timeout, priority = self.timeout, NORMAL
+    if opts ~= nil then
+        timeout, priority = call_options(self, opts)
+    end
+    if type(request) ~= "string" then
+        request = to_bytes(request)
+    end
+    return request, timeout, priority
 end
 
 
@@ -182,16 +199,8 @@ end
 -- "no memory", "cannot yield in this phase", or "runtime error: ..." with the
 -- plugin's code and message.
 function _M:call(request, opts)
-    if getmetatable(self) ~= _MT then
-        check_self(self)
-    end
-    local timeout, priority = self.timeout, NORMAL
-    if opts ~= nil then
-        timeout, priority = call_options(self, opts)
-    end
-    if type(request) ~= "string" then
-        request = to_bytes(request)
-    end
+    local timeout, priority
+    request, timeout, priority = arguments(self, request, opts)
     if not can_yield() then
         return nil, CANNOT_YIELD
     end
@@ -238,14 +247,8 @@ end
 -- and an error: "queue overflow", "closed", "shutting down", "no memory", and
 -- with on_full = "wait" also "timeout".
 function _M:submit(request, opts)
-    check_self(self)
-    local timeout, priority = self.timeout, NORMAL
-    if opts ~= nil then
-        timeout, priority = call_options(self, opts)
-    end
-    if type(request) ~= "string" then
-        request = to_bytes(request)
-    end
+    local timeout, priority
+    request, timeout, priority = arguments(self, request, opts)
     if self.closing then
         return refuse(self, CLOSED)
     end
@@ -287,14 +290,8 @@ end
 -- error: "queue overflow" (whatever on_full says), "closed", "shutting down",
 -- "no memory".
 function _M:cast(request, opts)
-    check_self(self)
-    local timeout, priority = self.timeout, NORMAL
-    if opts ~= nil then
-        timeout, priority = call_options(self, opts)
-    end
-    if type(request) ~= "string" then
-        request = to_bytes(request)
-    end
+    local timeout, priority
+    request, timeout, priority = arguments(self, request, opts)
     if self.closing then
         return refuse(self, CLOSED)
     end
