@@ -163,10 +163,10 @@ struct nbffi_host {
      * NBFFI_NO_DEADLINE. 0 if the task is stale. */
     uint64_t (*deadline_ns)(nbffi_task task);
 
-    /* 1 if the result is not wanted any more: the task was cancelled, its
-     * deadline has passed, or it is stale; otherwise 0. Cheap: a long-running
-     * task should ask often. (A coroutine that is killed, or whose client hangs
-     * up, cancels nothing.) */
+    /* 1 if the result is not wanted any more: its caller timed out or
+     * cancelled it, or it is stale; otherwise 0. Cheap: a long-running task
+     * should ask often. (A coroutine that is killed, or whose client hangs up,
+     * cancels nothing; deadline_ns bounds such a task.) */
     int (*is_cancelled)(nbffi_task task);
 
     /* A buffer of at least `size` bytes for the response, uninitialised and

@@ -168,15 +168,10 @@ unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
 }
 
 unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
-    let cancelled = guard(true, || {
-        let Some((slot, generation)) = arena::resolve(handle) else {
-            return true;
-        };
-        // Whoever forgot the task, or cannot wait at all, wants nothing of it
-        // after its deadline either.
-        slot.state.is_unwanted(generation)
-            || edit(handle, |task, _| has_passed(task)).unwrap_or(true)
-    });
+    let cancelled = match arena::resolve(handle) {
+        Some((slot, generation)) => slot.state.is_unwanted(generation),
+        None => true,
+    };
     c_int::from(cancelled)
 }
 
