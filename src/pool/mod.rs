@@ -187,6 +187,11 @@ impl Pool {
                 Err(_) => break,
             }
         }
+        // A thread that is not there must not be taken for one that is awake.
+        let missing = self.config().threads - started;
+        self.shared
+            .engaged
+            .fetch_add(missing as u32, Ordering::Relaxed);
         if started > 0 {
             return Ok(());
         }

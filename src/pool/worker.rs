@@ -41,7 +41,7 @@ pub fn start(
             shared,
             index,
             finder: Finder::new(&shared.queues, index, local),
-            spin_ns: MAX_SPIN_NS,
+            spin_ns: if shared.cores > 1 { MAX_SPIN_NS } else { 0 },
             now_ns: 0,
             bulk: false,
         }
