@@ -1,4 +1,5 @@
-//! Marks the shared object as never to be unloaded.
+//! Compiles the one part that cannot be written in Rust, and marks the shared
+//! object as never to be unloaded.
 //!
 //! LuaJIT closes the libraries it opened when its VM ends, which happens while
 //! an nginx worker exits. Pool threads may be running our code at that moment.
@@ -6,4 +7,11 @@
 fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/runtime/lua/guard.c");
+    cc::Build::new()
+        .file("src/runtime/lua/guard.c")
+        .flag_if_supported("-std=gnu11")
+        .warnings(true)
+        .extra_warnings(true)
+        .compile("nonblocking_ffi_guard");
 }

@@ -1,5 +1,5 @@
 /*
- * nonblocking_ffi.h - the plugin ABI of lua-resty-nonblocking-ffi, version 1.0
+ * nonblocking_ffi.h - the plugin ABI of lua-resty-nonblocking-ffi, version 1.1
  *
  * A plugin is a shared object that the host loads into an nginx worker. Lua
  * code sends it requests (bytes); it answers with responses (bytes). The host
@@ -86,7 +86,7 @@ extern "C" {
 #endif
 
 #define NBFFI_ABI_MAJOR 1
-#define NBFFI_ABI_MINOR 0
+#define NBFFI_ABI_MINOR 1
 /* What goes into nbffi_plugin.abi_version. */
 #define NBFFI_ABI_VERSION \
     (((uint32_t) NBFFI_ABI_MAJOR << 16) | (uint32_t) NBFFI_ABI_MINOR)
@@ -199,6 +199,19 @@ struct nbffi_host {
      * responding. */
     int (*set_status)(nbffi_task task, int64_t code,
                       const char *msg, uint64_t len);
+
+    /* Since 1.1. The next task for this runtime, if the one that is next in
+     * the pool's queue is for it: returns 1 and the task, its request and its
+     * length; otherwise 0. For plugins that pay to be entered (a lock to take,
+     * a thread to attach): they run several tasks in one call. Only inside
+     * call, on the thread that call was made on; elsewhere it returns 0. It
+     * never waits. A plugin that got 0 returns from call soon: a task for
+     * somebody else may be waiting for this thread.
+     * A blocking plugin completes a task before it asks for the next one;
+     * otherwise the task ends with an empty response. What call returns is
+     * about the last task that it got. */
+    int (*next)(const nbffi_host *host, nbffi_task *task,
+                const void **req, uint64_t *len);
 };
 
 /* What a plugin is. A static constant of the plugin. */

@@ -66,6 +66,11 @@ pub struct Request {
     pub priority: Priority,
     /// Whether the caller is about to wait for the result.
     pub waits: bool,
+    /// A number for the runtime, see [`Task::tag`].
+    pub tag: u32,
+    /// Requests of the same key, other than 0, go to the same thread while it
+    /// is free.
+    pub key: u32,
 }
 
 /// What became of a post.
@@ -194,7 +199,7 @@ impl Client {
         let short = runtime.typical_run_ns() < SHORT_NS;
         let alone = self.in_flight == 0;
         let busy = self.depth >= HOLD_DEPTH * DEPTH_UNIT;
-        let hold = self.may_hold && short && busy;
+        let hold = self.may_hold && short && busy && request.key == 0;
         if self.inline_since == 0 {
             self.inline_since = now;
         }
@@ -218,8 +223,12 @@ impl Client {
             }
             return Ok(Posted::Held(slot));
         }
-        pool.push(slot, request.priority);
-        pool.notify();
+        if request.key == 0 {
+            pool.push(slot, request.priority);
+            pool.notify();
+        } else {
+            pool.push_to(slot, request.key as usize % pool.config().threads);
+        }
         if grace && wait_inline(slot, now + GRACE_NS, &runtime.grace, runtime) {
             return Ok(Posted::Done(slot));
         }
@@ -243,6 +252,8 @@ impl Client {
             timeout: f64::INFINITY,
             priority: Priority::High,
             waits: false,
+            tag: 0,
+            key: 0,
         };
         // SAFETY: passed on; a control task has no request.
         let slot = unsafe { self.offer(runtime, kind, request, now_ns(), How::default()) }?;
@@ -288,6 +299,7 @@ impl Client {
             deadline_ns,
             priority: request.priority,
             bulk: how.bulk,
+            tag: request.tag,
         };
         // SAFETY: the slot is free and this thread's.
         unsafe {

@@ -11,7 +11,7 @@
 //! | [`task`]    | slots, their states, deadlines, cancellation, replies |
 //! | [`channel`] | completions and the wake-up of the event loop |
 //! | [`pool`]    | work-stealing threads: queues, parking, fairness |
-//! | [`runtime`] | what runs tasks: the plugin ABI for C |
+//! | [`runtime`] | what runs tasks: the plugin ABI for C, Lua in VMs |
 //! | [`client`]  | the main thread's side of a Lua VM: post, grace, drain |
 //! | [`exit`]    | leaving the process while pool threads run |
 //! | [`ffi`]     | the C functions that Lua calls |
@@ -26,6 +26,14 @@
 //!
 //! Each of the three steps is one atomic transition of the slot's state word
 //! ([`task::state`]), which is what makes every call end exactly once.
+
+#[cfg(all(feature = "host-luajit", feature = "vendored-luajit"))]
+compile_error!(
+    "host-luajit and vendored-luajit exclude each other: with --features vendored-luajit, say \
+     --no-default-features"
+);
+#[cfg(not(any(feature = "host-luajit", feature = "vendored-luajit")))]
+compile_error!("one of host-luajit (the default) and vendored-luajit is needed");
 
 pub mod channel;
 pub mod client;

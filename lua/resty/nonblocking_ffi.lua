@@ -83,6 +83,16 @@ function _M.load(given)
 end
 
 
+-- syntax: res, ... = nbffi.run(module, func, ...)
+--
+-- Calls a function of a Lua module on a pool thread: what load, with runtime =
+-- "lua" and that module, and then call do. `module` is a name, or a table
+-- { name, timeout = ..., priority = ..., key = ..., pool = ... }.
+function _M.run(module, func, ...)
+    return load.run(module, func, ...)
+end
+
+
 _M.wait_all = future.wait_all
 _M.wait_any = future.wait_any
 

@@ -50,7 +50,9 @@ fn complete(client: &mut Client, slot: &'static Slot, now: u64) -> Completion {
 
 /// Posts a request: `len` bytes at `data`, which stay where they are until the
 /// completion is collected. `timeout` is in seconds. `waits`: the caller is
-/// about to wait, so the result may be taken at once.
+/// about to wait, so the result may be taken at once. `tag` is a number for the
+/// runtime. Requests of the same `key`, if that is not 0, go to the same thread
+/// while it is free.
 ///
 /// Returns the number of the slot; or that plus [`HELD`], if the caller must
 /// see to it that `nbffi_flush` is called soon; or [`DONE`], with the
@@ -67,6 +69,8 @@ pub unsafe extern "C" fn nbffi_post(
     timeout: f64,
     priority: u32,
     waits: bool,
+    tag: u32,
+    key: u32,
     done: *mut Completion,
 ) -> i32 {
     guard(PANICKED, || {
@@ -78,6 +82,8 @@ pub unsafe extern "C" fn nbffi_post(
             timeout,
             priority: Priority::from_number(priority),
             waits,
+            tag,
+            key,
         };
         // SAFETY: Lua frees a runtime only when its last task is collected,
         // and keeps requests alive.

@@ -5,17 +5,22 @@
 //! |-------------|------|
 //! | [`calls`]   | post, drain, release, cancel: the call path |
 //! | [`client`]  | a Lua VM's life: channel, log lines, exit |
+//! | [`lua`]     | Lua runtimes |
 //! | [`runtime`] | pools and runtimes: making and freeing |
 //! | [`stats`]   | figures |
+//! | [`vm`]      | what Lua code in a VM of a pool thread calls |
 //!
-//! Every function is called by the thread of the Lua VM that made the client,
+//! Every function but those of `vm` is called by the thread of the Lua VM that
+//! made the client,
 //! catches panics, and returns a status: 0 or more is success, `-n` the error
 //! of code `n`. Longer errors go into a caller-owned buffer.
 
 pub mod calls;
 pub mod client;
+pub mod lua;
 pub mod runtime;
 pub mod stats;
+pub mod vm;
 
 use std::ffi::{c_char, CStr, CString};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -24,7 +29,7 @@ use crate::error::Error;
 
 /// Changes whenever a function or structure here does, so that Lua files and
 /// shared object of different versions do not meet.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 
 /// Text of a caller that is not NUL-terminated.
 #[derive(Debug, Clone, Copy)]

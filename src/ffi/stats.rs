@@ -50,7 +50,8 @@ pub unsafe extern "C" fn nbffi_runtime_stats(
         let (stats, figures) = unsafe { ((*runtime).stats(), &mut *figures) };
         let [queue_time, run_time, total_time] = stats.times();
         let in_flight = stats.in_flight();
-        let queued = stats.posted.get().saturating_sub(stats.started());
+        let begun = stats.started().saturating_sub(stats.nested.get());
+        let queued = stats.posted.get().saturating_sub(begun);
         *figures = RuntimeFigures {
             posted: stats.posted.get() as f64,
             ok: stats.ok.get() as f64,

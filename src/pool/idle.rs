@@ -35,7 +35,8 @@ const SEARCHERS: u32 = SLEEPER - 1;
 pub struct Idle {
     /// `sleepers << 16 | searchers`.
     counts: AtomicU32,
-    /// A bit for each thread that may be picked.
+    /// A bit for each thread that may be picked. Set before the thread is
+    /// counted as a sleeper.
     asleep: Box<[AtomicU64]>,
     beds: Box<[Semaphore]>,
 }
@@ -66,6 +67,14 @@ impl Idle {
     /// Wakes a sleeper if there is one and `wanted` says so of the counts.
     #[cold]
     fn wake_one(&self, wanted: impl Fn(u32) -> bool) {
+        if self.grant(wanted) {
+            self.beds[self.pick()].post();
+        }
+    }
+
+    /// Moves a thread from sleeping to searching, if there is one that sleeps
+    /// and `wanted` says so of the counts. Which one is still to be picked.
+    fn grant(&self, wanted: impl Fn(u32) -> bool) -> bool {
         let mut counts = self.counts.load(Ordering::SeqCst);
         while counts >= SLEEPER && wanted(counts) {
             match self.counts.compare_exchange_weak(
@@ -74,10 +83,29 @@ impl Idle {
                 Ordering::SeqCst,
                 Ordering::SeqCst,
             ) {
-                Ok(_) => return self.beds[self.pick()].post(),
+                Ok(_) => return true,
                 Err(now) => counts = now,
             }
         }
+        false
+    }
+
+    /// Wakes thread `index` if it sleeps. (Another one may be woken instead if
+    /// that one wakes up at this moment.)
+    pub fn wake(&self, index: usize) {
+        // As in `notify`: what the thread is woken for comes before the look.
+        fence(Ordering::SeqCst);
+        let (word, bit) = (&self.asleep[index / 64], 1 << (index % 64));
+        if word.load(Ordering::SeqCst) & bit == 0 || !self.grant(|_| true) {
+            return;
+        }
+        // Acquire and Release: as in `pick`.
+        let picked = if word.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
+            index
+        } else {
+            self.pick()
+        };
+        self.beds[picked].post();
     }
 
     /// Takes the lowest bit; the caller has a grant, so there is one.
@@ -137,15 +165,16 @@ impl Idle {
 
     /// Thread `index`, a searcher, has found nothing and sleeps until it is
     /// picked; it is a searcher again when this returns. If `is_empty` says
-    /// that there is something after all, a sleeper is woken first: this one
-    /// or another.
+    /// that there is something after all, it does not sleep, unless another
+    /// was woken instead at this moment.
     pub fn sleep(&self, index: usize, is_empty: impl Fn() -> bool) {
         self.asleep[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
         // (3) and (4) above.
         self.counts.fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if !is_empty() {
-            self.wake_one(|_| true);
+            // Not just anybody: what it saw may be for this thread alone.
+            self.wake(index);
         }
         self.beds[index].wait();
     }

@@ -19,7 +19,7 @@ mod threads;
 mod worker;
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crossbeam_deque::Worker;
 use crossbeam_utils::CachePadded;
@@ -31,7 +31,11 @@ use idle::Idle;
 use queues::Queues;
 
 pub use registry::{find, obtain};
-pub use threads::cores;
+pub use threads::{cores, spawn_helper, thread_name};
+pub use worker::{last_begun, pull, seat, Seat};
+
+/// What every thread of a pool does once when it is asked to.
+pub type Visit = fn(seat: Seat);
 
 /// Another thread is woken for short tasks if they add up to this.
 const HELP_NS: u64 = 50_000;
@@ -76,6 +80,10 @@ pub struct Shared {
     engaged: CachePadded<AtomicU32>,
     /// Processors of this process. On one, nobody spins.
     cores: usize,
+    /// What threads do when `visits` has changed.
+    visit: OnceLock<Visit>,
+    /// How often threads have been asked to `visit`.
+    visits: AtomicU32,
 }
 
 impl Shared {
@@ -155,6 +163,8 @@ impl Pool {
             ended: CachePadded::default(),
             engaged: CachePadded::default(),
             cores: cores(),
+            visit: OnceLock::new(),
+            visits: AtomicU32::new(0),
             config,
         };
         Box::leak(Box::new(Pool {
@@ -226,6 +236,30 @@ impl Pool {
     #[inline]
     pub fn push(&self, slot: &'static Slot, priority: Priority) {
         self.shared.queues.push(slot, priority);
+    }
+
+    /// Puts an offered task into the inbox of a thread and sees to it that this
+    /// thread, or another if it is engaged, will find it.
+    pub fn push_to(&self, slot: &'static Slot, seat: usize) {
+        let shared = self.shared;
+        shared.queues.push_to(slot, seat);
+        shared.idle.wake(seat);
+        if shared.queues.is_engaged(seat) {
+            shared.idle.notify();
+        }
+    }
+
+    /// Has every thread call `visit` once, soon: when it is between tasks.
+    /// A pool has only one such function.
+    pub fn visit(&self, visit: Visit) {
+        let shared = self.shared;
+        let _ = shared.visit.set(visit);
+        // Release: pairs with the Acquire in `Thread::pay_visit`; `wake` orders
+        // it before the look at who sleeps.
+        shared.visits.fetch_add(1, Ordering::Release);
+        for seat in 0..shared.config.threads {
+            shared.idle.wake(seat);
+        }
     }
 
     /// Sees to it that a thread will find what was pushed: at most one is

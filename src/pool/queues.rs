@@ -5,14 +5,20 @@
 //! from there. Batches are taken only while tasks are short: a task must not
 //! wait behind a long one while another thread has nothing to do.
 //!
+//! A task with a key goes to the *inbox* of one thread, which is warm for that
+//! key. Others take it from there only while that thread is engaged in a task.
+//!
 //! # Fairness
 //!
-//! `high` goes first, then `normal`, then `low`. Every [`LOW_TURN`]th search
+//! `high` goes first, then the thread's inbox and `normal`, then `low`. Every [`LOW_TURN`]th search
 //! looks at `low` first, and every [`NORMAL_TURN`]th at `normal` first, so
 //! neither starves: under any load, at least one in [`LOW_TURN`] tasks that
 //! start is a low one if there is any.
 
+use std::sync::atomic::{fence, AtomicBool, Ordering};
+
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
+use crossbeam_utils::CachePadded;
 
 use crate::task::{Priority, Slot};
 
@@ -30,6 +36,23 @@ const BATCH: usize = 16;
 pub struct Queues {
     injectors: [Injector<Entry>; Priority::COUNT],
     stealers: Box<[Stealer<Entry>]>,
+    inboxes: Box<[CachePadded<Inbox>]>,
+}
+
+/// Tasks for one thread.
+#[derive(Debug, Default)]
+struct Inbox {
+    tasks: Injector<Entry>,
+    /// Whether the thread runs a task, so that others may help it out.
+    engaged: AtomicBool,
+}
+
+impl Inbox {
+    fn may_be_taken(&self) -> bool {
+        // Relaxed: a hint here. That no task is forgotten follows from the
+        // fences in `Shared::notify_seat` and `Queues::engage`.
+        self.engaged.load(Ordering::Relaxed) && !self.tasks.is_empty()
+    }
 }
 
 /// A thread's own end of the queues.
@@ -45,6 +68,7 @@ pub struct Finder {
 #[derive(Debug, Clone, Copy)]
 enum Place {
     High,
+    Inbox,
     Normal,
     Others,
     Low,
@@ -57,6 +81,7 @@ impl Queues {
         let queues = Self {
             injectors: Default::default(),
             stealers: locals.iter().map(Worker::stealer).collect(),
+            inboxes: locals.iter().map(|_| CachePadded::default()).collect(),
         };
         (queues, locals)
     }
@@ -67,14 +92,51 @@ impl Queues {
         self.injectors[priority as usize].push(slot);
     }
 
-    /// Whether there is nothing to find.
-    pub fn is_empty(&self) -> bool {
-        self.are_injectors_empty() && self.stealers.iter().all(Stealer::is_empty)
+    /// Adds an offered task to the inbox of a thread.
+    pub fn push_to(&self, slot: Entry, index: usize) {
+        self.inboxes[index].tasks.push(slot);
     }
 
-    /// Whether there is nothing but what threads have taken for themselves.
-    pub fn are_injectors_empty(&self) -> bool {
+    /// Notes that thread `index` runs a task. If `wants_help`, true if there
+    /// is something in its inbox that another thread should look after.
+    #[inline]
+    pub fn engage(&self, index: usize, wants_help: bool) -> bool {
+        let inbox = &self.inboxes[index];
+        inbox.engaged.store(true, Ordering::Relaxed);
+        if !wants_help {
+            return false;
+        }
+        // SeqCst: partner of the fence in `is_engaged`. Either the poster sees
+        // this thread engaged, or this thread sees the poster's task.
+        fence(Ordering::SeqCst);
+        !inbox.tasks.is_empty()
+    }
+
+    /// Notes that thread `index` is between tasks.
+    #[inline]
+    pub fn disengage(&self, index: usize) {
+        // Relaxed: see `may_be_taken`.
+        self.inboxes[index].engaged.store(false, Ordering::Relaxed);
+    }
+
+    /// After `push_to`: whether the thread is running a task, so that another
+    /// must be told.
+    pub fn is_engaged(&self, index: usize) -> bool {
+        // SeqCst: partner of the fence in `engage`.
+        fence(Ordering::SeqCst);
+        self.inboxes[index].engaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is nothing to find for thread `index`.
+    pub fn is_empty_for(&self, index: usize) -> bool {
+        self.is_empty() && self.inboxes[index].tasks.is_empty()
+    }
+
+    /// Whether there is nothing that any thread may take.
+    pub fn is_empty(&self) -> bool {
         self.injectors.iter().all(Injector::is_empty)
+            && self.stealers.iter().all(Stealer::is_empty)
+            && !self.inboxes.iter().any(|inbox| inbox.may_be_taken())
     }
 }
 
@@ -93,14 +155,14 @@ impl Finder {
     /// normal injector.
     #[inline]
     pub fn find(&mut self, batch: bool) -> Option<Entry> {
-        use Place::{High, Low, Normal, Others};
+        use Place::{High, Inbox, Low, Normal, Others};
         self.turn = self.turn.wrapping_add(1);
         let places = if self.turn.is_multiple_of(LOW_TURN) {
-            [Low, Others, Normal, High]
+            [Low, Others, Inbox, Normal, High]
         } else if self.turn.is_multiple_of(NORMAL_TURN) {
-            [Others, Normal, High, Low]
+            [Inbox, Others, Normal, High, Low]
         } else {
-            [High, Normal, Others, Low]
+            [High, Inbox, Normal, Others, Low]
         };
         places.into_iter().find_map(|place| self.look(place, batch))
     }
@@ -111,6 +173,11 @@ impl Finder {
         match place {
             Place::High => persist(|| injector(Priority::High).steal()),
             Place::Low => persist(|| injector(Priority::Low).steal()),
+            Place::Inbox => {
+                let tasks = &queues.inboxes[self.index].tasks;
+                // The look is cheaper than the attempt.
+                (!tasks.is_empty()).then(|| persist(|| tasks.steal()))?
+            }
             Place::Normal => self.local.pop().or_else(|| {
                 let normal = injector(Priority::Normal);
                 if batch {
@@ -122,7 +189,14 @@ impl Finder {
             Place::Others => {
                 let (before, after) = queues.stealers.split_at(self.index);
                 let mut others = after[1..].iter().chain(before);
-                others.find_map(|other| persist(|| other.steal()))
+                let held = others.find_map(|other| persist(|| other.steal()));
+                held.or_else(|| {
+                    let mut inboxes = queues.inboxes.iter();
+                    inboxes.find_map(|inbox| {
+                        let may_be_taken = inbox.may_be_taken();
+                        may_be_taken.then(|| persist(|| inbox.tasks.steal()))?
+                    })
+                })
             }
         }
     }
@@ -194,6 +268,23 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, (0..120).collect::<Vec<_>>());
         assert!(queues.is_empty());
+    }
+
+    #[test]
+    fn an_inbox_is_its_threads_unless_that_is_engaged() {
+        let (queues, mut finders) = setup(2);
+        let post = |index| queues.push_to(Box::leak(Box::new(Slot::new(index))), 0);
+        post(1);
+        assert!(finders[1].find(false).is_none());
+        assert!(queues.is_empty_for(1) && !queues.is_empty_for(0));
+        assert!(queues.engage(0, true), "its thread should call for help");
+        assert!(queues.is_engaged(0) && !queues.is_empty_for(1));
+        assert_eq!(finders[1].find(false).unwrap().index, 1);
+        queues.disengage(0);
+        post(2);
+        assert!(!queues.is_engaged(0));
+        assert!(finders[1].find(false).is_none());
+        assert_eq!(finders[0].find(false).unwrap().index, 2);
     }
 
     #[test]

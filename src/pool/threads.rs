@@ -14,7 +14,7 @@ pub fn cores() -> usize {
 }
 
 /// `nbffi/<pool>/<index>`, with the pool's name cut so that it fits.
-fn thread_name(pool: &str, index: usize) -> String {
+pub fn thread_name(pool: &str, index: usize) -> String {
     let suffix = format!("/{index}");
     let room = NAME_BYTES - "nbffi/".len() - suffix.len();
     // A name with a NUL cannot be a thread's.
@@ -26,27 +26,34 @@ fn thread_name(pool: &str, index: usize) -> String {
     format!("nbffi/{}{suffix}", &kept[..end])
 }
 
-/// Starts a thread with every signal blocked: all signals are nginx's.
+/// Starts a pool thread with every signal blocked: all signals are nginx's.
 pub fn spawn(
     pool: &str,
     index: usize,
     nice: i32,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<(), String> {
-    let builder = Builder::new()
-        .name(thread_name(pool, index))
-        .stack_size(STACK_BYTES);
-    let mask = block_signals();
-    // The thread inherits the mask.
-    let spawned = builder.spawn(move || {
+    let spawned = spawn_blocked(thread_name(pool, index), move || {
         lower_priority(nice);
         sharpen_timers();
         body();
     });
+    spawned.map_err(|error| format!("cannot start a thread of pool \"{pool}\": {error}"))
+}
+
+/// Starts a thread of the library's own, with every signal blocked.
+pub fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let spawned = spawn_blocked(format!("nbffi/{name}"), body);
+    spawned.map_err(|error| format!("cannot start the thread \"{name}\": {error}"))
+}
+
+fn spawn_blocked(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    let builder = Builder::new().name(name).stack_size(STACK_BYTES);
+    let mask = block_signals();
+    // The thread inherits the mask.
+    let spawned = builder.spawn(body);
     restore_signals(&mask);
-    spawned
-        .map(drop)
-        .map_err(|error| format!("cannot start a thread of pool \"{pool}\": {error}"))
+    spawned.map(drop)
 }
 
 fn block_signals() -> libc::sigset_t {

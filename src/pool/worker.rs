@@ -10,6 +10,10 @@
 //! was longer halves it, and below [`MIN_SPIN_NS`] it is nothing. So a thread
 //! spins while tasks follow each other closely, and only then.
 
+use std::cell::Cell;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
+
 use crossbeam_deque::Worker;
 
 use super::queues::Finder;
@@ -18,7 +22,7 @@ use crate::channel::outbox;
 use crate::error::Error;
 use crate::sync::{now_ns, spin_loop, Ordering};
 use crate::task::state::Claim;
-use crate::task::Slot;
+use crate::task::{Kind, Slot};
 
 /// The longest that a thread looks for a task before it sleeps.
 const MAX_SPIN_NS: u64 = 50_000;
@@ -41,52 +45,174 @@ pub fn start(
             shared,
             index,
             finder: Finder::new(&shared.queues, index, local),
+            next: None,
+            begun: None,
             spin_ns: if shared.cores > 1 { MAX_SPIN_NS } else { 0 },
             now_ns: 0,
             bulk: false,
+            visits: 0,
         }
         .live();
     })
+}
+
+thread_local! {
+    /// The calling thread's own record, null if it is no pool thread. Points
+    /// into the frame of `live`, which never ends.
+    static CURRENT: Cell<*mut Thread> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// A thread of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat {
+    /// The pool's name.
+    pub pool: &'static str,
+    /// The thread's number in the pool, from 0.
+    pub index: usize,
+}
+
+/// Which pool thread this is, if it is one.
+pub fn seat() -> Option<Seat> {
+    // SAFETY: a pointer that is not null is to the calling thread's own record;
+    // only fields that never change are read.
+    let thread = unsafe { CURRENT.get().as_ref() }?;
+    Some(thread.seat())
+}
+
+/// The task that this thread has begun last, if it is inside `runtime`.
+pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
+    // SAFETY: as in `pull`.
+    let thread = unsafe { CURRENT.get().as_mut() }?;
+    thread
+        .begun
+        .filter(|_| ptr::eq(thread.running(), runtime))
+}
+
+/// Begins the next task for the runtime that the calling pool thread is inside
+/// of, if the next task is for it. It must be run as `Runner::run` says.
+pub fn pull(runtime: *const ()) -> Option<&'static Slot> {
+    // SAFETY: the record is the calling thread's own, and `live` holds no
+    // reference to it while a runtime runs, which is when this is called.
+    let thread = unsafe { CURRENT.get().as_mut() }?;
+    if !ptr::eq(thread.running(), runtime) {
+        return None;
+    }
+    loop {
+        let slot = match thread.next.take() {
+            Some(slot) => slot,
+            None => thread.finder.find(thread.bulk)?,
+        };
+        // SAFETY: this thread found the slot in the queue, so it will claim it.
+        let task = unsafe { slot.task() };
+        let is_for_it = ptr::eq(task.runtime.as_ptr().cast(), runtime);
+        if !is_for_it || task.kind != Kind::Call {
+            thread.next = Some(slot);
+            return None;
+        }
+        thread.leave();
+        if thread.begin(slot) {
+            return Some(slot);
+        }
+    }
 }
 
 struct Thread {
     shared: &'static Shared,
     index: usize,
     finder: Finder,
+    /// A task that was found but is not for the runtime that asked.
+    next: Option<&'static Slot>,
+    /// The task that was begun last.
+    begun: Option<(&'static Slot, u32)>,
     /// How long to look for a task before sleeping.
     spin_ns: u64,
     /// The time if it is known, 0 if not.
     now_ns: u64,
     /// Whether the last task was one of many short ones.
     bulk: bool,
+    /// How many visits it has paid.
+    visits: u32,
 }
 
 impl Thread {
     fn live(mut self) {
         outbox::hold();
+        let this: *mut Self = &mut self;
+        CURRENT.set(this);
         loop {
-            let slot = match self.finder.find(self.bulk) {
-                Some(slot) => slot,
-                None => self.wait(),
+            // SAFETY: `self` lives as long as this loop and is only used
+            // through `this`. No reference is held while a runtime runs, since
+            // `pull` makes one then.
+            let (slot, begun) = unsafe {
+                let slot = (*this).find();
+                (slot, (*this).begin(slot))
             };
-            self.run(slot);
+            if begun {
+                // SAFETY: the runtime outlives its tasks, and this one has not
+                // ended.
+                unsafe { slot.task().runtime.as_ref() }.run(slot);
+            }
+            // SAFETY: as above.
+            unsafe { (*this).end() };
         }
     }
 
-    fn run(&mut self, slot: &'static Slot) {
+    fn seat(&self) -> Seat {
+        Seat {
+            pool: &self.shared.config.name,
+            index: self.index,
+        }
+    }
+
+    /// The runtime that this thread is inside of, or null.
+    fn running(&self) -> *const () {
+        // Relaxed: this thread wrote it.
+        let running = &self.shared.threads[self.index].runtime;
+        running.load(Ordering::Relaxed)
+    }
+
+    fn find(&mut self) -> &'static Slot {
+        self.pay_visit();
+        if let Some(slot) = self.next.take() {
+            return slot;
+        }
+        match self.finder.find(self.bulk) {
+            Some(slot) => slot,
+            None => self.wait(),
+        }
+    }
+
+    fn pay_visit(&mut self) {
+        // Acquire: pairs with the Release in `Pool::visit`.
+        let visits = self.shared.visits.load(Ordering::Acquire);
+        if self.visits != visits {
+            self.visits = visits;
+            outbox::flush();
+            if let Some(visit) = self.shared.visit.get() {
+                // Unwind safety: nothing of this thread's is used in there.
+                let _ = catch_unwind(AssertUnwindSafe(|| visit(self.seat())));
+            }
+        }
+    }
+
+    /// Begins a task that this thread found. True if it is to run; else it has
+    /// ended.
+    fn begin(&mut self, slot: &'static Slot) -> bool {
         // SAFETY: this thread found the slot in the queue, so it will claim it.
         let task = unsafe { slot.task() };
         // SAFETY: the runtime outlives its tasks, and this one has not ended.
         let runtime = unsafe { task.runtime.as_ref() };
         self.bulk = task.bulk;
+        let mut help = self.shared.queues.engage(self.index, !self.bulk);
         if !self.bulk {
             // What this thread holds must not wait for a long task.
             outbox::flush();
             // Relaxed: a hint; see `Shared::call_for_help`.
             self.shared.engaged.fetch_add(1, Ordering::Relaxed);
-            if self.finder.holds_tasks() {
-                self.shared.idle.notify();
-            }
+            help |= self.finder.holds_tasks();
+        }
+        if help {
+            self.shared.idle.notify();
         }
         let started = match self.now_ns {
             0 => now_ns(),
@@ -107,18 +233,30 @@ impl Thread {
             Claim::Run => {
                 // SAFETY: claimed by this thread, and not passed on yet.
                 unsafe { slot.set_started_ns(started) };
-                runtime.run(slot);
+                self.begun = Some((slot, slot.state.generation()));
+                return true;
             }
         }
-        // Release: pairs with the Acquire in `Pool::users`; this thread's use
-        // of the runtime is over.
-        thread
-            .runtime
-            .store(std::ptr::null_mut(), Ordering::Release);
+        false
+    }
+
+    /// The task that was begun is over for this thread.
+    fn leave(&mut self) {
         if !self.bulk {
             self.shared.engaged.fetch_sub(1, Ordering::Relaxed);
         }
         self.now_ns = outbox::take_last_end();
+    }
+
+    fn end(&mut self) {
+        // Release: pairs with the Acquire in `Pool::users`; this thread's use
+        // of the runtime is over.
+        self.shared.threads[self.index]
+            .runtime
+            .store(ptr::null_mut(), Ordering::Release);
+        self.leave();
+        self.begun = None;
+        self.shared.queues.disengage(self.index);
     }
 
     /// Waits for a task: spins if that has paid lately, then sleeps.
@@ -137,9 +275,13 @@ impl Thread {
             if let Some(slot) = self.search(idle_since + spin_ns, spin_ns > 0) {
                 break slot;
             }
-            shared.idle.sleep(self.index, || shared.queues.is_empty());
+            shared.idle.sleep(self.index, || {
+                shared.queues.is_empty_for(self.index)
+                    && shared.visits.load(Ordering::Relaxed) == self.visits
+            });
             shared.threads[self.index].wakeups.bump();
             self.adapt(now_ns().saturating_sub(idle_since));
+            self.pay_visit();
             first = shared.idle.searchers() == 1;
         };
         if shared.idle.stop_searching() && !shared.queues.is_empty() {

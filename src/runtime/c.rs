@@ -89,6 +89,10 @@ impl Plugin {
             format!("plugin \"{library}\" refuses the host's ABI version {host}")
         })?;
         check(library, plugin)?;
+        let asynchronous = plugin.flags & sys::NBFFI_ASYNC != 0;
+        if !asynchronous {
+            self.host.ends_what_is_left();
+        }
         let call = plugin
             .call
             .ok_or_else(|| format!("plugin \"{library}\" has no call function"))?;
@@ -121,7 +125,7 @@ impl Plugin {
             call,
             close: plugin.close,
             state,
-            asynchronous: plugin.flags & sys::NBFFI_ASYNC != 0,
+            asynchronous,
         })
     }
 }
@@ -167,14 +171,15 @@ fn check(library: &str, plugin: &sys::nbffi_plugin) -> Result<(), String> {
 }
 
 impl Host for Plugin {
-    fn init(&self) -> Result<(), String> {
+    fn init(&self, runtime: *const ()) -> Result<(), String> {
+        self.host.belongs_to(runtime);
         let loaded = self.load()?;
         // Called once, so the cell is empty.
         let _ = self.loaded.set(loaded);
         Ok(())
     }
 
-    fn call(&self, task: u64, request: &[u8]) -> Outcome {
+    fn call(&self, task: u64, _tag: u32, request: &[u8]) -> Outcome {
         let Some(loaded) = self.loaded.get() else {
             return Outcome::Failed(-1);
         };

@@ -5,11 +5,14 @@
 
 use std::ffi::{c_char, c_int, c_void, CString};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use nonblocking_ffi_plugin::sys;
 
+use super::{settle, Outcome};
 use crate::channel::Mailbox;
 use crate::error::Error;
+use crate::pool;
 use crate::sync::now_ns;
 use crate::task::reply::{Reply, INLINE_BYTES};
 use crate::task::slot::NO_DEADLINE;
@@ -23,6 +26,11 @@ pub struct HostTable {
     mailbox: &'static Mailbox,
     name: CString,
     config: CString,
+    /// The runtime's address, once it is being initialised.
+    runtime: AtomicPtr<()>,
+    /// Whether the plugin is blocking: it has done with a task when it asks for
+    /// the next one.
+    blocking: AtomicBool,
 }
 
 impl HostTable {
@@ -44,11 +52,26 @@ impl HostTable {
                 respond_owned,
                 fail,
                 set_status,
+                next,
             },
             mailbox,
             name,
             config,
+            runtime: AtomicPtr::new(std::ptr::null_mut()),
+            blocking: AtomicBool::new(false),
         })
+    }
+
+    /// Says which runtime the table is for.
+    pub fn belongs_to(&self, runtime: *const ()) {
+        // Relaxed, as for `blocking`: written before the pool hands out the
+        // first task, which orders it.
+        self.runtime.store(runtime.cast_mut(), Ordering::Relaxed);
+    }
+
+    /// Says that the plugin is blocking.
+    pub fn ends_what_is_left(&self) {
+        self.blocking.store(true, Ordering::Relaxed);
     }
 
     /// What the plugin is given.
@@ -208,6 +231,16 @@ unsafe extern "C" fn respond_buffer(handle: u64, len: u64) -> c_int {
     })
 }
 
+/// Puts a response into a reply; what is a part of the request is not copied.
+pub fn answer(task: &Task, reply: &mut Reply, data: &[u8]) -> Result<(), Error> {
+    allowed(task, data.len() as u64)?;
+    if data.len() > INLINE_BYTES && task.is_of_request(data) {
+        reply.refer(data);
+        return Ok(());
+    }
+    reply.copy(data)
+}
+
 unsafe extern "C" fn respond(handle: u64, data: *const c_void, len: u64) -> c_int {
     guard(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's data, which stays until this returns.
@@ -215,15 +248,7 @@ unsafe extern "C" fn respond(handle: u64, data: *const c_void, len: u64) -> c_in
         status(complete(
             handle,
             |_, _| data.map(drop).ok_or(Failure::Invalid),
-            |task, reply| {
-                let data = data.unwrap_or_default();
-                allowed(task, len)?;
-                if data.len() > INLINE_BYTES && task.is_of_request(data) {
-                    reply.refer(data);
-                    return Ok(());
-                }
-                reply.copy(data)
-            },
+            |task, reply| answer(task, reply, data.unwrap_or_default()),
         ))
     })
 }
@@ -292,5 +317,35 @@ unsafe extern "C" fn set_status(handle: u64, code: i64, msg: *const c_char, len:
             Ok(None) => sys::NBFFI_INVALID,
             Err(Stale) => sys::NBFFI_STALE,
         }
+    })
+}
+
+unsafe extern "C" fn next(
+    host: *const sys::nbffi_host,
+    task: *mut sys::nbffi_task,
+    request: *mut *const c_void,
+    len: *mut u64,
+) -> c_int {
+    guard(0, || {
+        // SAFETY: the plugin passes what `init` was given.
+        let host = unsafe { HostTable::from_ptr(host) };
+        let runtime = host.runtime.load(Ordering::Relaxed);
+        if host.blocking.load(Ordering::Relaxed) {
+            if let Some((slot, generation)) = pool::last_begun(runtime) {
+                settle(slot, generation, Outcome::Done);
+            }
+        }
+        let Some(slot) = pool::pull(runtime) else {
+            return 0;
+        };
+        // SAFETY: this thread has begun the task, which has not ended; the
+        // plugin's pointers are writable.
+        unsafe {
+            let begun = slot.task();
+            *task = slot.handle();
+            *request = begun.request.cast();
+            *len = begun.request_len as u64;
+        }
+        1
     })
 }

@@ -4,6 +4,8 @@
 //! |-----------|------|
 //! | [`c`]     | a plugin: a shared object with the plugin ABI |
 //! | [`host`]  | the host functions that plugins call |
+//! | [`lua`]   | Lua modules, in persistent VMs |
+//! | [`registry`] | runtimes by name, for calls from VMs |
 //! | [`grace`] | whether the caller should wait a moment before it yields |
 //! | [`stats`] | what a runtime counts and measures |
 //!
@@ -14,12 +16,15 @@
 pub mod c;
 mod grace;
 pub mod host;
+pub mod lua;
+pub mod registry;
 mod stats;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
-use crate::pool::Pool;
+use crate::pool::{self, Pool};
 use crate::task::{Kind, Runner, Slot, Task};
 pub use grace::{Grace, GRACE_NS, WORTH_NS};
 pub use stats::RuntimeStats;
@@ -27,12 +32,18 @@ pub use stats::RuntimeStats;
 /// Runs requests in some language. Every function is called on a pool thread.
 pub trait Host: Send + Sync {
     /// Readies it; the error says what is wrong. Called once, before all else.
-    fn init(&self) -> Result<(), String>;
-    /// Runs one request. The task may be completed in here; if it is not, what
-    /// this returns says how it ends.
-    fn call(&self, task: u64, request: &[u8]) -> Outcome;
+    /// `runtime` is what [`pool::pull`] knows the runtime by.
+    fn init(&self, runtime: *const ()) -> Result<(), String>;
+    /// Runs one request, and others that it gets from [`pool::pull`]. A task
+    /// may be completed in here; if the last one is not, what this returns
+    /// says how it ends. `tag` is [`Task::tag`].
+    fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome;
     /// Ends it. Called once, after all else; not if `init` failed.
     fn close(&self);
+    /// Whether code of other runtimes may run its tasks on their own threads.
+    fn may_nest(&self) -> bool {
+        true
+    }
 }
 
 /// What becomes of a task that `Host::call` has not completed.
@@ -61,6 +72,9 @@ pub struct Runtime {
     pool: &'static Pool,
     host: Box<dyn Host>,
     stats: RuntimeStats,
+    /// Two for each call from another runtime: one until its task is
+    /// delivered, one until the caller has left.
+    nested: AtomicU32,
     /// Whether waiting inline has paid; the main thread's.
     pub grace: Grace,
 }
@@ -82,6 +96,7 @@ impl Runtime {
             pool,
             host,
             stats: RuntimeStats::default(),
+            nested: AtomicU32::new(0),
             grace: Grace::default(),
         }
     }
@@ -96,6 +111,23 @@ impl Runtime {
         &self.stats
     }
 
+    /// Whether code of other runtimes may run its tasks on their own threads.
+    pub fn may_nest(&self) -> bool {
+        self.host.may_nest()
+    }
+
+    /// Somebody begins a call from another runtime. Under the registry's lock.
+    fn enter_nested(&self) {
+        // Relaxed: the lock orders it.
+        self.nested.fetch_add(2, Ordering::Relaxed);
+    }
+
+    /// Half of such a call is over; the runtime may be gone after that.
+    pub fn leave_nested(&self) {
+        // Release: pairs with the Acquire in `perform`.
+        self.nested.fetch_sub(1, Ordering::Release);
+    }
+
     /// Runs a claimed task. Nothing of the slot but `generation` is used after
     /// the host may have completed the task.
     fn perform(&self, slot: &'static Slot, generation: u32) {
@@ -103,10 +135,14 @@ impl Runtime {
         // since it may end while the host still runs.
         let task = *unsafe { slot.task() };
         let result = match task.kind {
-            Kind::Init => self.host.init(),
+            Kind::Init => self.host.init(self.address()).inspect(|()| registry::add(self)),
             Kind::Close => {
                 // A thread may still be on its way out of a task that ended.
-                while self.pool.users(self.address()) > 1 {
+                registry::remove(self);
+                // Acquire: pairs with the Release in `leave_nested`.
+                while self.pool.users(self.address()) > 1
+                    || self.nested.load(Ordering::Acquire) > 0
+                {
                     std::thread::yield_now();
                 }
                 self.host.close();
@@ -125,24 +161,36 @@ impl Runtime {
         // SAFETY: Lua keeps the request alive until the completion is
         // collected, which is after this task's end.
         let request = unsafe { std::slice::from_raw_parts(task.request, task.request_len) };
-        let failed = match self.host.call(slot.handle(), request) {
-            Outcome::Pending => return,
-            Outcome::Done => None,
-            Outcome::Failed(code) => Some(code),
-        };
-        slot.end(generation, |reply| {
-            if let Some(why) = reply.refused() {
-                reply.fail(why, 0, b"");
-            } else if let Some(code) = failed {
-                reply.fail(Error::Runtime, code, format!("code {code}").as_bytes());
-            }
-        });
+        let outcome = self.host.call(slot.handle(), task.tag, request);
+        let (slot, generation) = self.last_begun(slot, generation);
+        settle(slot, generation, outcome);
+    }
+
+    /// The task that the host has now, if it was given this one first.
+    fn last_begun(&self, slot: &'static Slot, generation: u32) -> (&'static Slot, u32) {
+        pool::last_begun(self.address()).unwrap_or((slot, generation))
     }
 
     /// By what the pool's threads note that they use this runtime.
     pub fn address(&self) -> *const () {
         std::ptr::from_ref(self).cast()
     }
+}
+
+/// Ends a task that its host has done with, unless it is complete.
+pub fn settle(slot: &'static Slot, generation: u32, outcome: Outcome) {
+    let failed = match outcome {
+        Outcome::Pending => return,
+        Outcome::Done => None,
+        Outcome::Failed(code) => Some(code),
+    };
+    slot.end(generation, |reply| {
+        if let Some(why) = reply.refused() {
+            reply.fail(why, 0, b"");
+        } else if let Some(code) = failed {
+            reply.fail(Error::Runtime, code, format!("code {code}").as_bytes());
+        }
+    });
 }
 
 impl Runner for Runtime {
@@ -153,6 +201,7 @@ impl Runner for Runtime {
         // only used through `&self`.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(slot, generation)));
         if outcome.is_err() {
+            let (slot, generation) = self.last_begun(slot, generation);
             slot.end(generation, |reply| {
                 reply.fail(Error::Runtime, 0, b"panic in the host");
             });

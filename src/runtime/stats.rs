@@ -33,6 +33,8 @@ struct Times {
 pub struct RuntimeStats {
     /// Tasks posted.
     pub posted: Counter,
+    /// Tasks that other runtimes ran on their own threads; any thread writes.
+    pub nested: Counter,
     /// Tasks collected.
     pub collected: Counter,
     /// Tasks that ended with a response.

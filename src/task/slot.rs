@@ -117,6 +117,8 @@ pub struct Task {
     pub priority: Priority,
     /// Whether it is one of many short tasks, posted together.
     pub bulk: bool,
+    /// A number of the runtime's own, for instance which function to run.
+    pub tag: u32,
 }
 
 impl Task {

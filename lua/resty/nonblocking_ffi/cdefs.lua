@@ -40,6 +40,18 @@ typedef struct {
     nbffi_summary queue_time, run_time, total_time;
 } nbffi_runtime_figures;
 
+typedef struct nbffi_lua nbffi_lua;
+
+typedef struct {
+    nbffi_text  module, group, package_path, package_cpath, core, boot;
+    double      max_response, max_memory, recycle_memory, recycle_tasks,
+                init_timeout;
+} nbffi_lua_options;
+
+typedef struct {
+    double      vms, memory, stuck, made, out_of_memory, stopped, recycled;
+} nbffi_vm_figures;
+
 typedef struct {
     double      threads, max_queue, in_flight, queued, running, wakeups;
 } nbffi_pool_figures;
@@ -54,7 +66,7 @@ const char *nbffi_error_text(int32_t code);
 
 int32_t nbffi_post(nbffi_client *client, nbffi_runtime *runtime,
     const char *data, size_t len, double timeout, uint32_t priority,
-    bool waits, nbffi_completion *done);
+    bool waits, uint32_t tag, uint32_t key, nbffi_completion *done);
 bool nbffi_flush(nbffi_client *client);
 bool nbffi_watch(nbffi_client *client);
 uint32_t nbffi_drain(nbffi_client *client, nbffi_completion *done,
@@ -88,6 +100,13 @@ int32_t nbffi_post_control(nbffi_client *client, nbffi_runtime *runtime,
 double nbffi_runtime_in_flight(nbffi_runtime *runtime);
 void nbffi_runtime_free(nbffi_client *client, nbffi_runtime *runtime);
 
+nbffi_runtime *nbffi_runtime_new_lua(nbffi_client *client, nbffi_pool *pool,
+    nbffi_text name, const nbffi_lua_options *options, nbffi_lua **handle);
+void nbffi_lua_free(nbffi_lua *handle);
+uint32_t nbffi_lua_function(nbffi_lua *handle, nbffi_text name);
+void nbffi_lua_reload(nbffi_lua *handle, nbffi_text others);
+void nbffi_lua_stats(nbffi_lua *handle, nbffi_vm_figures *figures);
+
 void nbffi_runtime_stats(nbffi_runtime *runtime,
     nbffi_runtime_figures *figures);
 void nbffi_count(nbffi_runtime *runtime, int32_t code);
@@ -98,7 +117,7 @@ void nbffi_client_stats(nbffi_client *client, nbffi_client_figures *figures);
 
 return {
     -- The interface that these declarations describe.
-    INTERFACE = 1,
+    INTERFACE = 2,
     -- What nbffi_post returns for a task that is done already ...
     DONE = -100,
     -- ... and adds to the slot of one that waits for nbffi_flush.

@@ -103,6 +103,7 @@ local flush_posted = false
 --   res, err, code, message
 --   watchers  = waiters (as keys) that are done when this one is
 --   callback  = called when it is done
+--   unpack    = applied to what outcome() returns
 -- }
 local function new_waiter()
     if spares > 0 then
@@ -336,6 +337,10 @@ end
 -- What `call` returns for a waiter that is done.
 function _M.outcome(waiter)
     local err, code, message = waiter.err, waiter.code, waiter.message
+    local unpack = waiter.unpack
+    if unpack then
+        return unpack(waiter.res, err, code, message)
+    end
     if err or code or message then
         return waiter.res, err, code, message
     end
@@ -545,11 +550,12 @@ function _M.open()
     if client then
         return true
     end
-    local lib, err = library.open_core()
+    local lib, path = library.open_core()
     if not lib then
-        return nil, err
+        return nil, path
     end
     C = lib
+    local err
     flushes, err = semaphore.new(0)
     if not flushes then
         return nil, err
@@ -569,6 +575,7 @@ function _M.open()
     C.nbffi_log_level(client, log.level())
     _M.C = C
     _M.client = client
+    _M.core_path = path
     return true
 end
 

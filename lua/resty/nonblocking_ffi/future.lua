@@ -130,7 +130,14 @@ function _M.wait_all(futures, timeout)
             left = deadline - now()
             left = left > 0 and left or 0
         end
-        results[i], errors[i] = futures[i]:wait(left)
+        local err
+        results[i], err = futures[i]:wait(left)
+        local waiter = futures[i].waiter
+        if waiter.done then
+            -- What `wait` returns second may be a second result.
+            err = waiter.err
+        end
+        errors[i] = err
     end
     return results, errors
 end

@@ -30,8 +30,8 @@ local function search(names)
 end
 
 
--- Opens the core's shared object: ffi's namespace, or nil and an error that
--- lists every path that was tried.
+-- Opens the core's shared object: ffi's namespace and the path, or nil and an
+-- error that lists every path that was tried.
 function _M.open_core()
     local path, tried = search { NAME }
     if not path then
@@ -51,7 +51,7 @@ function _M.open_core()
         return nil, path .. " (version " .. version .. ") does not fit these"
                     .. " Lua files: install both from the same release"
     end
-    return lib
+    return lib, path
 end
 
 

@@ -2,35 +2,50 @@
 
 local cdefs = require "resty.nonblocking_ffi.cdefs"
 local channel = require "resty.nonblocking_ffi.channel"
-local library = require "resty.nonblocking_ffi.library"
+local codec = require "resty.nonblocking_ffi.codec"
+local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local options = require "resty.nonblocking_ffi.options"
 local phase = require "resty.nonblocking_ffi.phase"
 local pools = require "resty.nonblocking_ffi.pool"
 local runtime = require "resty.nonblocking_ffi.runtime"
+local task = require "resty.nonblocking_ffi.task"
 
 local can_yield = phase.can_yield
-local concat = table.concat
 local error = error
+local fingerprint = codec.fingerprint
 local format = string.format
 local now = ngx.now
 local pairs = pairs
 local register = channel.register
+local text = channel.text
 local texts = channel.texts
-local tostring = tostring
 local type = type
 local wait = channel.wait
 
 local CANNOT_YIELD = phase.CANNOT_YIELD
 local TIMEOUT = cdefs.TIMEOUT
 
-local OPTIONS = {
-    "name", "runtime", "library", "entry", "config", "pool", "on_full",
-    "timeout", "max_response",
+-- Options that every language has.
+local COMMON = {
+    runtime = true, name = true, pool = true, on_full = true, timeout = true,
+    max_response = true,
 }
-local ALLOWED = {}
-for i = 1, #OPTIONS do
-    ALLOWED[OPTIONS[i]] = true
-end
+-- For each language, a module of:
+--   options  rules for its own options, see options.check
+--   missing  optional: function(given), what is missing in the options
+-- and either, for a plugin with the plugin ABI:
+--   prepare  function(given) -> { library = path, entry = symbol,
+--            config = string, name = default name, tried = optional: where the
+--            library was not found } or nil and an error
+-- or, for a host in the core:
+--   name     function(given) -> default name
+--   make     function(given, name, pool) -> pointer and fields of the
+--            runtime, or nil and an error
+--   class    the runtime's class
+local HOSTS = {
+    c = "c", lua = "lua", python = "python", java = "java", go = "go",
+}
+local LANGUAGES = [["c", "lua", "python", "java" or "go"]]
 
 -- How long load may take where it blocks the worker: in init_worker.
 local BLOCKING_LOAD = 60
@@ -59,20 +74,8 @@ local function close_all()
 end
 
 
--- A string that is equal for equal arguments, and only for these.
-local function arguments_key(given)
-    local parts = {}
-    for i = 1, #OPTIONS do
-        local value = given[OPTIONS[i]]
-        local text = tostring(value)
-        parts[i] = #text .. ":" .. type(value) .. ":" .. text
-    end
-    return concat(parts, ",")
-end
-
-
--- A name for a runtime that was given none: the library's, made unique.
-local function name_for(given)
+-- The name of a runtime, made unique if it was not given.
+local function name_for(given, default)
     if given.name then
         if by_name[given.name] then
             return nil, "a runtime named \"" .. given.name .. "\" is loaded "
@@ -80,51 +83,68 @@ local function name_for(given)
         end
         return given.name
     end
-    local base = given.library:match("([^/]+)$") or given.library
-    base = base:gsub("%.so$", ""):gsub("^lib", "")
-    local name, number = base, 1
+    local name, number = default, 1
     while by_name[name] do
         number = number + 1
-        name = format("%s-%d", base, number)
+        name = format("%s-%d", default, number)
     end
     return name
 end
 
 
--- Makes a runtime and posts its initialisation. Returns it, or nil and an
--- error.
-local function begin_load(given, arguments)
-    local name, err = name_for(given)
-    if not name then
-        return nil, err
-    end
-    local pool
-    pool, err = pools.obtain(given.pool or "default")
-    if not pool then
-        return nil, err
-    end
-    local path, tried = library.plugin_path(given.library)
-    local entry = given.entry or "nbffi_plugin_entry"
-    local config = given.config or ""
-    local ptr = C.nbffi_runtime_new_c(client, pool.ptr, channel.text(name),
-        channel.text(path), channel.text(entry), channel.text(config),
+-- A plugin's runtime, not yet initialised.
+local function make_plugin(plugin, given, name, pool)
+    local ptr = C.nbffi_runtime_new_c(client, pool.ptr, text(name),
+        text(plugin.library), text(plugin.entry), text(plugin.config),
         options.get(given, "max_response"), channel.error_buffer())
     if ptr == nil then
         return nil, channel.error_text()
     end
+    return ptr, {}
+end
+
+
+-- Makes a runtime and posts its initialisation. Returns it, or nil and an
+-- error.
+local function begin_load(host, given, arguments)
+    local plugin, name, pool, err
+    if host.prepare then
+        plugin, err = host.prepare(given)
+        if not plugin then
+            return nil, err
+        end
+    end
+    name, err = name_for(given, plugin and plugin.name or not plugin
+                                and host.name(given))
+    if not name then
+        return nil, err
+    end
+    pool, err = pools.obtain(given.pool or "default")
+    if not pool then
+        return nil, err
+    end
+    local ptr, fields
+    if plugin then
+        ptr, fields = make_plugin(plugin, given, name, pool)
+    else
+        ptr, fields = host.make(given, name, pool)
+    end
+    if not ptr then
+        return nil, fields
+    end
+    local tried = plugin and plugin.tried
 
     local function forget()
         by_arguments[arguments] = nil
         by_name[name] = nil
     end
-    local self = runtime.new {
-        name = name,
-        ptr = ptr,
-        pool = pool,
-        timeout = options.get(given, "timeout"),
-        waits = options.get(given, "on_full") == "wait",
-        forget = forget,
-    }
+    fields.name = name
+    fields.ptr = ptr
+    fields.pool = pool
+    fields.timeout = options.get(given, "timeout")
+    fields.waits = options.get(given, "on_full") == "wait"
+    fields.forget = forget
+    local self = (host.class or runtime).new(fields)
     local waiter = { sleeping = 0, done = false,
                      deadline = now() + self.timeout }
     waiter.callback = function()
@@ -137,12 +157,12 @@ local function begin_load(given, arguments)
                              .. tried
             end
             forget()
-            C.nbffi_runtime_free(client, ptr)
+            lifecycle.free(self)
         end
     end
     local id = C.nbffi_post_control(client, ptr, false)
     if id < 0 then
-        C.nbffi_runtime_free(client, ptr)
+        lifecycle.free(self)
         return nil, texts[-id]
     end
     self.loading = waiter
@@ -163,27 +183,48 @@ local function open()
         return nil, err
     end
     C, client = channel.C, channel.client
-    runtime.attach()
+    lifecycle.attach()
+    task.attach()
     channel.before_exit = close_all
     return true
 end
 
 
+-- The host of a language.
+local function find_host(given)
+    if type(given) ~= "table" then
+        error("load: a table of options expected, got " .. type(given), 3)
+    end
+    local language = given.runtime
+    if language == nil then
+        error("load: runtime is missing: which language host is it for?", 3)
+    end
+    if not HOSTS[language] then
+        error(format("load: runtime must be %s, got %s", LANGUAGES,
+                     options.quote(language)), 3)
+    end
+    return require("resty.nonblocking_ffi.hosts." .. HOSTS[language])
+end
+
+
 -- Loads a runtime; see nonblocking_ffi.lua.
 function _M.load(given)
-    options.check("load", given, ALLOWED, 2)
-    if given.runtime == nil then
-        error("load: runtime is missing: which language host is it for?", 2)
+    local host = find_host(given)
+    options.check("load", given, COMMON, 2, host.options)
+    local missing = host.missing and host.missing(given)
+    if missing then
+        error("load: " .. missing, 2)
     end
-    if given.library == nil then
-        error("load: library is missing: the path of a shared object", 2)
+    if given.on_full == "inline" and not host.make then
+        error("load: on_full = \"inline\" is for Lua functions: the event "
+              .. "loop can run nothing else", 2)
     end
     if phase.is_init() then
         return nil, "load must not be called in init_by_lua: threads do not "
                     .. "survive the fork of workers; call it in "
                     .. "init_worker_by_lua or later"
     end
-    local arguments = arguments_key(given)
+    local arguments = fingerprint(given)
     local self = by_arguments[arguments]
     if self and not self.loading then
         return self
@@ -198,7 +239,7 @@ function _M.load(given)
         return nil, err
     end
     if not self then
-        self, err = begin_load(given, arguments)
+        self, err = begin_load(host, given, arguments)
         if not self then
             return nil, err
         end
@@ -217,6 +258,44 @@ function _M.load(given)
         return nil, waiter.err
     end
     return self
+end
+
+
+local RUN_OPTIONS = {
+    timeout = true, priority = true, key = true, pool = true,
+}
+
+
+-- Calls a function of a Lua module; see nonblocking_ffi.lua.
+function _M.run(module, func, ...)
+    local target = func
+    local pool
+    if type(module) == "table" then
+        local opts = {}
+        for key, value in pairs(module) do
+            opts[key] = value
+        end
+        opts[1] = nil
+        options.check("run", opts, RUN_OPTIONS, 2)
+        pool = opts.pool
+        opts.pool = nil
+        opts[1] = func
+        target = opts
+        module = module[1]
+    end
+    if type(module) ~= "string" or module == "" then
+        error("run: the name of a module expected, got "
+              .. options.quote(module), 2)
+    end
+    if type(func) ~= "string" then
+        error("run: the name of a function expected, got "
+              .. options.quote(func), 2)
+    end
+    local self, err = _M.load { runtime = "lua", module = module, pool = pool }
+    if not self then
+        return nil, err
+    end
+    return self:call(target, ...)
 end
 
 

@@ -9,7 +9,10 @@ local pairs = pairs
 local type = type
 
 
-local _M = {}
+local _M = {
+    -- The numbers of priorities in the shared object.
+    PRIORITIES = { high = 0, normal = 1, low = 2 },
+}
 
 
 local function is_count(value)
@@ -47,8 +50,10 @@ local RULES = {
     shutdown_timeout = { is_positive, "a positive number of seconds" },
     max_response = { is_positive, "a positive number of bytes" },
     on_full = {
-        function(value) return value == "error" or value == "wait" end,
-        [["error" or "wait"]],
+        function(value)
+            return value == "error" or value == "wait" or value == "inline"
+        end,
+        [["error", "wait" or "inline"]],
     },
     threads = {
         function(value)
@@ -62,25 +67,30 @@ local RULES = {
         "an integer from 0 to 19",
     },
     socket_dirs = { is_text_list, "a list of directories" },
-    runtime = {
-        function(value) return value == "c" end,
-        [["c"]],
-    },
+    runtime = { is_text, "a language" },
     name = { is_text, "a non-empty string" },
-    library = { is_text, "a non-empty string" },
-    entry = { is_text, "a non-empty string" },
-    config = {
-        function(value) return type(value) == "string" end,
-        "a string",
-    },
     pool = { is_text, "a non-empty string" },
     priority = {
-        function(value)
-            return value == "high" or value == "normal" or value == "low"
-        end,
+        function(value) return _M.PRIORITIES[value] ~= nil end,
         [["high", "normal" or "low"]],
     },
+    vm_max_memory = {
+        function(value) return is_positive(value) and value >= 1048576 end,
+        "a number of bytes, at least 1 MiB",
+    },
+    vm_recycle_memory = { is_positive, "a positive number of bytes" },
+    vm_recycle_tasks = { is_positive, "a positive number of tasks" },
+    key = { is_text, "a non-empty string" },
 }
+
+
+-- The rule of an option, as hosts have it: { check, what }.
+function _M.rule(key)
+    return { check = RULES[key][1], what = RULES[key][2] }
+end
+
+
+_M.is_text = is_text
 
 
 -- The defaults; setup changes them.
@@ -91,6 +101,9 @@ local defaults = {
     on_full = "error",
     max_queue = 65536,
     nice = 10,
+    vm_max_memory = 512 * 1024 * 1024,
+    vm_recycle_memory = math.huge,
+    vm_recycle_tasks = math.huge,
     socket_dirs = { "/dev/shm", "/tmp", "/var/tmp", "/run", "." },
 }
 _M.defaults = defaults
@@ -102,23 +115,29 @@ local function quote(value)
     end
     return tostring(value)
 end
+_M.quote = quote
 
 
 -- Raises an error, for the caller's caller, unless `given` is a table that has
--- only `allowed` options with values that their rules allow.
-function _M.check(what, given, allowed, level)
+-- only `allowed` options with values that their rules allow. `more` are options
+-- with rules of their own: { check = function(value), what = "in words" }.
+function _M.check(what, given, allowed, level, more)
     level = (level or 2) + 1
     if type(given) ~= "table" then
         error(format("%s: a table of options expected, got %s", what,
                      type(given)), level)
     end
     for key, value in pairs(given) do
-        if not allowed[key] then
+        local check, words
+        if more and more[key] then
+            check, words = more[key].check, more[key].what
+        elseif allowed[key] then
+            check, words = RULES[key][1], RULES[key][2]
+        else
             error(format("%s: unknown option %s", what, quote(key)), level)
         end
-        local rule = RULES[key]
-        if not rule[1](value) then
-            error(format("%s: %s must be %s, got %s", what, key, rule[2],
+        if not check(value) then
+            error(format("%s: %s must be %s, got %s", what, key, words,
                          quote(value)), level)
         end
     end
@@ -128,7 +147,8 @@ end
 local SETUP = {
     timeout = true, shutdown_timeout = true, max_response = true,
     on_full = true, threads = true, max_queue = true, nice = true,
-    socket_dirs = true,
+    socket_dirs = true, vm_max_memory = true, vm_recycle_memory = true,
+    vm_recycle_tasks = true,
 }
 
 

@@ -26,9 +26,9 @@ local declared = {}
 -- {
 --   name, ptr
 --   first, last  = the tasks that wait for room: blocked[first..last]
---   blocked      = each a table { runtime, request, priority, waiter,
+--   blocked      = each a table of what task.lua posts, and: waiter,
 --                  admission = the waiter of who waits for room alone,
---                  dead = whether it was given up }
+--                  dead = whether it was given up
 -- }
 local made = {}
 
@@ -72,7 +72,7 @@ local function admit()
         while pool.first <= pool.last do
             local entry = blocked[pool.first]
             if not entry.dead then
-                local code = entry.runtime:post_blocked(entry)
+                local code = entry.post(entry)
                 if code == QUEUE_OVERFLOW then
                     break
                 end

@@ -1,0 +1,362 @@
+-- The class of Lua runtimes: a module's functions, run in VMs of pool threads.
+
+local ffi = require "ffi"
+local cdefs = require "resty.nonblocking_ffi.cdefs"
+local channel = require "resty.nonblocking_ffi.channel"
+local codec = require "resty.nonblocking_ffi.codec"
+local inline = require "resty.nonblocking_ffi.inline"
+local lifecycle = require "resty.nonblocking_ffi.lifecycle"
+local options = require "resty.nonblocking_ffi.options"
+local task = require "resty.nonblocking_ffi.task"
+
+local cast = task.cast
+local crc32 = ngx.crc32_short
+local decode = codec.decode
+local dump = string.dump
+local encode = codec.encode
+local error = error
+local ffi_new = ffi.new
+local getmetatable = getmetatable
+local getupvalue = debug.getupvalue
+local next = next
+local pcall = pcall
+local perform = task.call
+local recycle = codec.recycle
+local select = select
+local setmetatable = setmetatable
+local submit = task.submit
+local text = channel.text
+local type = type
+
+local NORMAL = options.PRIORITIES.normal
+local PRIORITIES = options.PRIORITIES
+local STRING = codec.STRING
+local VALUES = codec.VALUES
+-- Tags are the number of a function times this, plus the encoding.
+local FUNCTION = 16
+-- What function 0 does beside calling a function that comes with its code.
+local RELOAD = 2
+
+local CALL_OPTIONS = { timeout = true, priority = true, key = true }
+
+
+local _M = {}
+
+-- The methods, beside those of lifecycle.lua.
+local methods = {}
+local _MT = lifecycle.add_class({ __index = methods })
+
+
+-- What is called, and how: the first argument of call and its like. Returns
+-- the function (or its name), timeout, number of the priority, key. Raises
+-- errors for the caller of the method.
+local function target(self, what, first, kind)
+    if getmetatable(self) ~= _MT then
+        error("not a runtime: call its methods with a colon", 3)
+    end
+    if type(first) == kind then
+        return first, self.timeout, NORMAL, 0
+    end
+    if type(first) ~= "table" then
+        error(what .. ": a " .. (kind == "string" and "function's name" or kind)
+              .. " expected, or a table of that and options, got "
+              .. type(first), 3)
+    end
+    local opts = {}
+    for name, value in next, first do
+        opts[name] = value
+    end
+    opts[1] = nil
+    options.check(what, opts, CALL_OPTIONS, 3)
+    if type(first[1]) ~= kind then
+        error(what .. ": the table's first item must be the function"
+              .. (kind == "string" and "'s name" or "") .. ", got "
+              .. type(first[1]), 3)
+    end
+    -- Not 0, which means that there is none.
+    local key = opts.key and crc32(opts.key) % 0x7fffffff + 1
+    return first[1], opts.timeout or self.timeout,
+           opts.priority and PRIORITIES[opts.priority] or NORMAL, key or 0
+end
+
+
+-- The tag of a function of the module, but for the encoding; nil and an error
+-- if there are too many.
+local function tag_of(self, name)
+    local tag = self.tags[name]
+    if not tag then
+        local number = channel.C.nbffi_lua_function(self.handle, text(name))
+        if number == 0 then
+            return nil, "too many different functions were called of module \""
+                        .. self.module .. "\""
+        end
+        tag = number * FUNCTION
+        self.tags[name] = tag
+    end
+    return tag
+end
+
+
+local function check_module(self, what)
+    if not self.module then
+        error(what .. ": runtime \"" .. self.name .. "\" was loaded without a "
+              .. "module, so it has call_fn only", 3)
+    end
+end
+
+
+-- The results of a call of ours, of those of task.call.
+local function results(res, err, code, message)
+    if err then
+        return nil, err, code, message
+    end
+    if code == VALUES then
+        return decode(res)
+    end
+    return res
+end
+
+
+-- Likewise, when the arguments were in a buffer: nobody reads it any more,
+-- unless the caller gave up.
+local function results_of(buf, res, err, code, message)
+    if not err then
+        recycle(buf)
+    end
+    return results(res, err, code, message)
+end
+
+
+-- syntax: res, ... = lua_runtime:call(func, ...)
+--
+-- Calls a function of the module, in a VM of the runtime's pool, and waits for
+-- its results without blocking the event loop.
+--
+-- func   the function's name; or a table { name, timeout = seconds,
+--        priority = "high", "normal" or "low", key = string }. Calls of equal
+--        keys go to the same thread while it is free: its caches are warm.
+-- ...    arguments: nil, booleans, numbers, strings, tables of these,
+--        ngx.null, 64-bit integers
+--
+-- Returns what the function returns, several results and nils included. Or nil,
+-- an error, a code and a message, as a plugin's `call` does; an error of the
+-- function is "runtime error: " and the message with the VM's traceback.
+-- Raises an error if an argument cannot be passed; it names the place.
+function methods:call(func, ...)
+    local name, timeout, priority, key = target(self, "call", func, "string")
+    check_module(self, "call")
+    local tag, err = tag_of(self, name)
+    if not tag then
+        return nil, err
+    end
+    local count = select("#", ...)
+    local value = ...
+    if count == 1 and type(value) == "string" then
+        local res, code, message
+        res, err, code, message = perform(self, value, value, #value, timeout,
+                                          priority, tag + STRING, key)
+        if res == false then
+            return inline.call(self, name, value)
+        end
+        return results(res, err, code, message)
+    end
+
+    local buf
+    buf, err = encode("args", count, ...)
+    if not buf then
+        error("call: " .. err, 2)
+    end
+    local data, len = buf:ref()
+    local res, code, message
+    res, err, code, message = perform(self, buf, data, len, timeout, priority,
+                                      tag + VALUES, key)
+    if res == false then
+        recycle(buf)
+        return inline.call(self, name, ...)
+    end
+    return results_of(buf, res, err, code, message)
+end
+
+
+-- What a request is made of for any number of arguments: what keeps it alive,
+-- its bytes and their number, its encoding. Or nil and what is wrong.
+local function request_of(count, ...)
+    local value = ...
+    if count == 1 and type(value) == "string" then
+        return value, value, #value, STRING
+    end
+    local buf, err = encode("args", count, ...)
+    if not buf then
+        return nil, err
+    end
+    local data, len = buf:ref()
+    return buf, data, len, VALUES
+end
+
+
+-- syntax: future, err = lua_runtime:submit(func, ...)
+--
+-- Starts a call and returns at once. Arguments as for call. Returns a future,
+-- whose `wait` returns what `call` would, or nil and an error.
+function methods:submit(func, ...)
+    local name, timeout, priority, key = target(self, "submit", func, "string")
+    check_module(self, "submit")
+    local tag, err = tag_of(self, name)
+    if not tag then
+        return nil, err
+    end
+    local request, data, len, encoding = request_of(select("#", ...), ...)
+    if not request then
+        error("submit: " .. data, 2)
+    end
+    local started
+    started, err = submit(self, request, data, len, timeout, priority,
+                          tag + encoding, key, results)
+    if started == false then
+        return inline.submit(self, name, ...)
+    end
+    return started, err
+end
+
+
+-- syntax: ok, err = lua_runtime:cast(func, ...)
+--
+-- Starts a call whose results nobody needs, in any phase but init_by_lua.
+-- Arguments as for call. Returns true, or nil and an error.
+function methods:cast(func, ...)
+    local name, timeout, priority, key = target(self, "cast", func, "string")
+    check_module(self, "cast")
+    local tag, err = tag_of(self, name)
+    if not tag then
+        return nil, err
+    end
+    local request, data, len, encoding = request_of(select("#", ...), ...)
+    if not request then
+        error("cast: " .. data, 2)
+    end
+    return cast(self, request, data, len, timeout, priority, tag + encoding,
+                key)
+end
+
+
+-- syntax: res, ... = lua_runtime:call_fn(func, ...)
+--
+-- Calls a Lua function that is sent along, for one-off work. `func` is a
+-- function without upvalues, or a table { func, timeout = ..., priority = ...,
+-- key = ... }; in the VM it sees that VM's globals. Otherwise like call.
+function methods:call_fn(func, ...)
+    local fn, timeout, priority, key = target(self, "call_fn", func, "function")
+    local upvalue = getupvalue(fn, 1)
+    local dumped, code = pcall(dump, fn)
+    if not dumped then
+        error("call_fn: a function that is written in C cannot be sent to "
+              .. "another Lua VM", 2)
+    end
+    if upvalue then
+        error("call_fn: the function has an upvalue \"" .. upvalue .. "\": "
+              .. "pass it as an argument, or require it inside", 2)
+    end
+    local count = select("#", ...)
+    local buf, err = encode("args", count, ...)
+    if not buf then
+        error("call_fn: " .. err, 2)
+    end
+    recycle(buf)
+    buf = encode("args", count + 1, code, ...)
+    local data, len = buf:ref()
+    local res, status, message
+    res, err, status, message = perform(self, buf, data, len, timeout,
+                                        priority, VALUES, key)
+    if res == false then
+        recycle(buf)
+        return inline.call(self, fn, ...)
+    end
+    return results_of(buf, res, err, status, message)
+end
+
+
+-- syntax: ok, err = lua_runtime:reload(modules?)
+--
+-- Has the VMs load the module's new code before their next task, and with it
+-- the modules below it ("a.b" and "a.b.c") and those of a list. Calls in flight
+-- end on the old code. Returns true when one VM has loaded the new code; or nil
+-- and an error, and the old code stays.
+function methods:reload(modules)
+    if getmetatable(self) ~= _MT then
+        error("not a runtime: call its methods with a colon", 2)
+    end
+    check_module(self, "reload")
+    modules = modules or {}
+    if type(modules) ~= "table" then
+        error("reload: a list of modules' names expected, got "
+              .. type(modules), 2)
+    end
+    for i = 1, #modules do
+        if not options.is_text(modules[i]) then
+            error("reload: number " .. i .. " of the list is no module's name",
+                  2)
+        end
+    end
+    local forget = table.concat(modules, "\n")
+    local ok, err = perform(self, forget, forget, #forget, self.timeout,
+                            PRIORITIES.high, RELOAD, 0)
+    if err then
+        return nil, err
+    end
+    if ok == false then
+        return nil, channel.texts[cdefs.QUEUE_OVERFLOW]
+    end
+    channel.C.nbffi_lua_reload(self.handle, text(forget))
+    inline.reload(self, modules)
+    return true
+end
+
+
+-- Called by lifecycle.lua: what a Lua runtime has beside.
+--   vms      VMs that there are
+--   memory   bytes that they use
+--   made     VMs that were made so far
+--   stuck    VMs whose code should have ended but cannot be stopped
+--   replaced { memory, stopped, recycled }: VMs that were, as they hit their
+--            memory limit, as their code had to be stopped, as they had
+--            served their time
+--   inline   calls that ran in the event loop, as the queue was full
+function methods:add_stats(stats)
+    local figures = ffi_new("nbffi_vm_figures")
+    channel.C.nbffi_lua_stats(self.handle, figures)
+    stats.inline = self.inline_calls
+    stats.vm = {
+        vms = figures.vms,
+        memory = figures.memory,
+        made = figures.made,
+        stuck = figures.stuck,
+        replaced = {
+            memory = figures.out_of_memory,
+            stopped = figures.stopped,
+            recycled = figures.recycled,
+        },
+    }
+end
+
+
+-- Called by lifecycle.lua when the runtime is gone.
+function methods:free_more()
+    channel.C.nbffi_lua_free(self.handle)
+    self.handle = nil
+end
+
+
+-- A runtime of the fields of runtime.lua, and:
+--   handle   what the core's functions for Lua runtimes are given
+--   module   its name, or nil
+--   init     code or a module that is run once in each VM, or nil
+--   inline   whether on_full is "inline"
+function _M.new(fields)
+    fields.closing = false
+    fields.tags = {}
+    fields.inline_calls = 0
+    return setmetatable(fields, _MT)
+end
+
+
+return _M

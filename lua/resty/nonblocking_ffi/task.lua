@@ -1,0 +1,234 @@
+-- Tasks of a runtime, whatever its language: posting them, waiting for room and
+-- for their ends.
+--
+-- A request is given as:
+--   request   what keeps its bytes alive: a string, or a string buffer
+--   data, len the bytes: a string or a pointer, and their number
+--   tag       a number for the runtime, 0 if it needs none
+--   key       tasks of equal keys go to the same thread while it is free; 0:
+--             none
+
+local ffi = require "ffi"
+local cdefs = require "resty.nonblocking_ffi.cdefs"
+local channel = require "resty.nonblocking_ffi.channel"
+local future = require "resty.nonblocking_ffi.future"
+local phase = require "resty.nonblocking_ffi.phase"
+local pools = require "resty.nonblocking_ffi.pool"
+
+local can_yield = phase.can_yield
+local ffi_new = ffi.new
+local is_contended = pools.is_contended
+local new_waiter = channel.new_waiter
+local now = ngx.now
+local outcome = channel.outcome
+local recycle = channel.recycle
+local register = channel.register
+local requests = channel.requests
+local results = channel.results
+local texts = channel.texts
+local wait = channel.wait
+
+local CANNOT_YIELD = phase.CANNOT_YIELD
+local CLOSED = cdefs.CLOSED
+local DONE = cdefs.DONE
+local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
+-- A place in `requests` that no slot has.
+local POSTING = -1
+local TIMEOUT = cdefs.TIMEOUT
+
+
+local _M = {}
+
+
+local done -- where nbffi_post puts a result that is there at once
+local C, client
+
+
+-- Takes the core's functions and this VM's client, once they are there.
+function _M.attach()
+    C, client = channel.C, channel.client
+    done = ffi_new("nbffi_completion")
+end
+
+
+-- Counts and returns an error that the core did not see.
+local function refuse(self, code)
+    if self.ptr then
+        C.nbffi_count(self.ptr, code)
+    end
+    return nil, texts[code]
+end
+
+
+-- Posts a task that waited for room, unless there is none. Called by the pool.
+local function post_blocked(entry)
+    local self, waiter = entry.runtime, entry.waiter
+    if not self.ptr or self.closing then
+        channel.finish(waiter, texts[CLOSED])
+    else
+        local id = C.nbffi_post(client, self.ptr, entry.data, entry.len,
+                                waiter.deadline - now(), entry.priority,
+                                false, entry.tag, entry.key, done)
+        if id == QUEUE_OVERFLOW then
+            return id
+        end
+        if id < 0 then
+            C.nbffi_count(self.ptr, -id)
+            channel.finish(waiter, texts[-id])
+        else
+            register(id, waiter, entry.request)
+        end
+    end
+    if entry.admission then
+        channel.finish(entry.admission)
+    end
+end
+
+
+-- Puts a task behind those that wait for room.
+local function block(self, request, data, len, seconds, priority, tag, key,
+                     waiter)
+    waiter.deadline = now() + seconds
+    local entry = {
+        runtime = self,
+        request = request,
+        data = data,
+        len = len,
+        priority = priority,
+        tag = tag,
+        key = key,
+        waiter = waiter,
+        post = post_blocked,
+    }
+    pools.block(self.pool, entry)
+    return entry
+end
+
+
+-- Waits for a call's result, up to its deadline, and ends it there.
+local function await(self, waiter, seconds, entry)
+    local ok, err = wait(waiter, seconds)
+    if ok then
+        local res, failed, code, message = outcome(waiter)
+        recycle(waiter)
+        if failed or code then
+            return res, failed, code, message
+        end
+        return res
+    end
+    if waiter.slot then
+        channel.abandon(waiter, TIMEOUT)
+    else
+        entry.dead = true
+        C.nbffi_count(self.ptr, TIMEOUT)
+    end
+    recycle(waiter)
+    return nil, err or texts[TIMEOUT]
+end
+
+
+-- Runs a request and waits for its end. Returns what the runtime's `call`
+-- does; or with on_full = "inline", if there is no room, false.
+function _M.call(self, request, data, len, timeout, priority, tag, key)
+    if not can_yield() then
+        return nil, CANNOT_YIELD
+    end
+    if self.closing then
+        return refuse(self, CLOSED)
+    end
+
+    local waits = self.waits
+    local id = QUEUE_OVERFLOW
+    if not waits or not is_contended(self.pool) then
+        -- Keeps it alive until its result has been read or it is registered,
+        -- whatever the JIT compiler thinks of local variables.
+        requests[POSTING] = request
+        id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
+                          true, tag, key, done)
+    end
+    if id == DONE then
+        local res, err, code, message = results(done)
+        C.nbffi_release(client, done, 1)
+        if err or code then
+            return res, err, code, message
+        end
+        return res
+    end
+
+    local waiter, entry
+    if id >= 0 then
+        waiter = new_waiter()
+        register(id, waiter, request)
+    elseif id == QUEUE_OVERFLOW and waits then
+        waiter = new_waiter()
+        entry = block(self, request, data, len, timeout, priority, tag, key,
+                      waiter)
+    elseif id == QUEUE_OVERFLOW and self.inline then
+        return false
+    else
+        return refuse(self, -id)
+    end
+    return await(self, waiter, timeout, entry)
+end
+
+
+-- Starts a request and returns a future, or nil and an error; or with on_full
+-- = "inline", if there is no room, false. `unpack` is applied to what `call`
+-- would return.
+function _M.submit(self, request, data, len, timeout, priority, tag, key,
+                   unpack)
+    if self.closing then
+        return refuse(self, CLOSED)
+    end
+
+    local waits = self.waits and can_yield()
+    local waiter = { sleeping = 0, done = false, deadline = now() + timeout,
+                     unpack = unpack }
+    local id = QUEUE_OVERFLOW
+    if not waits or not is_contended(self.pool) then
+        id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
+                          false, tag, key, done)
+    end
+    if id >= 0 then
+        register(id, waiter, request)
+        channel.start()
+
+    elseif id == QUEUE_OVERFLOW and waits then
+        local entry = block(self, request, data, len, timeout, priority, tag,
+                            key, waiter)
+        entry.admission = { sleeping = 0, done = false,
+                            deadline = waiter.deadline }
+        local ok, err = wait(entry.admission, timeout)
+        if not ok then
+            entry.dead = true
+            C.nbffi_count(self.ptr, TIMEOUT)
+            return nil, err or texts[TIMEOUT]
+        end
+
+    elseif id == QUEUE_OVERFLOW and self.inline then
+        return false
+    else
+        return refuse(self, -id)
+    end
+    return future.new(waiter)
+end
+
+
+-- Starts a request whose result nobody needs. Returns true, or nil and an
+-- error.
+function _M.cast(self, request, data, len, timeout, priority, tag, key)
+    if self.closing then
+        return refuse(self, CLOSED)
+    end
+    local id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
+                            false, tag, key, done)
+    if id < 0 then
+        return refuse(self, -id)
+    end
+    register(id, nil, request)
+    channel.start()
+    return true
+end
+
+
+return _M

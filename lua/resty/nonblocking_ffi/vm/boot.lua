@@ -1,0 +1,191 @@
+-- The first code of a worker VM, and its dispatcher: what runs each task. The
+-- core calls both (src/runtime/lua/vm.rs).
+
+local ffi = require "ffi"
+local codec = require "resty.nonblocking_ffi.codec"
+local startup = require "resty.nonblocking_ffi.startup"
+require "resty.nonblocking_ffi.vm.cdefs"
+
+local decode = codec.decode
+local encode = codec.encode
+local error = error
+local ffi_new = ffi.new
+local ffi_string = ffi.string
+local loadstring = loadstring
+local package = package
+local pcall = pcall
+local recycle = codec.recycle
+local require = require
+local select = select
+local traceback = codec.traceback
+local type = type
+
+local STRING = codec.STRING
+local VALUES = codec.VALUES
+-- What function 0 does: load the module, call a function that comes with its
+-- code, or load the module anew.
+local LOAD = 0
+local RELOAD = 2
+
+local NAME_BYTES = 4096
+-- Functions that came with their code are kept, up to so many.
+local MAX_CHUNKS = 64
+
+
+local C, desk
+local name_buffer = ffi_new("nbffi_buffer")
+local name_bytes = ffi_new("char[?]", NAME_BYTES)
+name_buffer.data, name_buffer.size = name_bytes, NAME_BYTES
+
+-- By the runtime's number: { name, module, generation, names = functions' names
+-- by their numbers }.
+local runtimes = {}
+-- Functions by their code.
+local chunks, chunks_count = {}, 0
+
+
+local function load_runtime(number)
+    local runtime = { generation = desk.generation, names = {} }
+    C.nbffi_vm_module(name_buffer)
+    runtime.name = ffi_string(name_bytes)
+    if runtime.name ~= "" then
+        runtime.module = require(runtime.name)
+    end
+    runtimes[number] = runtime
+    return runtime
+end
+
+
+-- Loads the runtime's module again; the old code stays if that fails.
+local function reload(runtime, modules)
+    local forgotten = startup.forget(runtime.name, modules)
+    local ok, module = pcall(require, runtime.name)
+    if ok then
+        runtime.module = module
+        return
+    end
+    for name, value in next, forgotten do
+        package.loaded[name] = value
+    end
+    return module
+end
+
+
+-- The runtime of the task, with the code of its present generation.
+local function present_runtime(number)
+    local runtime = runtimes[number]
+    if not runtime then
+        return load_runtime(number)
+    end
+    local generation = desk.generation
+    if runtime.generation ~= generation then
+        runtime.generation = generation
+        C.nbffi_vm_forget(name_buffer)
+        local err = reload(runtime, startup.lines(ffi_string(name_bytes)))
+        if err then
+            ngx.log(ngx.ERR, "the old code of module \"", runtime.name,
+                    "\" stays: ", err)
+        end
+    end
+    return runtime
+end
+
+
+local function learn(runtime, number)
+    C.nbffi_vm_function(number, name_buffer)
+    local name = ffi_string(name_bytes)
+    runtime.names[number] = name
+    return name
+end
+
+
+-- Ends the task with the results of its function.
+local function respond(...)
+    local count = select("#", ...)
+    local value = ...
+    if count == 1 and type(value) == "string" then
+        C.nbffi_vm_respond(STRING, value, #value)
+        return
+    end
+    local buf, err = encode("results", count, ...)
+    if not buf then
+        error(err, 0)
+    end
+    local data, len = buf:ref()
+    C.nbffi_vm_respond(VALUES, data, len)
+    recycle(buf)
+end
+
+
+local function call_chunk(code, ...)
+    local func = chunks[code]
+    if not func then
+        local err
+        func, err = loadstring(code, "=call_fn")
+        if not func then
+            error(err, 0)
+        end
+        if chunks_count == MAX_CHUNKS then
+            chunks, chunks_count = {}, 0
+        end
+        chunks[code], chunks_count = func, chunks_count + 1
+    end
+    return func(...)
+end
+
+
+-- What is for no function of the module.
+local function dispatch_special(runtime, encoding)
+    if encoding == LOAD then
+        return
+    end
+    if encoding == VALUES then
+        return respond(call_chunk(decode(desk.data, desk.len)))
+    end
+    if encoding == RELOAD then
+        local modules = startup.lines(ffi_string(desk.data, desk.len))
+        local err = reload(runtime, modules)
+        if err then
+            error(err, 0)
+        end
+        -- The event loop tells the other VMs when this one has succeeded.
+        runtime.generation = desk.generation + 1
+        return respond()
+    end
+end
+
+
+-- Runs the task that is on the desk.
+local function dispatch()
+    local runtime = present_runtime(desk.runtime)
+    local number, encoding = desk["function"], desk.encoding
+    if number == 0 then
+        return dispatch_special(runtime, encoding)
+    end
+    local name = runtime.names[number] or learn(runtime, number)
+    local module = runtime.module
+    local func = type(module) == "table" and module[name]
+    if not func then
+        func = startup.find(module, runtime.name, name)
+    end
+    if encoding == STRING then
+        return respond(func(ffi_string(desk.data, desk.len)))
+    end
+    return respond(func(decode(desk.data, desk.len)))
+end
+
+
+-- Readies the VM. `core` is the path of the shared object, `boot` an encoded
+-- table { init, env }, `place` where the core puts tasks. Returns a message
+-- handler and the dispatcher.
+return function(core, boot, place)
+    C = ffi.load(core)
+    desk = ffi.cast("nbffi_desk *", place)
+    boot = codec.unpack(boot)
+    require("resty.nonblocking_ffi.vm.ngx")(boot.env, C)
+    require("resty.nonblocking_ffi.worker").attach(C)
+    if boot.init then
+        startup.run(boot.init)
+    end
+    return traceback, dispatch
+end

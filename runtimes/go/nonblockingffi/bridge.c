@@ -1,0 +1,237 @@
+/* The plugin ABI; see bridge.h. */
+#include "bridge.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "_cgo_export.h"
+
+/* The first version will do: what came later is looked for. */
+#define NBFFI_GO_ABI_VERSION ((uint32_t) NBFFI_ABI_MAJOR << 16)
+
+static int sigpipe_was_ignored;
+
+/* With a priority, so that it runs before the constructor that starts Go's
+ * runtime, which takes the signal. */
+__attribute__((constructor(101))) static void
+remember_signals(void)
+{
+    struct sigaction  action;
+
+    sigpipe_was_ignored = sigaction(SIGPIPE, NULL, &action) == 0
+                          && action.sa_handler == SIG_IGN;
+}
+
+int
+nbffi_go_sigpipe_was_ignored(void)
+{
+    return sigpipe_was_ignored;
+}
+
+static uint64_t
+now_ns(void)
+{
+    struct timespec  now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
+}
+
+/* Hosts of version 1.0 do not have it. */
+static int
+has_next(const nbffi_host *host)
+{
+    return host->size >= offsetof(nbffi_host, next) + sizeof(host->next);
+}
+
+static int
+next_into(nbffi_go_visit *visit, nbffi_go_task *to)
+{
+    const nbffi_host *host = visit->host;
+
+    return has_next(host) && host->next(host, &to->task, &to->req, &to->len);
+}
+
+static int
+next_or_leave(nbffi_go_visit *visit)
+{
+    if (next_into(visit, &visit->tasks[0])) {
+        return 1;
+    }
+    visit->left_ns = now_ns();
+    return 0;
+}
+
+int
+nbffi_go_respond_next(nbffi_go_visit *visit, const char *data, uint64_t len)
+{
+    visit->host->respond(visit->tasks[0].task, data, len);
+    return next_or_leave(visit);
+}
+
+int
+nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,
+                   uint64_t len)
+{
+    visit->host->fail(visit->tasks[0].task, code, msg, len);
+    return next_or_leave(visit);
+}
+
+int
+nbffi_go_take(nbffi_go_visit *visit)
+{
+    int count = 0;
+
+    while (count < NBFFI_GO_TASKS && next_into(visit, &visit->tasks[count])) {
+        count++;
+    }
+    return count;
+}
+
+void
+nbffi_go_respond(const nbffi_host *host, nbffi_task task, const char *data,
+                 uint64_t len)
+{
+    host->respond(task, data, len);
+}
+
+void
+nbffi_go_fail(const nbffi_host *host, nbffi_task task, int64_t code,
+              const char *msg, uint64_t len)
+{
+    host->fail(task, code, msg, len);
+}
+
+void
+nbffi_go_set_status(const nbffi_host *host, nbffi_task task, int64_t code,
+                    const char *msg, uint64_t len)
+{
+    host->set_status(task, code, msg, len);
+}
+
+void
+nbffi_go_log(const nbffi_host *host, int level, const char *msg, uint64_t len)
+{
+    host->log(host, level, msg, len);
+}
+
+const char *
+nbffi_go_config(const nbffi_host *host, uint64_t *len)
+{
+    return host->config(host, len);
+}
+
+const char *
+nbffi_go_name(const nbffi_host *host, uint64_t *len)
+{
+    return host->name(host, len);
+}
+
+int64_t
+nbffi_go_remaining(const nbffi_host *host, nbffi_task task)
+{
+    uint64_t deadline = host->deadline_ns(task);
+
+    if (deadline == NBFFI_NO_DEADLINE) {
+        return NBFFI_GO_NO_DEADLINE;
+    }
+    return (int64_t) deadline - (int64_t) now_ns();
+}
+
+uint64_t
+nbffi_go_look(nbffi_go_watch *watches, uint64_t count)
+{
+    uint64_t i, cancelled = 0;
+
+    for (i = 0; i < count; i++) {
+        watches[i].cancelled = watches[i].host->is_cancelled(watches[i].task);
+        cancelled += watches[i].cancelled != 0;
+    }
+    return cancelled;
+}
+
+typedef struct {
+    const nbffi_host  *host;
+    uint64_t           instance;
+} runtime;
+
+static int
+init(const nbffi_host *host, int framed, void **state, char *err,
+     uint64_t err_size)
+{
+    runtime *rt = malloc(sizeof(runtime));
+
+    if (rt == NULL) {
+        return 1;
+    }
+    rt->host = host;
+    rt->instance = nbffiGoInit((nbffi_host *) host, framed, err, err_size);
+    if (rt->instance == 0) {
+        free(rt);
+        return 1;
+    }
+    *state = rt;
+    return 0;
+}
+
+static int
+init_plain(const nbffi_host *host, void **state, char *err, uint64_t err_size)
+{
+    return init(host, 0, state, err, err_size);
+}
+
+static int
+init_framed(const nbffi_host *host, void **state, char *err, uint64_t err_size)
+{
+    return init(host, 1, state, err, err_size);
+}
+
+static int
+call(void *state, nbffi_task task, const void *req, uint64_t len)
+{
+    const runtime   *rt = state;
+    nbffi_go_visit   visit;
+
+    visit.host = rt->host;
+    visit.instance = rt->instance;
+    visit.came_ns = now_ns();
+    visit.tasks[0].task = task;
+    visit.tasks[0].req = req;
+    visit.tasks[0].len = len;
+    nbffiGoServe(&visit);
+    return 0;
+}
+
+static void
+close_runtime(void *state)
+{
+    runtime *rt = state;
+
+    nbffiGoClose(rt->instance);
+    free(rt);
+}
+
+static const nbffi_plugin plain = {
+    NBFFI_GO_ABI_VERSION, sizeof(nbffi_plugin), NBFFI_ASYNC, 0,
+    init_plain, call, close_runtime
+};
+
+static const nbffi_plugin framed = {
+    NBFFI_GO_ABI_VERSION, sizeof(nbffi_plugin), NBFFI_ASYNC, 0,
+    init_framed, call, close_runtime
+};
+
+const nbffi_plugin *
+nbffi_plugin_entry(uint32_t host_abi_version)
+{
+    (void) host_abi_version;        /* the host compares versions */
+    return &plain;
+}
+
+const nbffi_plugin *
+nbffi_go_entry(uint32_t host_abi_version)
+{
+    (void) host_abi_version;
+    return &framed;
+}

@@ -1,0 +1,80 @@
+/*
+ * The two sides of a Go plugin: the plugin ABI in C, and Go.
+ *
+ * C enters Go when a pool thread brings work (nbffiGoServe), and to make and
+ * end a runtime. Go calls the functions below; one call is one crossing, which
+ * costs some 50 ns, so each does all that there is to do at that point.
+ */
+#ifndef NBFFI_GO_BRIDGE_H
+#define NBFFI_GO_BRIDGE_H
+
+#include <stdint.h>
+
+#include "nonblocking_ffi.h"
+
+/* How many tasks a pool thread hands over to goroutines in one crossing. */
+#define NBFFI_GO_TASKS 32
+
+typedef struct {
+    nbffi_task   task;
+    const void  *req;
+    uint64_t     len;
+} nbffi_go_task;
+
+/* A pool thread that is inside call, with the tasks that it has brought. In its
+ * stack, so only Go code on that thread may use it. */
+typedef struct {
+    const nbffi_host  *host;
+    uint64_t           instance;    /* the runtime's number on the Go side */
+    uint64_t           came_ns;     /* when it came, CLOCK_MONOTONIC */
+    uint64_t           left_ns;     /* when there was nothing more for it */
+    nbffi_go_task      tasks[NBFFI_GO_TASKS];
+} nbffi_go_visit;
+
+/* A task whose context somebody waits for. */
+typedef struct {
+    const nbffi_host  *host;
+    nbffi_task         task;
+    int                cancelled;
+} nbffi_go_watch;
+
+/* What nbffi_go_remaining returns for a task without a deadline. */
+#define NBFFI_GO_NO_DEADLINE INT64_MAX
+
+/* On the thread of a visit: completes tasks[0] and gets the next task into its
+ * place. 1, or 0 if there is none: the visit is over. */
+int nbffi_go_respond_next(nbffi_go_visit *visit, const char *data,
+                          uint64_t len);
+int nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,
+                       uint64_t len);
+
+/* On the thread of a visit: gets up to NBFFI_GO_TASKS more tasks, and returns
+ * how many. */
+int nbffi_go_take(nbffi_go_visit *visit);
+
+/* On any thread. */
+void nbffi_go_respond(const nbffi_host *host, nbffi_task task,
+                      const char *data, uint64_t len);
+void nbffi_go_fail(const nbffi_host *host, nbffi_task task, int64_t code,
+                   const char *msg, uint64_t len);
+void nbffi_go_set_status(const nbffi_host *host, nbffi_task task,
+                         int64_t code, const char *msg, uint64_t len);
+void nbffi_go_log(const nbffi_host *host, int level, const char *msg,
+                  uint64_t len);
+const char *nbffi_go_config(const nbffi_host *host, uint64_t *len);
+const char *nbffi_go_name(const nbffi_host *host, uint64_t *len);
+
+/* Nanoseconds until the deadline of a task, not positive if it has passed. */
+int64_t nbffi_go_remaining(const nbffi_host *host, nbffi_task task);
+
+/* Sets `cancelled` of each, and returns how many are. */
+uint64_t nbffi_go_look(nbffi_go_watch *watches, uint64_t count);
+
+/* 1 if the process ignored SIGPIPE when this library was loaded. */
+int nbffi_go_sigpipe_was_ignored(void);
+
+/* The entry of runtime = "go"; its config is fields, see config.go. The usual
+ * nbffi_plugin_entry takes the config as it is. */
+NBFFI_EXPORT const nbffi_plugin *nbffi_go_entry(uint32_t host_abi_version);
+
+#endif /* NBFFI_GO_BRIDGE_H */

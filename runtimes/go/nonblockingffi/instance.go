@@ -1,0 +1,227 @@
+package nonblockingffi
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"context"
+	"fmt"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// An instance is one runtime: a registered service with one configuration.
+type instance struct {
+	name      string
+	config    string
+	service   Service
+	zeroCopy  bool
+	placement *placement
+	// end ends the context that Init was given.
+	end context.CancelFunc
+
+	// table is the host, for those who have a task to complete: the runtime is
+	// not closed before they do.
+	table *C.nbffi_host
+	// host is the same for everybody else; nil when the runtime is closed.
+	host *C.nbffi_host
+	lock sync.RWMutex
+}
+
+// instances are the runtimes that are not closed, by number; 0 is none. A list
+// is never changed, only replaced, so that a visit costs no lock.
+var instances struct {
+	sync.Mutex
+	list atomic.Pointer[[]*instance]
+}
+
+func instanceOf(number uint64) *instance {
+	return (*instances.list.Load())[number]
+}
+
+// setInstance puts an instance, or nil, into a place of the list.
+func setInstance(number uint64, in *instance) {
+	var list []*instance
+	if old := instances.list.Load(); old != nil {
+		list = append(list, *old...)
+	}
+	for uint64(len(list)) <= number {
+		list = append(list, nil)
+	}
+	list[number] = in
+	instances.list.Store(&list)
+}
+
+// addInstance finds a place for an instance, and returns its number.
+func addInstance(in *instance) uint64 {
+	instances.Lock()
+	defer instances.Unlock()
+	number := uint64(1)
+	if list := instances.list.Load(); list != nil {
+		for number < uint64(len(*list)) && (*list)[number] != nil {
+			number++
+		}
+	}
+	setInstance(number, in)
+	return number
+}
+
+func init() {
+	// nginx ignores SIGPIPE, and Go's runtime has taken it. This gives it back,
+	// and keeps Go from ending the worker when its standard output is closed.
+	if C.nbffi_go_sigpipe_was_ignored() != 0 {
+		signal.Ignore(syscall.SIGPIPE)
+	}
+}
+
+// newInstance makes what a configuration asks for; it is not initialised yet.
+func newInstance(host *C.nbffi_host, framed bool) (*instance, error) {
+	in := &instance{host: host, table: host}
+	var length C.uint64_t
+	name := C.nbffi_go_name(host, &length)
+	in.name = C.GoStringN(name, C.int(length))
+	config := C.nbffi_go_config(host, &length)
+	in.config = C.GoStringN(config, C.int(length))
+	entry, pool, threads := "", "", 0
+	if framed {
+		found, err := fields(in.config)
+		if err != nil {
+			return nil, err
+		}
+		in.config = found["config"]
+		entry, pool = found["entry"], found["pool"]
+		// What is no number is not known.
+		threads, _ = strconv.Atoi(found["threads"])
+	}
+	r, err := registered(entry)
+	if err != nil {
+		return nil, err
+	}
+	in.service = r.service()
+	in.zeroCopy = r.zeroCopy
+	in.placement = newPlacement(r.where, seatsOf(pool, threads))
+	return in, nil
+}
+
+// guard calls a function of the service that is not Call. A panic is logged and
+// becomes an error.
+func (in *instance) guard(what string, call func() error) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("panic: %v", value)
+			in.logStack(what, value)
+		}
+	}()
+	return call()
+}
+
+// logStack logs a panic, from the deferred function that has recovered it.
+func (in *instance) logStack(what string, value any) {
+	in.log(LevelErr, fmt.Appendf(nil, "panic in %s: %v\n%s", what, value, debug.Stack()))
+}
+
+//export nbffiGoInit
+func nbffiGoInit(host *C.nbffi_host, framed C.int, message *C.char, size C.uint64_t) C.uint64_t {
+	in, err := newInstance(host, framed != 0)
+	if err == nil {
+		var ctx context.Context
+		ctx, in.end = context.WithCancel(&runtimeContext{in})
+		err = in.guard("Init", func() error {
+			return in.service.Init(ctx, in.config)
+		})
+		if err != nil {
+			in.end()
+		}
+	}
+	if err != nil {
+		in.detach()
+		text := unsafe.Slice((*byte)(unsafe.Pointer(message)), uint64(size))
+		text[copy(text[:len(text)-1], err.Error())] = 0
+		return 0
+	}
+	return C.uint64_t(addInstance(in))
+}
+
+//export nbffiGoClose
+func nbffiGoClose(number C.uint64_t) {
+	in := instanceOf(uint64(number))
+	instances.Lock()
+	setInstance(uint64(number), nil)
+	instances.Unlock()
+	in.end()
+	if err := in.guard("Close", in.service.Close); err != nil {
+		in.log(LevelErr, []byte("Close: "+err.Error()))
+	}
+	in.detach()
+}
+
+// detach leaves the host: from now on what is logged is lost.
+func (in *instance) detach() {
+	if in == nil {
+		return
+	}
+	in.lock.Lock()
+	in.host = nil
+	in.lock.Unlock()
+	watcher.removeAll(in)
+}
+
+// log writes to nginx's error log, while the runtime is not closed.
+func (in *instance) log(level Level, message []byte) {
+	in.lock.RLock()
+	defer in.lock.RUnlock()
+	if in.host != nil {
+		data, length := bytes(message)
+		C.nbffi_go_log(in.host, C.int(level), data, length)
+	}
+}
+
+// setStatus gives a task that is not complete a status.
+func (in *instance) setStatus(handle C.nbffi_task, code int64, message string) {
+	in.lock.RLock()
+	defer in.lock.RUnlock()
+	if in.host != nil {
+		data, length := bytes([]byte(message))
+		C.nbffi_go_set_status(in.host, handle, C.int64_t(code), data, length)
+	}
+}
+
+// deadline returns when the caller of a task stops waiting, if it ever does.
+func (in *instance) deadline(handle C.nbffi_task) (time.Time, bool) {
+	in.lock.RLock()
+	defer in.lock.RUnlock()
+	remaining := int64(C.NBFFI_GO_NO_DEADLINE)
+	if in.host != nil {
+		remaining = int64(C.nbffi_go_remaining(in.host, handle))
+	}
+	if remaining == C.NBFFI_GO_NO_DEADLINE {
+		return time.Time{}, false
+	}
+	return time.Now().Add(time.Duration(remaining)), true
+}
+
+// watch begins to look whether a task is cancelled; until it is removed.
+func (in *instance) watch(handle C.nbffi_task, deadline time.Time,
+	cancel context.CancelFunc) *watch {
+	watch := &watch{in: in, deadline: deadline, cancel: cancel, place: -1}
+	in.lock.RLock()
+	defer in.lock.RUnlock()
+	if in.host != nil {
+		watcher.add(watch, in.host, handle)
+	}
+	return watch
+}
+
+// bytes is how C takes a slice.
+func bytes(slice []byte) (*C.char, C.uint64_t) {
+	if len(slice) == 0 {
+		return nil, 0
+	}
+	return (*C.char)(unsafe.Pointer(&slice[0])), C.uint64_t(len(slice))
+}

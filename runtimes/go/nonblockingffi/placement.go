@@ -1,0 +1,142 @@
+package nonblockingffi
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// where says who handles requests.
+type where int
+
+const (
+	// anywhere: the pool thread that brings them while that takes
+	// microseconds, else goroutines.
+	anywhere where = iota
+	// here: the pool thread that brings them.
+	here
+	// elsewhere: goroutines.
+	elsewhere
+)
+
+const (
+	// short is what a request may take that a pool thread should handle: about
+	// as long as it would take to wake a thread for its goroutine.
+	short = 20 * time.Microsecond
+	// visit is what a pool thread may take at least, so that nothing is
+	// concluded from a single delay of the operating system.
+	visit = 100 * time.Microsecond
+	// minStreak is after how many short requests in a row a handler is
+	// believed to be quick; maxStreak after how many, if that was wrong often.
+	minStreak, maxStreak = 16, 256
+	// trust is after how many requests that were handled here an error of
+	// judgement is forgotten.
+	trust = 10000
+)
+
+// A placement decides who handles the requests of one runtime.
+//
+// A goroutine costs a wake-up of another thread, which is many times what a
+// quick handler takes. A pool thread that handles the request itself cannot
+// bring others meanwhile. So a pool thread does that if the handler has been
+// quick lately, and if there is a thread of its pool left that does not: however
+// long the handler takes this time, requests reach Go.
+type placement struct {
+	where where
+	seats *seats
+	// quick says whether the handler is believed to be quick.
+	quick atomic.Bool
+	// streak counts short requests in a row, those handled here while quick and
+	// in goroutines otherwise.
+	streak atomic.Int32
+	// need is how many make the handler quick.
+	need atomic.Int32
+}
+
+// seats are the pool threads of a pool that may handle requests themselves.
+type seats struct {
+	free atomic.Int32
+}
+
+var pools struct {
+	sync.Mutex
+	byName map[string]*seats
+}
+
+// seatsOf returns the seats of a pool with so many threads, 0 if that is not
+// known. One thread never takes a seat.
+func seatsOf(pool string, threads int) *seats {
+	pools.Lock()
+	defer pools.Unlock()
+	if known := pools.byName[pool]; known != nil {
+		return known
+	}
+	made := &seats{}
+	if threads > 1 {
+		made.free.Store(int32(threads - 1))
+	}
+	if pools.byName == nil {
+		pools.byName = make(map[string]*seats)
+	}
+	pools.byName[pool] = made
+	return made
+}
+
+func (s *seats) take() bool {
+	if s.free.Add(-1) >= 0 {
+		return true
+	}
+	s.free.Add(1)
+	return false
+}
+
+func newPlacement(where where, seats *seats) *placement {
+	p := &placement{where: where, seats: seats}
+	p.need.Store(minStreak)
+	return p
+}
+
+// enter says whether the pool thread that has come should handle what it brings.
+// If so, leave must be called when it goes.
+func (p *placement) enter() bool {
+	if p.where != anywhere {
+		return p.where == here
+	}
+	return p.quick.Load() && p.seats.take()
+}
+
+// leave notes how many requests the pool thread has handled, and how long that
+// took.
+func (p *placement) leave(requests int, took time.Duration) {
+	if p.where != anywhere {
+		return
+	}
+	p.seats.free.Add(1)
+	if took > visit+time.Duration(requests)*short {
+		p.quick.Store(false)
+		p.streak.Store(0)
+		if need := p.need.Load(); need < maxStreak {
+			p.need.Store(need * 2)
+		}
+		return
+	}
+	if p.streak.Add(int32(requests)) > trust {
+		p.streak.Store(0)
+		p.need.Store(minStreak)
+	}
+}
+
+// measures says whether note wants to know how long a request takes.
+func (p *placement) measures() bool {
+	return p.where == anywhere && !p.quick.Load()
+}
+
+// note notes how long a request took that a goroutine has handled.
+func (p *placement) note(took time.Duration) {
+	if took > short {
+		p.streak.Store(0)
+	} else if p.streak.Add(1) >= p.need.Load() {
+		p.streak.Store(0)
+		p.quick.Store(true)
+	}
+}

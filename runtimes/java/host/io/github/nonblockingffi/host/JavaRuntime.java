@@ -1,0 +1,158 @@
+package io.github.nonblockingffi.host;
+
+import io.github.nonblockingffi.Host;
+import java.lang.System.Logger.Level;
+import java.lang.invoke.MethodHandle;
+import java.lang.invoke.MethodHandles;
+import java.lang.invoke.MethodType;
+import java.util.List;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CopyOnWriteArrayList;
+
+/** A class path, an entry and a configuration: what {@code load} has made. */
+final class JavaRuntime implements Host {
+    private static final List<JavaRuntime> ALL = new CopyOnWriteArrayList<>();
+
+    private final long id;
+    private final String name;
+    private final String config;
+    private final boolean interrupts;
+    private final Loader loader;
+    private final Set<Pending> pending = ConcurrentHashMap.newKeySet();
+    private Handler handler;
+    private Object instance;
+
+    private JavaRuntime(Options options) throws Refusal {
+        id = options.id();
+        name = options.name();
+        config = options.config();
+        interrupts = options.interrupts();
+        loader = Loader.open(name, id, options.classPath());
+    }
+
+    /** What {@code load} was given. */
+    record Options(
+            long id,
+            String name,
+            String entry,
+            String config,
+            boolean interrupts,
+            boolean virtualThreads,
+            List<String> classPath) {}
+
+    static List<JavaRuntime> all() {
+        return ALL;
+    }
+
+    static JavaRuntime open(Options options) throws Throwable {
+        JavaRuntime runtime = new JavaRuntime(options);
+        try {
+            runtime.within(() -> {
+                Entry entry = Entry.find(options.entry(), runtime);
+                runtime.instance = entry.instance();
+                runtime.handler = handler(runtime, entry, options.virtualThreads());
+            });
+        } catch (Throwable thrown) {
+            runtime.loader.close();
+            throw thrown;
+        }
+        ALL.add(runtime);
+        return runtime;
+    }
+
+    private static Handler handler(JavaRuntime runtime, Entry entry, boolean virtual)
+            throws Refusal {
+        if (!virtual) {
+            return entry.returnsFuture()
+                    ? new Handler.Asynchronous(runtime, entry)
+                    : new Handler.Blocking(runtime, entry);
+        }
+        if (entry.returnsFuture()) {
+            throw new Refusal("virtual_threads is for methods that return the response itself, "
+                    + "not a future of it");
+        }
+        try {
+            MethodHandle start = MethodHandles.publicLookup().findStatic(
+                    Thread.class,
+                    "startVirtualThread",
+                    MethodType.methodType(Thread.class, Runnable.class));
+            return new Handler.Virtual(runtime, entry, start);
+        } catch (ReflectiveOperationException missing) {
+            throw new Refusal("virtual_threads needs Java 21 or later; this is "
+                    + Runtime.version());
+        }
+    }
+
+    /** Something that may throw whatever it likes. */
+    private interface Action {
+        void run() throws Throwable;
+    }
+
+    private void within(Action action) throws Throwable {
+        Thread thread = Thread.currentThread();
+        ClassLoader before = thread.getContextClassLoader();
+        thread.setContextClassLoader(loader);
+        try {
+            action.run();
+        } finally {
+            thread.setContextClassLoader(before);
+        }
+    }
+
+    /** Ends it, after its last task. */
+    void close() {
+        ALL.remove(this);
+        try {
+            within(() -> {
+                if (instance instanceof AutoCloseable closeable) {
+                    closeable.close();
+                }
+            });
+        } catch (Throwable thrown) {
+            log(Level.ERROR, "close", thrown);
+        }
+        try {
+            loader.close();
+        } catch (Throwable thrown) {
+            log(Level.ERROR, "closing the class path", thrown);
+        }
+    }
+
+    Loader loader() {
+        return loader;
+    }
+
+    Handler handler() {
+        return handler;
+    }
+
+    /** Its tasks that run outside of the pool. */
+    Set<Pending> pending() {
+        return pending;
+    }
+
+    boolean interrupts() {
+        return interrupts;
+    }
+
+    @Override
+    public String name() {
+        return name;
+    }
+
+    @Override
+    public String config() {
+        return config;
+    }
+
+    @Override
+    public void log(Level level, String message) {
+        Log.write(id, level, message);
+    }
+
+    @Override
+    public void log(Level level, String message, Throwable thrown) {
+        log(level, thrown == null ? message : message + ": " + Traces.describe(thrown));
+    }
+}

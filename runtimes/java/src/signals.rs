@@ -1,0 +1,190 @@
+//! Signals are how nginx is controlled. A JVM wants some for itself; this is
+//! how both get what they need.
+//!
+//! - `-Xrs` keeps the JVM from SIGHUP, SIGINT, SIGTERM and SIGQUIT.
+//! - It uses one more to stop threads, by default SIGUSR2, which is nginx's;
+//!   `_JAVA_SR_SIGNUM` names another.
+//! - It takes SIGPIPE and SIGXFSZ only to ignore them, as nginx does. They are
+//!   put back.
+//! - SIGSEGV, SIGBUS, SIGFPE and SIGILL are how its compiled code finds a null
+//!   reference or stops for the collector. They are caused by the very thread
+//!   that gets them, so they are never nginx's, and must not be blocked in a
+//!   thread that runs Java.
+
+use std::ffi::{c_int, c_void, CStr};
+use std::mem::MaybeUninit;
+
+/// What the JVM may keep, and must get.
+const SYNCHRONOUS: [c_int; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGTRAP,
+];
+/// What says which signal stops threads.
+const STOP_VARIABLE: &CStr = c"_JAVA_SR_SIGNUM";
+/// The highest number of a signal.
+const LAST: c_int = 64;
+
+/// The signal for stopping threads: one that nobody knows by name.
+fn stop_signal() -> c_int {
+    libc::SIGRTMAX() - 2
+}
+
+/// The handlers of all signals, at one moment.
+pub struct Handlers(Vec<(c_int, libc::sigaction)>);
+
+impl std::fmt::Debug for Handlers {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Handlers({})", self.0.len())
+    }
+}
+
+impl Handlers {
+    /// Those there are now.
+    pub fn now() -> Self {
+        let all = (1..=LAST).filter_map(|signal| Some((signal, action(signal)?)));
+        Self(all.collect())
+    }
+
+    /// Puts back what a library has replaced meanwhile, but for what the JVM
+    /// needs. The library is known by the address of something in it: others
+    /// may be setting handlers at the same time, which stay.
+    pub fn restore(&self, library: *const c_void) {
+        let (kept, library) = (stop_signal(), library_at(library));
+        for (signal, before) in &self.0 {
+            if *signal == kept || SYNCHRONOUS.contains(signal) {
+                continue;
+            }
+            let now = action(*signal).map_or(0, |now| now.sa_sigaction);
+            if now != before.sa_sigaction && library_at(now as *const c_void) == library {
+                // SAFETY: an action that was this signal's a moment ago.
+                unsafe { libc::sigaction(*signal, before, std::ptr::null_mut()) };
+            }
+        }
+    }
+}
+
+/// What happens at a signal; `None` if it is no signal.
+fn action(signal: c_int) -> Option<libc::sigaction> {
+    let mut action = MaybeUninit::uninit();
+    // SAFETY: asks only; writes the action if it returns 0.
+    let known = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } == 0;
+    // SAFETY: written, then.
+    known.then(|| unsafe { action.assume_init() })
+}
+
+/// Where the library begins that has something at an address; null if none.
+fn library_at(address: *const c_void) -> *const c_void {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: any address may be asked for; zeroes are a valid Dl_info.
+    unsafe {
+        libc::dladdr(address, info.as_mut_ptr());
+        info.assume_init().dli_fbase.cast_const()
+    }
+}
+
+/// Tells a JVM that is about to be made which signal to stop threads with.
+pub fn choose_stop_signal() {
+    let number = format!("{}\0", stop_signal());
+    let Ok(number) = CStr::from_bytes_with_nul(number.as_bytes()) else {
+        return;
+    };
+    // SAFETY: terminated strings. Another thread may be reading the
+    // environment; glibc does not free what it might see, and the JVM has no
+    // other way to be told.
+    unsafe { libc::setenv(STOP_VARIABLE.as_ptr(), number.as_ptr(), 1) };
+}
+
+/// Blocks every signal in the calling thread but those that Java needs.
+pub fn block_all_but_synchronous() {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigfillset initialises the set; the others change and use it.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        for signal in SYNCHRONOUS {
+            libc::sigdelset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Lets the calling thread get the signals that Java needs.
+pub fn unblock_synchronous() {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: as above, with sigemptyset.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in SYNCHRONOUS {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handler(signal: c_int) -> usize {
+        action(signal).unwrap().sa_sigaction
+    }
+
+    fn set(signal: c_int, handler: usize) {
+        // SAFETY: nobody sends these signals here.
+        unsafe { libc::signal(signal, handler) };
+    }
+
+    #[test]
+    fn only_what_java_needs_is_kept() {
+        extern "C" fn ours(_: c_int) {}
+        let ours = ours as extern "C" fn(c_int) as usize;
+        let foreign = libc::abort as extern "C" fn() -> ! as usize;
+        let stop = stop_signal();
+        let before = Handlers::now();
+        let signals = [libc::SIGPIPE, libc::SIGUSR2, libc::SIGBUS, stop];
+        let old = signals.map(handler);
+        for signal in signals {
+            set(signal, ours);
+        }
+        let urgent = handler(libc::SIGURG);
+        set(libc::SIGURG, foreign);
+        before.restore(ours as *const c_void);
+        assert_eq!(signals.map(handler), [old[0], old[1], ours, ours]);
+        assert_eq!(handler(libc::SIGURG), foreign);
+        for (signal, old) in signals.into_iter().zip(old) {
+            set(signal, old);
+        }
+        set(libc::SIGURG, urgent);
+    }
+
+    #[test]
+    fn masks() {
+        let blocked = |signal: c_int| {
+            let mut now = MaybeUninit::uninit();
+            // SAFETY: asks for the mask of this thread.
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), now.as_mut_ptr());
+                libc::sigismember(now.as_ptr(), signal) == 1
+            }
+        };
+        std::thread::spawn(move || {
+            block_all_but_synchronous();
+            assert!(blocked(libc::SIGTERM) && blocked(libc::SIGUSR2));
+            assert!(!blocked(libc::SIGSEGV) && !blocked(libc::SIGFPE));
+            // SAFETY: a set of all signals.
+            unsafe {
+                let mut all = MaybeUninit::uninit();
+                libc::sigfillset(all.as_mut_ptr());
+                libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+            }
+            assert!(blocked(libc::SIGSEGV));
+            unblock_synchronous();
+            assert!(!blocked(libc::SIGSEGV) && !blocked(libc::SIGBUS));
+            assert!(blocked(libc::SIGTERM) && blocked(libc::SIGPIPE));
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -1,0 +1,157 @@
+//! Lua runtimes: making them, and what only they can do.
+
+use std::sync::Arc;
+
+use super::{guard, Text};
+use crate::client::Client;
+use crate::pool::Pool;
+use crate::runtime::lua::group::{Config, Group, Limits};
+use crate::runtime::lua::LuaHost;
+use crate::runtime::{Options, Runtime};
+
+/// What [`nbffi_runtime_new_lua`] is given beside a name.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct LuaOptions {
+    /// The module's name, empty for none.
+    module: Text,
+    /// Equal for runtimes of a pool that share VMs.
+    group: Text,
+    package_path: Text,
+    package_cpath: Text,
+    /// The path of this shared object.
+    core: Text,
+    /// For `vm/boot.lua`.
+    boot: Text,
+    /// Bytes.
+    max_response: f64,
+    /// Bytes that a VM may have.
+    max_memory: f64,
+    /// Bytes and tasks after which a VM is replaced.
+    recycle_memory: f64,
+    recycle_tasks: f64,
+    /// Seconds that the start of a VM may take.
+    init_timeout: f64,
+}
+
+/// What a Lua runtime says of its VMs.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct VmFigures {
+    vms: f64,
+    memory: f64,
+    stuck: f64,
+    made: f64,
+    out_of_memory: f64,
+    stopped: f64,
+    recycled: f64,
+}
+
+/// A Lua runtime, as Lua holds it beside the runtime itself.
+#[derive(Debug)]
+pub struct LuaHandle(Arc<LuaHost>);
+
+/// Makes a Lua runtime, not yet initialised, and in `handle` what the functions
+/// below are given; both are freed with the runtime.
+///
+/// # Safety
+/// `client` and `pool` are live, texts are as they say, `handle` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_runtime_new_lua(
+    client: *const Client,
+    pool: *const Pool,
+    name: Text,
+    options: *const LuaOptions,
+    handle: *mut *mut LuaHandle,
+) -> *mut Runtime {
+    guard(std::ptr::null_mut(), || {
+        // SAFETY: by the contract; pools live as long as the process.
+        let (client, pool, options) = unsafe { (&*client, &*pool, &*options) };
+        // SAFETY: by the contract.
+        let copy = |text: Text| unsafe { text.bytes() }.to_vec();
+        let config = Config {
+            key: copy(options.group),
+            limits: Limits {
+                // Saturates: more than there can be is no limit.
+                max_memory: options.max_memory as usize,
+                recycle_memory: options.recycle_memory as usize,
+                recycle_tasks: options.recycle_tasks as u64,
+                init_ns: (options.init_timeout * 1e9) as u64,
+            },
+            package_path: copy(options.package_path),
+            package_cpath: copy(options.package_cpath),
+            core: copy(options.core),
+            boot: copy(options.boot),
+        };
+        let group = Group::obtain(pool, client.mailbox(), config);
+        // SAFETY: by the contract.
+        let (module, name) = unsafe { (options.module.string(), name.string()) };
+        let host = LuaHost::new(module, group, pool);
+        // SAFETY: by the contract.
+        unsafe { *handle = Box::into_raw(Box::new(LuaHandle(host.clone()))) };
+        let options = Options {
+            name,
+            max_response: options.max_response as usize,
+        };
+        Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(host))))
+    })
+}
+
+/// Frees a handle.
+///
+/// # Safety
+/// `handle` is live, for the last time.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_lua_free(handle: *mut LuaHandle) {
+    // SAFETY: by the contract; it came from `Box::into_raw`.
+    guard((), || drop(unsafe { Box::from_raw(handle) }));
+}
+
+/// The number of a function, by which tasks name it; 0 if the runtime has been
+/// asked for too many.
+///
+/// # Safety
+/// `handle` is live, the text is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text) -> u32 {
+    // SAFETY: by the contract.
+    let number = || unsafe { (*handle).0.function_number(&name.string()) };
+    guard(0, || number().unwrap_or(0))
+}
+
+/// Has every VM load the module again before its next task, and the modules
+/// whose names are in `others`, one per line.
+///
+/// # Safety
+/// `handle` is live, the text is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text) {
+    // SAFETY: by the contract.
+    guard((), || unsafe { (*handle).0.reload(&others.string()) });
+}
+
+/// The figures of a runtime's VMs.
+///
+/// # Safety
+/// `handle` is live, `figures` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_lua_stats(handle: *const LuaHandle, figures: *mut VmFigures) {
+    guard((), || {
+        // SAFETY: by the contract.
+        let group = unsafe { &*handle }.0.group();
+        let (vms, memory, stuck) = group.totals();
+        let [made, out_of_memory, stopped, recycled] = group.figures.all();
+        // SAFETY: by the contract.
+        unsafe {
+            *figures = VmFigures {
+                vms: vms as f64,
+                memory: memory as f64,
+                stuck: stuck as f64,
+                made: made as f64,
+                out_of_memory: out_of_memory as f64,
+                stopped: stopped as f64,
+                recycled: recycled as f64,
+            };
+        }
+    });
+}

@@ -1,0 +1,234 @@
+//! What Lua code in a VM calls, on the VM's thread. `vm/cdefs.lua` declares it.
+
+use std::ffi::c_char;
+use std::ptr;
+
+use super::{guard, ErrorBuffer, Text};
+use crate::error::Error;
+use crate::pool;
+use crate::runtime::host;
+use crate::runtime::lua::nested::{self, Refused};
+use crate::runtime::lua::vm::{now, Now, Vm};
+use crate::runtime::lua::LuaHost;
+use crate::sync::now_ns;
+use crate::task::arena;
+use crate::task::slot::NO_DEADLINE;
+
+/// What [`nbffi_vm_call`] returns beside error codes.
+const UNKNOWN: i32 = -1;
+const IS_LUA: i32 = -2;
+
+/// The result of a call into another runtime; it can be read until the next
+/// one.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Answer {
+    data: *const u8,
+    len: f64,
+    code: f64,
+    message: *const u8,
+    message_len: f64,
+}
+
+/// The VM that runs, and the host whose task it runs, if it runs one.
+fn current() -> Option<(Now, &'static Vm, Option<&'static LuaHost>)> {
+    let now = now()?;
+    // SAFETY: both live while the VM runs, which is while this is called.
+    unsafe { Some((now, now.vm.as_ref()?, now.host.as_ref())) }
+}
+
+/// Ends the task with `len` bytes at `data`; `encoding` says how Lua is to read
+/// them.
+///
+/// # Safety
+/// The bytes are readable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f64) {
+    guard((), || {
+        let Some((now, vm, _)) = current() else {
+            return;
+        };
+        let Some((slot, generation)) = arena::resolve(now.task) else {
+            return;
+        };
+        vm.watched().responded();
+        let data = if len > 0.0 {
+            // SAFETY: by the contract.
+            unsafe { std::slice::from_raw_parts(data, len as usize) }
+        } else {
+            &[]
+        };
+        // If it is too large, that is how the task has ended.
+        let _ = slot.complete(
+            generation,
+            |_, _| Ok(()),
+            |task, reply| {
+                host::answer(task, reply, data)?;
+                reply.code = encoding.into();
+                Ok(())
+            },
+        );
+    });
+}
+
+/// Writes the name of the runtime's module; false if there is none.
+///
+/// # Safety
+/// The buffer is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
+    guard(false, || match current() {
+        Some((_, _, Some(host))) => {
+            // SAFETY: by the contract.
+            unsafe { name.write(host.module()) };
+            true
+        }
+        _ => false,
+    })
+}
+
+/// Writes the name of a function of the runtime; false if there is none.
+///
+/// # Safety
+/// The buffer is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_function(number: u32, name: ErrorBuffer) -> bool {
+    guard(false, || {
+        let function = current().and_then(|(_, _, host)| host?.function_name(number));
+        let Some(function) = function else {
+            return false;
+        };
+        // SAFETY: by the contract.
+        unsafe { name.write(&function) };
+        true
+    })
+}
+
+/// Writes the names of modules that are to be loaded anew beside the runtime's
+/// own, one per line; false if there is no runtime.
+///
+/// # Safety
+/// The buffer is as it says.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
+    guard(false, || {
+        let Some((_, _, Some(host))) = current() else {
+            return false;
+        };
+        // SAFETY: by the contract.
+        unsafe { names.write(&host.forget()) };
+        true
+    })
+}
+
+/// Writes to nginx's error log, with nginx's level.
+///
+/// # Safety
+/// `len` bytes at `text` are readable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usize) {
+    guard((), || {
+        if let Some((_, vm, _)) = current() {
+            // SAFETY: by the contract.
+            let text = unsafe { std::slice::from_raw_parts(text.cast(), len) };
+            vm.group().log(level.clamp(1, 8) as u8, text);
+        }
+    });
+}
+
+/// Whether nobody waits for the task's result any more.
+#[no_mangle]
+pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
+    guard(false, || {
+        let task = current().and_then(|(now, ..)| arena::resolve(now.task));
+        task.is_some_and(|(slot, generation)| slot.state.is_unwanted(generation))
+    })
+}
+
+/// Seconds until the task's deadline, less than 0 if it has passed, infinite if
+/// there is none.
+#[no_mangle]
+pub extern "C" fn nbffi_vm_left() -> f64 {
+    guard(f64::INFINITY, || {
+        let task = current().and_then(|(now, ..)| arena::resolve(now.task));
+        let deadline = task.map_or(NO_DEADLINE, |(slot, _)| {
+            // SAFETY: the task runs on this thread.
+            unsafe { slot.task() }.deadline_ns
+        });
+        if deadline == NO_DEADLINE {
+            return f64::INFINITY;
+        }
+        (deadline as f64 - now_ns() as f64) / 1e9
+    })
+}
+
+/// Writes the names of the pool and of this thread, and returns the thread's
+/// number in the pool; -1 if this is no pool thread.
+///
+/// # Safety
+/// The buffers are as they say.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_seat(pool: ErrorBuffer, thread: ErrorBuffer) -> i32 {
+    guard(-1, || {
+        let Some(seat) = pool::seat() else {
+            return -1;
+        };
+        // SAFETY: by the contract.
+        unsafe {
+            pool.write(seat.pool);
+            thread.write(&pool::thread_name(seat.pool, seat.index));
+        }
+        seat.index as i32
+    })
+}
+
+/// Runs a request on another runtime, on this thread, for up to `seconds`.
+/// Returns 0 and the result in `answer`; or an error's code, with its code and
+/// message there, if there are any; or -1 if there is no such runtime, -2 if it
+/// is a Lua runtime.
+///
+/// # Safety
+/// Texts are as they say, `answer` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_vm_call(
+    runtime: Text,
+    request: Text,
+    seconds: f64,
+    answer: *mut Answer,
+) -> i32 {
+    guard(Error::Runtime.code(), || {
+        let Some((_, vm, _)) = current() else {
+            return UNKNOWN;
+        };
+        // SAFETY: by the contract.
+        let (name, request) = unsafe { (runtime.string(), request.bytes()) };
+        vm.watched().nest(true);
+        let result = nested::call(&name, request, seconds);
+        vm.watched().nest(false);
+        let slot = match result {
+            Ok(slot) => slot,
+            Err(Refused::Unknown) => return UNKNOWN,
+            Err(Refused::IsLua) => return IS_LUA,
+            Err(Refused::Failed(error)) => return error.code(),
+        };
+        // SAFETY: the slot is done, and this thread's until its next call.
+        let reply = unsafe { slot.reply() };
+        let (data, len) = reply.data();
+        let message = reply.message.as_deref().unwrap_or_default();
+        // SAFETY: by the contract.
+        unsafe {
+            *answer = Answer {
+                data,
+                len: len as f64,
+                code: reply.code as f64,
+                message: if message.is_empty() {
+                    ptr::null()
+                } else {
+                    message.as_ptr()
+                },
+                message_len: message.len() as f64,
+            };
+        }
+        Error::status(reply.result)
+    })
+}

@@ -1,0 +1,284 @@
+//! VM groups: which runtimes share Lua VMs.
+//!
+//! A group belongs to one pool and has one VM on each of its threads. VMs are
+//! made when the group is, by every thread at its next pause, and again when
+//! one is spent; they are closed by their threads when the group's last
+//! runtime is.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::vm::{Spent, Vm};
+use super::watchdog::Watched;
+use crate::channel::{outbox, Mailbox};
+use crate::pool::{Pool, Seat};
+
+/// nginx's levels.
+const WARN: u8 = 5;
+const ERR: u8 = 4;
+
+/// What bounds the VMs of a group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// The most memory of a VM, in bytes.
+    pub max_memory: usize,
+    /// A VM that has more than this after a task is replaced.
+    pub recycle_memory: usize,
+    /// A VM that has run so many tasks is replaced.
+    pub recycle_tasks: u64,
+    /// How long the start of a VM may take, init code included.
+    pub init_ns: u64,
+}
+
+/// A group.
+#[derive(Debug)]
+pub struct Group {
+    /// Tells groups of a pool apart.
+    key: Vec<u8>,
+    /// The pool's name.
+    pool: String,
+    /// Bounds of its VMs.
+    pub limits: Limits,
+    /// `package.path` of its VMs.
+    pub package_path: Vec<u8>,
+    /// `package.cpath` of its VMs.
+    pub package_cpath: Vec<u8>,
+    /// The path of our shared object.
+    pub core: Vec<u8>,
+    /// What `vm/boot.lua` is to know, encoded.
+    pub boot: Vec<u8>,
+    mailbox: &'static Mailbox,
+    /// Runtimes that use it.
+    users: AtomicUsize,
+    closed: AtomicBool,
+    /// Its figures.
+    pub figures: Figures,
+    /// Of each thread.
+    seats: Box<[SeatFigures]>,
+}
+
+/// What a group counts.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// VMs that were made.
+    pub made: AtomicU64,
+    /// VMs that were replaced since they hit the memory limit,
+    pub memory: AtomicU64,
+    /// since their code had to be stopped,
+    pub stopped: AtomicU64,
+    /// or since they had served their time.
+    pub recycled: AtomicU64,
+}
+
+impl Figures {
+    /// In the order of their declaration.
+    pub fn all(&self) -> [u64; 4] {
+        // Relaxed: figures.
+        [&self.made, &self.memory, &self.stopped, &self.recycled]
+            .map(|figure| figure.load(Ordering::Relaxed))
+    }
+}
+
+#[derive(Debug, Default)]
+struct SeatFigures {
+    vm: Mutex<Option<Arc<Watched>>>,
+    used: AtomicUsize,
+}
+
+/// How to make a group.
+#[derive(Debug)]
+pub struct Config {
+    /// See [`Group`].
+    pub key: Vec<u8>,
+    /// See [`Group`].
+    pub limits: Limits,
+    /// See [`Group`].
+    pub package_path: Vec<u8>,
+    /// See [`Group`].
+    pub package_cpath: Vec<u8>,
+    /// See [`Group`].
+    pub core: Vec<u8>,
+    /// See [`Group`].
+    pub boot: Vec<u8>,
+}
+
+static GROUPS: Mutex<Vec<Arc<Group>>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// The VMs of this thread. They are boxed: the list may change while one of
+    /// them runs.
+    #[allow(clippy::vec_box, reason = "addresses must not change")]
+    static VMS: RefCell<Vec<Box<Vm>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn groups() -> MutexGuard<'static, Vec<Arc<Group>>> {
+    GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Group {
+    /// The group of a key in a pool, made if there is none; one user more.
+    pub fn obtain(pool: &'static Pool, mailbox: &'static Mailbox, config: Config) -> Arc<Self> {
+        let mut groups = groups();
+        let name = &pool.config().name;
+        let known = groups
+            .iter()
+            .find(|group| group.key == config.key && group.pool == *name);
+        if let Some(group) = known {
+            // Relaxed: under the lock.
+            group.users.fetch_add(1, Ordering::Relaxed);
+            return group.clone();
+        }
+        let threads = pool.config().threads;
+        let group = Arc::new(Self {
+            key: config.key,
+            pool: name.clone(),
+            limits: config.limits,
+            package_path: config.package_path,
+            package_cpath: config.package_cpath,
+            core: config.core,
+            boot: config.boot,
+            mailbox,
+            users: AtomicUsize::new(1),
+            closed: AtomicBool::new(false),
+            figures: Figures::default(),
+            seats: (0..threads).map(|_| SeatFigures::default()).collect(),
+        });
+        groups.push(group.clone());
+        group
+    }
+
+    /// One user less; the last one closes the group.
+    pub fn leave(self: &Arc<Self>, pool: &'static Pool) {
+        let mut groups = groups();
+        // Relaxed: under the lock.
+        if self.users.fetch_sub(1, Ordering::Relaxed) == 1 {
+            groups.retain(|group| !Arc::ptr_eq(group, self));
+            // Release: pairs with the Acquire in `reconcile`.
+            self.closed.store(true, Ordering::Release);
+            drop(groups);
+            pool.visit(reconcile);
+        }
+    }
+
+    /// Has every thread of the pool make its VM.
+    pub fn spread(&self, pool: &'static Pool) {
+        pool.visit(reconcile);
+    }
+
+    /// VMs that there are, the bytes that they use, and how many run code that
+    /// should have ended but cannot be stopped.
+    pub fn totals(&self) -> (usize, usize, usize) {
+        let (mut live, mut used, mut stuck) = (0, 0, 0);
+        for seat in &self.seats {
+            if let Some(watched) = &*seat.vm() {
+                live += 1;
+                // Relaxed: a figure.
+                used += seat.used.load(Ordering::Relaxed);
+                stuck += usize::from(watched.is_stuck());
+            }
+        }
+        (live, used, stuck)
+    }
+
+    /// Writes to nginx's error log.
+    pub fn log(&self, level: u8, text: &[u8]) {
+        self.mailbox.log(level, "lua", text);
+    }
+
+    fn note_vm(&self, seat: Seat, vm: Option<&Vm>) {
+        if let Some(figures) = self.seats.get(seat.index) {
+            *figures.vm() = vm.map(|vm| vm.watched().clone());
+        }
+    }
+
+    fn note_memory(&self, seat: Seat, vm: &Vm) {
+        if let Some(figures) = self.seats.get(seat.index) {
+            // Relaxed: a figure.
+            figures.used.store(vm.memory(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl SeatFigures {
+    fn vm(&self) -> MutexGuard<'_, Option<Arc<Watched>>> {
+        self.vm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls `work` with the calling thread's VM of a group, which is made if need
+/// be; then replaces the VM if it is spent.
+pub fn with_vm<T>(
+    group: &Arc<Group>,
+    seat: Seat,
+    work: impl FnOnce(&Vm) -> T,
+) -> Result<T, String> {
+    let vm = find_or_make(group, seat)?;
+    // SAFETY: the VM is this thread's, and is dropped below or by `reconcile`
+    // only, neither of which happens while it runs.
+    let vm = unsafe { &*vm };
+    let done = work(vm);
+    let Some(spent) = vm.is_spent() else {
+        group.note_memory(seat, vm);
+        return Ok(done);
+    };
+    // What the task has responded must not wait for a new VM.
+    outbox::flush();
+    // Relaxed: figures.
+    let figures = &group.figures;
+    let (counter, text) = match spent {
+        Spent::Memory => (&figures.memory, "it hit its memory limit"),
+        Spent::Stopped => (&figures.stopped, "its code had to be stopped"),
+        Spent::Recycled => (&figures.recycled, ""),
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+    if !text.is_empty() {
+        group.log(WARN, format!("a VM is replaced: {text}").as_bytes());
+    }
+    discard(|other| std::ptr::eq(other, vm));
+    group.note_vm(seat, None);
+    if let Err(why) = find_or_make(group, seat) {
+        group.log(ERR, format!("no new VM: {why}").as_bytes());
+    }
+    Ok(done)
+}
+
+fn find_or_make(group: &Arc<Group>, seat: Seat) -> Result<*const Vm, String> {
+    let found = VMS.with_borrow(|vms| {
+        let found = vms.iter().find(|vm| Arc::ptr_eq(vm.group(), group));
+        found.map(|vm| std::ptr::from_ref::<Vm>(vm))
+    });
+    if let Some(vm) = found {
+        return Ok(vm);
+    }
+    let vm = Vm::new(group)?;
+    let pointer = std::ptr::from_ref::<Vm>(&vm);
+    group.figures.made.fetch_add(1, Ordering::Relaxed);
+    group.note_vm(seat, Some(&vm));
+    group.note_memory(seat, &vm);
+    VMS.with_borrow_mut(|vms| vms.push(vm));
+    Ok(pointer)
+}
+
+/// Drops VMs of this thread. Outside of the list's borrow: finalizers run.
+fn discard(which: impl Fn(&Vm) -> bool) {
+    let dropped: Vec<_> =
+        VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
+    drop(dropped);
+}
+
+/// Makes the VMs that this thread lacks, and closes those whose group is.
+fn reconcile(seat: Seat) {
+    // Acquire: pairs with the Release in `leave`.
+    discard(|vm| vm.group().closed.load(Ordering::Acquire));
+    let here: Vec<_> = groups()
+        .iter()
+        .filter(|group| group.pool == seat.pool)
+        .cloned()
+        .collect();
+    for group in here {
+        if let Err(why) = find_or_make(&group, seat) {
+            group.log(ERR, format!("cannot start a VM: {why}").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The memory of one Lua VM: a heap of its own, with a limit.
+//!
+//! A heap of its own can be released as a whole, which is the only way to get
+//! rid of a VM that was left in the middle of something (see `guard.c`); and
+//! it keeps VMs out of the C library's arenas, where many threads make memory
+//! grow that is never given back.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use libmimalloc_sys as mimalloc;
+
+/// A heap. It belongs to the thread that made it.
+#[derive(Debug)]
+pub struct Heap {
+    heap: NonNull<mimalloc::mi_heap_t>,
+    limit: usize,
+    used: Cell<usize>,
+    exceeded: Cell<bool>,
+}
+
+impl Heap {
+    /// A heap that gives up to `limit` bytes; `None` if there is no memory.
+    pub fn new(limit: usize) -> Option<Box<Self>> {
+        // SAFETY: may be called by any thread, which then owns the heap.
+        let heap = NonNull::new(unsafe { mimalloc::mi_heap_new() })?;
+        Some(Box::new(Self {
+            heap,
+            limit,
+            used: Cell::new(0),
+            exceeded: Cell::new(false),
+        }))
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Whether it has refused memory since it was made.
+    pub fn has_refused(&self) -> bool {
+        self.exceeded.get()
+    }
+
+    /// What `lua_newstate` is given beside [`allocate`].
+    pub fn as_ptr(&self) -> *mut c_void {
+        ptr::from_ref(self).cast_mut().cast()
+    }
+
+    fn resize(&self, block: *mut c_void, old: usize, new: usize) -> *mut c_void {
+        if new == 0 {
+            // SAFETY: a block of this heap, or null.
+            unsafe { mimalloc::mi_free(block) };
+            self.used.set(self.used.get() - old);
+            return ptr::null_mut();
+        }
+        let used = self.used.get() - old + new;
+        if new > old && used > self.limit {
+            self.exceeded.set(true);
+            return ptr::null_mut();
+        }
+        // SAFETY: as above; the calling thread owns the heap.
+        let resized = unsafe { mimalloc::mi_heap_realloc(self.heap.as_ptr(), block, new) };
+        if resized.is_null() {
+            self.exceeded.set(true);
+        } else {
+            self.used.set(used);
+        }
+        resized
+    }
+}
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: dropped by the thread that made it, after the VM: nobody
+        // uses a block of it any more.
+        unsafe { mimalloc::mi_heap_destroy(self.heap.as_ptr()) };
+    }
+}
+
+/// Lua's allocator: `heap` is what [`Heap::as_ptr`] gave.
+///
+/// # Safety
+/// Called by the VM that was made with it, on the heap's thread.
+pub unsafe extern "C" fn allocate(
+    heap: *mut c_void,
+    block: *mut c_void,
+    old: usize,
+    new: usize,
+) -> *mut c_void {
+    // SAFETY: the heap outlives its VM. Nothing in `resize` can panic: `old`
+    // is part of `used`.
+    let heap = unsafe { &*heap.cast::<Heap>() };
+    let old = if block.is_null() { 0 } else { old };
+    heap.resize(block, old, new)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_and_limited() {
+        let heap = Heap::new(1000).unwrap();
+        let allocate = |block, old, new| {
+            // SAFETY: as Lua would do it.
+            unsafe { allocate(heap.as_ptr(), block, old, new) }
+        };
+        // For a new block, Lua may pass anything as the old size.
+        let block = allocate(ptr::null_mut(), 5, 600);
+        assert_eq!(heap.used(), 600);
+        assert!(allocate(ptr::null_mut(), 0, 500).is_null());
+        assert!(heap.has_refused());
+        let block = allocate(block, 600, 1000);
+        assert!(!block.is_null());
+        let block = allocate(block, 1000, 10);
+        assert_eq!(heap.used(), 10);
+        assert!(allocate(block, 10, 0).is_null());
+        assert_eq!(heap.used(), 0);
+    }
+}

@@ -1,0 +1,321 @@
+//! One Lua VM: a LuaJIT state on a pool thread, kept between tasks.
+//!
+//! The VM is made of the LuaJIT that nginx has, so that Lua's C modules work in
+//! it (they bind to that one). Its first code is `vm/boot.lua`, which leaves
+//! two functions at the bottom of the stack: a message handler and the
+//! *dispatcher*, which runs one task that it finds on the [`Desk`].
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ptr;
+use std::sync::Arc;
+
+use mlua::ffi as lua;
+
+use super::group::Group;
+use super::heap::{self, Heap};
+use super::watchdog::{Ended, Watched, NO_TASK};
+use super::LuaHost;
+use crate::sync::now_ns;
+
+/// Places on the stack of a VM.
+const MESSAGE_HANDLER: c_int = 1;
+const DISPATCHER: c_int = 2;
+
+/// What a VM's dispatcher is to run. `vm/cdefs.lua` declares it, too.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Desk {
+    /// The request.
+    pub data: *const u8,
+    /// Its length.
+    pub len: f64,
+    /// The number of the Lua runtime.
+    pub runtime: u32,
+    /// How often that was reloaded.
+    pub generation: u32,
+    /// Which function: a number that the runtime has a name for.
+    pub function: u32,
+    /// How the arguments are encoded, see `codec.lua`.
+    pub encoding: u32,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            data: ptr::null(),
+            len: 0.0,
+            runtime: 0,
+            generation: 0,
+            function: 0,
+            encoding: 0,
+        }
+    }
+}
+
+/// What VM code asks about itself, by thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// The VM.
+    pub vm: *const Vm,
+    /// The runtime whose task runs, null while the VM starts.
+    pub host: *const LuaHost,
+    /// The task, or [`NO_TASK`].
+    pub task: u64,
+}
+
+thread_local! {
+    static NOW: Cell<Option<Now>> = const { Cell::new(None) };
+}
+
+/// What the calling thread's VM runs; `None` outside of one.
+pub fn now() -> Option<Now> {
+    NOW.get()
+}
+
+/// Why a VM should be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spent {
+    /// It has hit its memory limit.
+    Memory,
+    /// Its code was stopped.
+    Stopped,
+    /// It has served its time: so many tasks, or so many bytes.
+    Recycled,
+}
+
+/// A VM. Stays on the thread that made it.
+#[derive(Debug)]
+pub struct Vm {
+    state: *mut lua::lua_State,
+    /// Whether `state` may not even be closed.
+    abandoned: Cell<bool>,
+    tasks: Cell<u64>,
+    desk: Box<UnsafeCell<Desk>>,
+    watched: Arc<Watched>,
+    group: Arc<Group>,
+    /// Dropped last: all memory of the VM.
+    heap: Box<Heap>,
+}
+
+/// What the first code of a VM works with.
+struct Start<'a> {
+    group: &'a Group,
+    desk: *mut c_void,
+    /// Places in the registry.
+    start: c_int,
+    message_handler: c_int,
+    dispatcher: c_int,
+}
+
+impl Vm {
+    /// A VM of a group, with the group's init code run in it.
+    pub fn new(group: &Arc<Group>) -> Result<Box<Self>, String> {
+        let limit = group.limits.max_memory;
+        let heap = Heap::new(limit).ok_or("no memory for a Lua VM")?;
+        // SAFETY: the allocator's data lives until the VM is closed.
+        let state = unsafe { lua::lua_newstate(heap::allocate, heap.as_ptr()) };
+        if state.is_null() {
+            return Err(format!(
+                "cannot make a Lua VM of up to {limit} bytes, or with this LuaJIT, if it is not \
+                 built with GC64"
+            ));
+        }
+        // SAFETY: `state` is live; `Drop` forgets it first.
+        let watched = unsafe { Watched::new(state) };
+        let watched = watched.inspect_err(|_| {
+            // SAFETY: made above, and nobody else has it.
+            unsafe { lua::lua_close(state) }
+        })?;
+        let vm = Box::new(Self {
+            state,
+            abandoned: Cell::new(false),
+            tasks: Cell::new(0),
+            desk: Box::default(),
+            watched,
+            group: group.clone(),
+            heap,
+        });
+        vm.boot()?;
+        Ok(vm)
+    }
+
+    /// The group it belongs to.
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// Its watch.
+    pub fn watched(&self) -> &Arc<Watched> {
+        &self.watched
+    }
+
+    /// Bytes in use.
+    pub fn memory(&self) -> usize {
+        self.heap.used()
+    }
+
+    fn boot(&self) -> Result<(), String> {
+        let mut start = Start {
+            group: &self.group,
+            desk: self.desk.get().cast(),
+            start: 0,
+            message_handler: 0,
+            dispatcher: 0,
+        };
+        let pointer: *mut Start = &mut start;
+        // SAFETY: a fresh state. Whatever may raise an error runs protected.
+        let failed = unsafe { lua::lua_cpcall(self.state, prepare, pointer.cast()) };
+        if failed != lua::LUA_OK {
+            return Err(self.message());
+        }
+        // SAFETY: `prepare` has put a function there.
+        unsafe {
+            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).start);
+        }
+        let deadline = now_ns() + self.group.limits.init_ns;
+        match self.call(ptr::null(), NO_TASK, deadline, 0) {
+            Ended::Returned => {}
+            Ended::Raised => return Err(self.message()),
+            Ended::Abandoned => return Err("it did not end in time".to_owned()),
+        }
+        // SAFETY: `open` has put two functions there.
+        unsafe {
+            lua::lua_settop(self.state, 0);
+            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).message_handler);
+            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).dispatcher);
+        }
+        Ok(())
+    }
+
+    /// Calls the function on top of the stack.
+    fn call(&self, host: *const LuaHost, task: u64, deadline_ns: u64, errfunc: c_int) -> Ended {
+        let vm = ptr::from_ref(self);
+        NOW.set(Some(Now { vm, host, task }));
+        // SAFETY: this is the VM's thread, and the function is there. Nothing
+        // of ours is dropped between here and the Lua code.
+        let ended = unsafe { self.watched.call(task, deadline_ns, 0, errfunc) };
+        NOW.set(None);
+        if ended == Ended::Abandoned {
+            self.abandoned.set(true);
+        }
+        ended
+    }
+
+    /// The error on top of the stack.
+    fn message(&self) -> String {
+        if self.abandoned.get() {
+            return "stopped: its caller has given up".to_owned();
+        }
+        // SAFETY: the VM's thread; a string is not converted, so that nothing
+        // is allocated, and it lives while it is on the stack.
+        let bytes = unsafe {
+            if lua::lua_type(self.state, -1) != lua::LUA_TSTRING {
+                return "(an error that is no string)".to_owned();
+            }
+            let mut len = 0;
+            let text = lua::lua_tolstring(self.state, -1, &mut len);
+            std::slice::from_raw_parts(text.cast::<u8>(), len)
+        };
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    /// Runs one task: `Err` is the error that it raised, with its traceback.
+    pub fn run(
+        &self,
+        host: &LuaHost,
+        task: u64,
+        deadline_ns: u64,
+        desk: Desk,
+    ) -> Result<(), String> {
+        self.tasks.set(self.tasks.get() + 1);
+        // SAFETY: Lua code of this thread reads it during the call only. The
+        // stack has room: two functions are all that is on it.
+        unsafe {
+            *self.desk.get() = desk;
+            lua::lua_pushvalue(self.state, DISPATCHER);
+        }
+        match self.call(host, task, deadline_ns, MESSAGE_HANDLER) {
+            Ended::Returned => Ok(()),
+            Ended::Raised => {
+                let message = self.message();
+                // SAFETY: takes the message off.
+                unsafe { lua::lua_settop(self.state, DISPATCHER) };
+                Err(message)
+            }
+            Ended::Abandoned => Err(self.message()),
+        }
+    }
+
+    /// Whether it should be replaced, and why.
+    pub fn is_spent(&self) -> Option<Spent> {
+        let limits = &self.group.limits;
+        if self.abandoned.get() || self.watched.is_stopped() {
+            Some(Spent::Stopped)
+        } else if self.heap.has_refused() {
+            Some(Spent::Memory)
+        } else if self.tasks.get() >= limits.recycle_tasks || self.memory() > limits.recycle_memory
+        {
+            Some(Spent::Recycled)
+        } else {
+            None
+        }
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.watched.forget();
+        if !self.abandoned.get() {
+            // Finalizers run in here, which may be anybody's code.
+            // SAFETY: the VM's thread; nobody uses the state any more.
+            unsafe { lua::lua_close(self.state) };
+        }
+    }
+}
+
+/// Puts `open` where `boot` finds it.
+unsafe extern "C-unwind" fn prepare(state: *mut lua::lua_State) -> c_int {
+    // SAFETY: called by `lua_cpcall` with a `Start`.
+    unsafe {
+        let start: *mut Start = lua::lua_touserdata(state, 1).cast();
+        lua::lua_pushlightuserdata(state, start.cast());
+        lua::lua_pushcclosure(state, open, 1);
+        (*start).start = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+    }
+    0
+}
+
+/// Opens the standard libraries and runs `vm/boot.lua`.
+unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
+    const LOADER: &CStr = c"
+        local package_path, package_cpath, core, boot, desk = ...
+        package.path, package.cpath = package_path, package_cpath
+        return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk)
+    ";
+    // SAFETY: the upvalue is a `Start` that outlives the call. What is pushed
+    // is copied by Lua.
+    unsafe {
+        let start: *mut Start = lua::lua_touserdata(state, lua::lua_upvalueindex(1)).cast();
+        lua::luaL_openlibs(state);
+        let code = LOADER.to_bytes();
+        let name = c"=nonblocking_ffi".as_ptr();
+        if lua::luaL_loadbuffer(state, code.as_ptr().cast(), code.len(), name) != lua::LUA_OK {
+            lua::lua_error(state);
+        }
+        let group = (*start).group;
+        for text in [
+            &group.package_path,
+            &group.package_cpath,
+            &group.core,
+            &group.boot,
+        ] {
+            lua::lua_pushlstring_(state, text.as_ptr().cast::<c_char>(), text.len());
+        }
+        lua::lua_pushlightuserdata(state, (*start).desk);
+        lua::lua_call(state, 5, 2);
+        (*start).dispatcher = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+        (*start).message_handler = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+    }
+    0
+}
