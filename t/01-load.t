@@ -240,9 +240,9 @@ works nil$
 --- request
 GET /t
 --- response_body_like
-(?-s)^nil .*ABI version 2\.0.* host has 1\.0.*
-nil .*ABI version 0\.9.* host has 1\.0.*
-nil .*ABI version 1\.7.* host has 1\.0.*
+(?-s)^nil .*ABI version 2\.0.* host has 1\.1.*
+nil .*ABI version 0\.9.* host has 1\.1.*
+nil .*ABI version 1\.7.* host has 1\.1.*
 inits: 0$
 --- no_error_log
 [error]
@@ -275,7 +275,7 @@ GET /t
 (?-s)^smaller: .*libentries.*descriptor.*
 flagged: .*libentries.*flags 0x40.*
 callless: .*libentries.*no call function.*
-refusing: .*libentries.*refuses.*1\.0.*
+refusing: .*libentries.*refuses.*1\.1.*
 inits: 0
 fits$
 --- no_error_log
@@ -433,14 +433,14 @@ caller:2: load: runtime is missing.*
 caller:2: load: library is missing.*
 caller:2: load: unknown option "librari"
 caller:2: load: unknown option 1
-caller:2: load: runtime must be "c", got "cobol"
+caller:2: load: runtime must be "c", "lua", "python", "java" or "go", got "cobol"
 caller:2: load: library must be .*
 caller:2: load: library must be .*
 caller:2: load: entry must be .*
 caller:2: load: config must be .*
 caller:2: load: name must be .*
 caller:2: load: pool must be .*
-caller:2: load: on_full must be "error" or "wait", got "drop"
+caller:2: load: on_full must be "error", "wait" or "inline", got "drop"
 caller:2: load: timeout must be .*
 caller:2: load: timeout must be .*
 caller:2: load: timeout must be .*

@@ -1107,7 +1107,8 @@ default: true 1 32 65536
             try({ pools = { x = { thraeds = 1 } } })
             try({ pools = { [5] = {} } })
             local _, err = pcall(function() compat.install(5) end)
-            ngx.say(err)
+            ngx.say(err:match("^content_by_lua"), " ",
+                    err:match("install: .*"))
             assert(nbffi.pool("taken", { threads = 3 }))
             ngx.say(both.list(compat.install {
                 pools = { taken = { threads = 4 } },
@@ -1133,7 +1134,7 @@ false install: pool: a table of options expected, got number
 false install: pool: threads must be an integer from 1 to 1024, got 0
 false install: pool: unknown option "thraeds"
 false install: pool: name must be a non-empty string
-content_by_lua(nginx.conf:51):17: install: a table of options expected, got number
+content_by_lua install: a table of options expected, got number
 nil pool "taken" exists already, with threads = 3
 true
 true 1

@@ -150,17 +150,24 @@ pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
 }
 
 /// Takes the oldest log line of a plugin: returns its nginx level and writes
-/// the line into `line`; 0 if there is none.
+/// the line to `line`, which has `size` bytes; 0 if there is none. (Not an
+/// `ErrorBuffer`: LuaJIT does not compile calls that pass structures, and this
+/// one is on the way of every completion.)
 ///
 /// # Safety
-/// `client` is live, the buffer is as it says.
+/// `client` is live, the bytes are writable.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_log_take(client: *const Client, line: ErrorBuffer) -> i32 {
+pub unsafe extern "C" fn nbffi_log_take(
+    client: *const Client,
+    line: *mut c_char,
+    size: usize,
+) -> i32 {
     guard(0, || {
         // SAFETY: by the contract.
         let Some(record) = unsafe { &*client }.mailbox().take_log() else {
             return 0;
         };
+        let line = ErrorBuffer { data: line, size };
         // SAFETY: by the contract.
         unsafe { line.write(&String::from_utf8_lossy(&record.text)) };
         record.level.into()

@@ -85,7 +85,7 @@ bool nbffi_channel_arm(nbffi_client *client);
 void nbffi_channel_wake(nbffi_client *client);
 void nbffi_may_hold(nbffi_client *client, bool may_hold);
 void nbffi_log_level(nbffi_client *client, uint8_t level);
-int32_t nbffi_log_take(nbffi_client *client, nbffi_buffer line);
+int32_t nbffi_log_take(nbffi_client *client, char *line, size_t size);
 void nbffi_block(nbffi_client *client, double seconds);
 void nbffi_client_close(nbffi_client *client, double queued, double running);
 

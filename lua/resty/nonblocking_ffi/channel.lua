@@ -237,7 +237,7 @@ end
 
 
 local function write_log()
-    log.write(C, client, line, line_buffer)
+    log.write(C, client, line, LINE_BYTES)
 end
 
 
@@ -540,7 +540,7 @@ local function close(ptr)
     end
     C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
     -- What plugins had to say at their end.
-    pcall(log.write_at_end, C, client, line, line_buffer)
+    pcall(log.write_at_end, C, client, line, LINE_BYTES)
 end
 
 

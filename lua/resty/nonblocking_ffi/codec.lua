@@ -48,19 +48,33 @@ local spare, spares = {}, 0
 local reader = new_buffer()
 
 
-local function put(buf, count, a, b, c, ...)
+-- One function for each small count: LuaJIT compiles these, but not a variable
+-- number of arguments below pcall.
+local function put_1(buf, a)
+    buf:encode(1)
+    buf:encode(a)
+end
+
+
+local function put_2(buf, a, b)
+    buf:encode(2)
+    buf:encode(a)
+    buf:encode(b)
+end
+
+
+local function put_3(buf, a, b, c)
+    buf:encode(3)
+    buf:encode(a)
+    buf:encode(b)
+    buf:encode(c)
+end
+
+
+local function put(buf, count, ...)
     buf:encode(count)
-    if count > 0 then
-        buf:encode(a)
-    end
-    if count > 1 then
-        buf:encode(b)
-    end
-    if count > 2 then
-        buf:encode(c)
-        for i = 1, count - 3 do
-            buf:encode((select(i, ...)))
-        end
+    for i = 1, count do
+        buf:encode((select(i, ...)))
     end
 end
 
@@ -138,7 +152,16 @@ function _M.encode(what, count, ...)
     else
         buf = new_buffer()
     end
-    local ok, err = pcall(put, buf, count, ...)
+    local ok, err
+    if count == 1 then
+        ok, err = pcall(put_1, buf, (...))
+    elseif count == 2 then
+        ok, err = pcall(put_2, buf, ...)
+    elseif count == 3 then
+        ok, err = pcall(put_3, buf, ...)
+    else
+        ok, err = pcall(put, buf, count, ...)
+    end
     if not ok then
         return nil, describe(what, err, count, ...)
     end
@@ -156,22 +179,24 @@ function _M.recycle(buf)
 end
 
 
--- The values in some bytes: a string, or a pointer and a length.
+-- The values in some bytes: a string, or a pointer and a length. No tail calls
+-- of `decode`: LuaJIT would not compile a function that ends in one.
 function _M.decode(data, len)
     reader:set(data, len)
     local count = reader:decode()
-    if count == 1 then
-        return reader:decode()
-    end
     if count == 0 then
         return
     end
     local first = reader:decode()
-    if count == 2 then
-        return first, reader:decode()
+    if count == 1 then
+        return first
     end
-    local values = { first }
-    for i = 2, count do
+    local second = reader:decode()
+    if count == 2 then
+        return first, second
+    end
+    local values = { first, second }
+    for i = 3, count do
         values[i] = reader:decode()
     end
     return unpack(values, 1, count)

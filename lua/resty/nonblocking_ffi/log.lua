@@ -16,20 +16,24 @@ function _M.level()
 end
 
 
-local function write(C, client, line, buffer, sink)
-    while true do
-        local level = C.nbffi_log_take(client, buffer)
-        if level == 0 then
-            return
-        end
+local function write(C, client, line, size, sink)
+    local level = C.nbffi_log_take(client, line, size)
+    while level ~= 0 do
         sink(level, ffi_string(line))
+        level = C.nbffi_log_take(client, line, size)
     end
 end
 
 
--- Writes all lines that wait. `buffer` describes the memory at `line`.
-function _M.write(C, client, line, buffer)
-    write(C, client, line, buffer, raw_log)
+-- Writes all lines that wait. `line` is memory of `size` bytes. Mostly there is
+-- none: that is looked at without a loop, so that LuaJIT can compile it into
+-- what calls this.
+function _M.write(C, client, line, size)
+    local level = C.nbffi_log_take(client, line, size)
+    if level ~= 0 then
+        raw_log(level, ffi_string(line))
+        write(C, client, line, size, raw_log)
+    end
 end
 
 
@@ -45,8 +49,8 @@ end
 
 
 -- The same when the VM ends.
-function _M.write_at_end(C, client, line, buffer)
-    write(C, client, line, buffer, log_at_end)
+function _M.write_at_end(C, client, line, size)
+    write(C, client, line, size, log_at_end)
 end
 
 

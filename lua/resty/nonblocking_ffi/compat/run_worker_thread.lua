@@ -85,9 +85,19 @@ local function is_known_to_nginx(name)
 end
 
 
+-- The original's error for a pool that is not there: it takes the name for a C
+-- string.
+local function not_found(pool)
+    return nil, "thread pool " .. match(pool, "^%Z*") .. " not found"
+end
+
+
 -- The runtime for a pool; nil and an error if there is no such pool, or the
 -- runtime cannot be loaded.
 local function obtain(pool)
+    if pool == "" then
+        return not_found(pool)
+    end
     if is_known_to_nginx(pool) then
         -- If it was declared before it stays as it is.
         nbffi.pool(pool, { threads = THREADS, max_queue = MAX_QUEUE })
@@ -105,8 +115,7 @@ local function obtain(pool)
         return rt
     end
     if find(err, "no pool ", 1, true) == 1 then
-        -- As a C string, which the original makes of it.
-        return nil, "thread pool " .. match(pool, "^%Z*") .. " not found"
+        return not_found(pool)
     end
     return nil, err
 end

@@ -170,7 +170,7 @@ function _M.define(name, given)
                         .. "with other options"
         end
     else
-        local ok, err = pcall(vm.define, name, given.init, given.process)
+        local ok, err = pcall(vm.compile, name, given.init, given.process)
         if not ok then
             return nil, err
         end

@@ -1,8 +1,12 @@
 -- What ngx.run_worker_thread copies from one Lua VM to another, and what it
 -- says of the rest. Used on both sides: for arguments in the event loop, for
--- results in the VM that has them.
+-- results in the VM that has them. 64-bit integers, which the original refuses
+-- and we copy, are no fault here.
+
+local ffi = require "ffi"
 
 local getfenv = debug.getfenv
+local istype = ffi.istype
 local next = next
 local type = type
 
@@ -30,7 +34,6 @@ local PLAIN = _M.PLAIN
 local function is_light(userdata)
     return getfenv(userdata) == nil
 end
-_M.is_light = is_light
 
 
 -- Why a value cannot be copied, in the words of the original; nil if it can.
@@ -58,6 +61,11 @@ local function fault(value, depth)
             return nil
         end
         return "unsupported Lua type: LUA_TUSERDATA"
+    end
+    if kind == "cdata" and (istype("int64_t", value)
+       or istype("uint64_t", value))
+    then
+        return nil
     end
     return FAULTS[kind] or "unsupported Lua type"
 end

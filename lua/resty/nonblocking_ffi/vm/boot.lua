@@ -155,12 +155,14 @@ local function dispatch_special(runtime, encoding)
 end
 
 
--- Runs the task that is on the desk.
+-- Runs the task that is on the desk. No tail calls: LuaJIT does not compile a
+-- function that returns by one to the core.
 local function dispatch()
     local runtime = present_runtime(desk.runtime)
     local number, encoding = desk["function"], desk.encoding
     if number == 0 then
-        return dispatch_special(runtime, encoding)
+        dispatch_special(runtime, encoding)
+        return
     end
     local name = runtime.names[number] or learn(runtime, number)
     local module = runtime.module
@@ -169,9 +171,10 @@ local function dispatch()
         func = startup.find(module, runtime.name, name)
     end
     if encoding == STRING then
-        return respond(func(ffi_string(desk.data, desk.len)))
+        respond(func(ffi_string(desk.data, desk.len)))
+    else
+        respond(func(decode(desk.data, desk.len)))
     end
-    return respond(func(decode(desk.data, desk.len)))
 end
 
 

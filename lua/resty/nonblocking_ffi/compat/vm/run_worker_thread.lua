@@ -4,7 +4,6 @@
 local values = require "resty.nonblocking_ffi.compat.values"
 
 local fault = values.fault
-local is_light = values.is_light
 local loaded = package.loaded
 local next = next
 local pcall = pcall
@@ -14,6 +13,10 @@ local select = select
 local tostring = tostring
 local type = type
 local unpack = unpack
+
+-- What `require` keeps in package.loaded for a module while it loads it, as it
+-- does for this one now; and for ever, if that fails.
+local LOADING = loaded[...]
 
 
 local _M = {}
@@ -30,12 +33,11 @@ local function text(err)
 end
 
 
--- Makes modules that failed to load load again when they are asked for next.
--- `require` leaves a mark for them, and would answer with "loop or previous
--- error" for as long as the VM lives.
+-- Lets modules that failed to load be loaded again when they are asked for
+-- next: `require` would answer "loop or previous error" as long as the VM lives.
 local function forget_failed()
     for name, module in next, loaded do
-        if type(module) == "userdata" and is_light(module) then
+        if module == LOADING then
             loaded[name] = nil
         end
     end

@@ -1,8 +1,6 @@
 -- The end in the VM of compat/threadpool.lua: runs a pool's init code once,
--- and its process code for each task.
---
--- With on_full = "inline" the event loop's VM is one of them: it gets the code
--- when the pool is defined, and runs init before its first task.
+-- and its process code for each task. With on_full = "inline" the event loop's
+-- VM is one of them.
 
 local error = error
 local loadstring = loadstring
@@ -15,12 +13,11 @@ local _M = {}
 
 
 -- By the pool's name: {
---   init     = the init code, compiled, until it has run
 --   process  = the process code, compiled
 --   handler  = what is called for each task: the function that the process
 --              code returned when it was first run, or else that code itself
 -- }
-local definitions = {}
+local pools = {}
 
 
 local function compile(code, where, name)
@@ -32,29 +29,22 @@ local function compile(code, where, name)
 end
 
 
--- Compiles a pool's code: init, which may be nil, and process. Nothing is run
--- yet. Raises an error if it is no Lua code.
-function _M.define(name, init, process)
-    definitions[name] = {
-        init = init and compile(init, "thread_pool_init_by_lua", name),
-        process = compile(process, "thread_pool_process_by_lua", name),
-    }
+-- Compiles a pool's code: init, if there is any, and process. Raises an error
+-- if one of them is no Lua code.
+local function compile_both(name, init, process)
+    return init and compile(init, "thread_pool_init_by_lua", name),
+           compile(process, "thread_pool_process_by_lua", name)
 end
+_M.compile = compile_both
 
 
--- Runs a pool's init code, once.
-local function prepare(pool)
-    if pool.init then
-        pool.init()
-        pool.init = nil
-    end
-end
-
-
--- Defines a pool and runs its init code: first of all, in each of its VMs.
+-- Runs a pool's init code, once for each VM, and readies its process code.
 function _M.start(name, init, process)
-    _M.define(name, init, process)
-    prepare(definitions[name])
+    init, process = compile_both(name, init, process)
+    if init then
+        init()
+    end
+    pools[name] = { process = process }
 end
 
 
@@ -73,12 +63,11 @@ end
 
 -- Runs a task.
 function _M.process(name, ...)
-    local pool = definitions[name]
+    local pool = pools[name]
     local handler = pool.handler
     if handler then
         return handler(...)
     end
-    prepare(pool)
     return begin(pool, { ... }, select("#", ...), pool.process(...))
 end
 
