@@ -17,6 +17,7 @@
 
 pub mod calls;
 pub mod client;
+pub mod clock;
 pub mod lua;
 pub mod runtime;
 pub mod stats;

@@ -90,6 +90,7 @@ void nbffi_block(nbffi_client *client, double seconds);
 void nbffi_client_close(nbffi_client *client, double queued, double running);
 
 uint32_t nbffi_cores(void);
+double nbffi_vm_monotonic(void);
 nbffi_pool *nbffi_pool_obtain(nbffi_text name, uint32_t threads,
     uint32_t max_queue, int32_t nice, nbffi_buffer error);
 nbffi_runtime *nbffi_runtime_new_c(nbffi_client *client, nbffi_pool *pool,

@@ -19,6 +19,7 @@ local cdefs = require "resty.nonblocking_ffi.cdefs"
 local library = require "resty.nonblocking_ffi.library"
 local log = require "resty.nonblocking_ffi.log"
 local options = require "resty.nonblocking_ffi.options"
+local turns = require "resty.nonblocking_ffi.turns"
 
 local ceil = math.ceil
 local concat = table.concat
@@ -457,6 +458,7 @@ local function serve()
             if not byte and failed ~= "timeout" then
                 sock = nil
             end
+            turns.resume()
         end
     end
 end
@@ -464,6 +466,7 @@ end
 
 local function sentinel()
     exiting = true
+    turns.served(false)
     C.nbffi_may_hold(client, false)
     C.nbffi_channel_wake(client)
     flushes:post(1)
@@ -484,7 +487,9 @@ local function run(premature)
     ngx.thread.spawn(flusher)
     C.nbffi_may_hold(client, not exiting)
 
+    turns.served(not exiting)
     local served, err = pcall(serve)
+    turns.served(false)
     C.nbffi_may_hold(client, false)
     state = "down"
     if not served then
@@ -576,6 +581,7 @@ function _M.open()
     _M.C = C
     _M.client = client
     _M.core_path = path
+    turns.attach(C, ptr)
     return true
 end
 

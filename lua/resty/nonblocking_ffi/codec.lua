@@ -9,6 +9,7 @@
 -- Encodings, which go with the bytes:
 --   STRING  one value, a string: its bytes
 --   VALUES  the number of values, then each of them
+--   PIECES  large results: see pieces.lua
 
 local ffi = require "ffi"
 
@@ -40,6 +41,8 @@ local MAX_SPARE = 1024
 local _M = {
     STRING = 0,
     VALUES = 1,
+    PIECES = 2,
+    new_buffer = new_buffer,
 }
 
 
@@ -171,7 +174,8 @@ end
 
 -- Makes a buffer, that nobody reads any more, an empty one.
 function _M.recycle(buf)
-    if spares < MAX_SPARE and #buf <= MAX_KEPT then
+    local _, len = buf:ref()
+    if spares < MAX_SPARE and len <= MAX_KEPT then
         buf:reset()
         spares = spares + 1
         spare[spares] = buf

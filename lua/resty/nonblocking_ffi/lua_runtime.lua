@@ -7,7 +7,9 @@ local codec = require "resty.nonblocking_ffi.codec"
 local inline = require "resty.nonblocking_ffi.inline"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local options = require "resty.nonblocking_ffi.options"
+local pieces = require "resty.nonblocking_ffi.pieces"
 local task = require "resty.nonblocking_ffi.task"
+local turns = require "resty.nonblocking_ffi.turns"
 
 local cast = task.cast
 local crc32 = ngx.crc32_short
@@ -20,6 +22,8 @@ local getmetatable = getmetatable
 local getupvalue = debug.getupvalue
 local next = next
 local pcall = pcall
+local pauses = turns.pauses
+local decode_pieces = pieces.decode
 local perform = task.call
 local recycle = codec.recycle
 local select = select
@@ -32,6 +36,7 @@ local NORMAL = options.PRIORITIES.normal
 local PRIORITIES = options.PRIORITIES
 local STRING = codec.STRING
 local VALUES = codec.VALUES
+local PIECES = codec.PIECES
 -- Tags are the number of a function times this, plus the encoding.
 local FUNCTION = 16
 -- What function 0 does beside calling a function that comes with its code.
@@ -112,6 +117,9 @@ local function results(res, err, code, message)
     end
     if code == VALUES then
         return decode(res)
+    end
+    if code == PIECES then
+        return decode_pieces(res, pauses(#res))
     end
     return res
 end

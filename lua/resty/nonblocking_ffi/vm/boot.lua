@@ -3,6 +3,7 @@
 
 local ffi = require "ffi"
 local codec = require "resty.nonblocking_ffi.codec"
+local pieces = require "resty.nonblocking_ffi.pieces"
 local startup = require "resty.nonblocking_ffi.startup"
 require "resty.nonblocking_ffi.vm.cdefs"
 
@@ -22,6 +23,7 @@ local type = type
 
 local STRING = codec.STRING
 local VALUES = codec.VALUES
+local PIECES = codec.PIECES
 -- What function 0 does: load the module, call a function that comes with its
 -- code, or load the module anew.
 local LOAD = 0
@@ -111,8 +113,14 @@ local function respond(...)
     if not buf then
         error(err, 0)
     end
+    local encoding = VALUES
     local data, len = buf:ref()
-    C.nbffi_vm_respond(VALUES, data, len)
+    if len >= pieces.MIN_BYTES then
+        pieces.encode(buf, count, ...)
+        encoding = PIECES
+        data, len = buf:ref()
+    end
+    C.nbffi_vm_respond(encoding, data, len)
     recycle(buf)
 end
 

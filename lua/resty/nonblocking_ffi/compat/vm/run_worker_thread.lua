@@ -34,7 +34,7 @@ end
 
 
 -- Lets modules that failed to load be loaded again when they are asked for
--- next: `require` would answer "loop or previous error" as long as the VM lives.
+-- next. `require` would answer "loop or previous error", for ever.
 local function forget_failed()
     for name, module in next, loaded do
         if module == LOADING then

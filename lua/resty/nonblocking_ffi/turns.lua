@@ -1,0 +1,91 @@
+-- Long work in the event loop, spread over its turns.
+--
+-- A coroutine that has worked for BUDGET waits until the event loop has looked
+-- after everything else once: it sends a byte through the channel, which the
+-- drain receives in the next turn. (`ngx.sleep(0)` would not do: on a stock
+-- nginx its timer fires within the same turn.)
+
+local semaphore = require "ngx.semaphore"
+local phase = require "resty.nonblocking_ffi.phase"
+
+local can_yield = phase.can_yield
+local sleep = ngx.sleep
+
+-- Seconds that a coroutine may work in one turn.
+local BUDGET = 0.0002
+-- Bytes of a result that are work enough for one turn: they were copied in it.
+local LARGE = 131072
+-- Seconds to wait at most, in case the drain ends meanwhile; and where there is
+-- no channel.
+local LONGEST = 1
+local SHORT = 0.001
+
+
+local _M = {}
+
+
+local C, client
+local turn -- on which those wait that want to work on
+local waiting = 0
+local is_served = false
+
+
+-- Takes the core's functions and this VM's client, once they are there.
+function _M.attach(functions, ptr)
+    C, client = functions, ptr
+end
+
+
+-- Says whether the drain waits for the channel, and so calls `resume`.
+function _M.served(served)
+    is_served = served
+end
+
+
+-- A new turn has begun.
+function _M.resume()
+    if waiting > 0 then
+        turn:post(waiting)
+        waiting = 0
+    end
+end
+
+
+local function wait()
+    if not is_served then
+        sleep(SHORT)
+        return
+    end
+    turn = turn or semaphore.new(0)
+    waiting = waiting + 1
+    if waiting == 1 then
+        C.nbffi_channel_wake(client)
+    end
+    turn:wait(LONGEST)
+end
+
+
+local function no_pause()
+end
+
+
+-- A function to be called now and then in some long work, on a result of `len`
+-- bytes: it returns at once, or in another turn if the budget is spent.
+function _M.pauses(len)
+    if not can_yield() then
+        return no_pause
+    end
+    if len > LARGE then
+        wait()
+    end
+    local began = C.nbffi_vm_monotonic()
+    return function()
+        if C.nbffi_vm_monotonic() - began > BUDGET then
+            wait()
+            began = C.nbffi_vm_monotonic()
+        end
+    end
+end
+
+
+return _M
