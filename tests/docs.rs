@@ -4,6 +4,7 @@
 //! | block        | what becomes of it |
 //! |--------------|--------------------|
 //! | `lua`        | runs in a content handler; `nbffi`, `rt` (the plugin echo), `timer` (async_timer) and `slow` (blocking) are there already. What it says must be what its lines have behind `-->`, in order. `/path/to/` is the folder of the plugins. |
+//! | `lua FILE`   | a Lua module of that file name, for the document's `lua` blocks to load |
 //! | `nginx`      | a whole configuration: nginx runs with it, in front of what `scripts/install.sh` installed. Each `location =` of it is asked, and each `curl` of the following `sh` blocks runs. |
 //! | `nginx http` | the same, as a part of `http` |
 //! | `sh`         | by its first word, see [`check_command`] |
@@ -37,8 +38,12 @@ fn every_block_is_of_a_kind_that_is_tested() {
     let mut seen = BTreeSet::new();
     for document in documents() {
         for Block { place, kind, .. } in &document.blocks {
-            assert!(known.contains(&kind.as_str()), "{place}: kind {kind:?}");
-            seen.insert(kind.clone());
+            let is_file = kind.starts_with("lua ") && kind.ends_with(".lua");
+            let is_known = is_file || known.contains(&kind.as_str());
+            assert!(is_known, "{place}: kind {kind:?}");
+            if !is_file {
+                seen.insert(kind.clone());
+            }
             let include = format!("include_str!(\"../../{}\")", document.name);
             let included = crate_root.contains(&include);
             assert!(kind != "rust" || included, "{place}: not a doc test");
@@ -128,6 +133,11 @@ fn run_lua(document: &Document) {
         );
     }
     let nginx = builder.start();
+    for block in &document.blocks {
+        if let Some(file) = block.kind.strip_prefix("lua ") {
+            fs::write(nginx.dir().join("prefix/lua").join(file), &block.code).unwrap();
+        }
+    }
     for name in &built.names {
         let library = format!("lib{name}.so");
         let installed = nginx.dir().join("prefix/lib").join(&library);
@@ -392,9 +402,18 @@ fn errors_of_load_are_those_of_the_source() {
 /// Every function with a `-- syntax:` in the Lua files has its section.
 #[test]
 fn every_function_is_documented() {
-    let api = document("docs/api.md").text;
     let mut functions = 0;
-    for file in ["", "/runtime", "/future"] {
+    let files = [
+        ("", "api"),
+        ("/runtime", "api"),
+        ("/lifecycle", "api"),
+        ("/future", "api"),
+        ("/lua_runtime", "lua"),
+        ("/worker", "lua"),
+    ];
+    for (file, in_document) in files {
+        let in_document = format!("docs/{in_document}.md");
+        let api = document(&in_document).text;
         let name = format!("lua/resty/nonblocking_ffi{file}.lua");
         let source = fs::read_to_string(root().join(name)).unwrap();
         for line in source.lines() {
@@ -404,9 +423,9 @@ fn every_function_is_documented() {
             let call = syntax.rsplit(" = ").next().unwrap();
             let function = call.split('(').next().unwrap();
             let heading = format!("\n## {function}\n");
-            assert!(api.contains(&heading), "docs/api.md: {function}");
+            assert!(api.contains(&heading), "{in_document}: {function}");
             let documented = format!("\n## {function}\n\n**syntax:** `{syntax}`\n");
-            assert!(api.contains(&documented), "docs/api.md: {syntax}");
+            assert!(api.contains(&documented), "{in_document}: {syntax}");
             functions += 1;
         }
     }

@@ -123,11 +123,11 @@ fn abuse(table: *const sys::nbffi_host, counts: &Arc<Counts>, handle: u64, seed:
 }
 
 impl Host for Chaos {
-    fn init(&self) -> Result<(), String> {
+    fn init(&self, _runtime: *const ()) -> Result<(), String> {
         Ok(())
     }
 
-    fn call(&self, task: u64, request: &[u8]) -> Outcome {
+    fn call(&self, task: u64, _tag: u32, request: &[u8]) -> Outcome {
         let seed = u64::from_ne_bytes(request.try_into().unwrap());
         let mut random = Random(seed | 1);
         let stale = self.stale.swap(task, Ordering::Relaxed);
@@ -222,6 +222,8 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
                 timeout: 60.0,
                 priority: Priority::from_number(random.below(3) as u32),
                 waits: random.below(2) == 0,
+                tag: 0,
+                key: random.below(4) as u32,
             };
             // SAFETY: the runtime is dropped after the last task, and the
             // request is kept until its slot is collected.

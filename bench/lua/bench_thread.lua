@@ -1,4 +1,7 @@
--- What ngx.run_worker_thread runs: a Lua VM of its own loads this.
+-- What ngx.run_worker_thread runs, and our Lua runtime: Lua VMs of their own
+-- load this.
+
+local cjson = require "cjson"
 
 local char = string.char
 local floor = math.floor
@@ -7,8 +10,17 @@ local sub = string.sub
 local _M = {}
 
 
-function _M.echo(request)
-    return request
+function _M.echo(...)
+    return ...
+end
+
+
+-- A JSON document: the whole of it, and a part.
+_M.decode = cjson.decode
+
+
+function _M.part(text)
+    return cjson.decode(text)[2]
 end
 
 

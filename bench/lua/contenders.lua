@@ -10,9 +10,15 @@
 --   copy, copy-no-grace, thread-copy, socket-copy
 --                 the same with a response that is a new string each time
 --   sleep-<n>     a plugin that blocks for 5 ms, in a pool of n threads
+--   lua-string, lua-numbers, lua-table, thread-numbers, thread-table
+--                 a Lua function on a pool thread that returns its arguments
+--   json-all, json-part, thread-json-all, thread-json-part, loop-json
+--                 decoding JSON of 1 MB, for all of it or for a part; loop-json
+--                 in the event loop
 --   spin-<nice>   a plugin that computes for 2 ms, in a pool as nice as that
 
 local bit = require "bit"
+local cjson = require "cjson"
 local nbffi = require "resty.nonblocking_ffi"
 local semaphore = require "ngx.semaphore"
 
@@ -178,6 +184,123 @@ local function submits(runtime, answer)
 end
 
 
+-- Tables and numbers -------------------------------------------------------
+--
+-- These contenders return their request if they got the right answer.
+
+local TABLE = {
+    id = 5,
+    name = "some name",
+    list = { 1, 2, 3 },
+    nested = { flag = true, deeper = { text = "something deeper" } },
+}
+
+
+local function is_table_right(value)
+    return value and value.id == TABLE.id and #value.list == 3
+           and value.nested.deeper.text == TABLE.nested.deeper.text
+end
+
+
+local USERS = 8000
+local document
+
+
+-- About 1 MB of JSON.
+local function make_document()
+    local users = {}
+    for i = 1, USERS do
+        users[i] = {
+            id = i, name = "user " .. i, score = i * 1.5, active = i % 3 == 0,
+            tags = { "a", "b", "c" },
+            address = { street = "Street " .. i, city = { name = "C" .. i } },
+        }
+    end
+    return cjson.encode(users)
+end
+
+
+local function is_document_right(value)
+    return value and #value == USERS and value[USERS].id == USERS
+end
+
+
+local function is_part_right(value)
+    return value and value.id == 2 and value.address.city.name == "C2"
+end
+
+
+-- A contender that makes a call and checks its answer.
+local function checks(call, is_right)
+    return {
+        ask = function(request)
+            local value, err = call()
+            if not is_right(value) then
+                return nil, err or "a wrong answer"
+            end
+            return request
+        end,
+        answer = "same",
+    }
+end
+
+
+local function lua_contenders(runtime)
+    local function thread(name, ...)
+        local ok, value = run_worker_thread("bench", "bench_thread", name, ...)
+        if not ok then
+            return nil, value
+        end
+        return value
+    end
+
+    contenders["lua-string"] = {
+        ask = function(request)
+            return runtime:call("echo", request)
+        end,
+        answer = "same",
+        grace_hits = function()
+            return runtime:stats().grace_hits
+        end,
+    }
+    local function is_one(value)
+        return value == 1
+    end
+    contenders["lua-numbers"] = checks(function()
+        return runtime:call("echo", 1, 2)
+    end, is_one)
+    contenders["thread-numbers"] = checks(function()
+        return thread("echo", 1, 2)
+    end, is_one)
+    contenders["lua-table"] = checks(function()
+        return runtime:call("echo", TABLE)
+    end, is_table_right)
+    contenders["thread-table"] = checks(function()
+        return thread("echo", TABLE)
+    end, is_table_right)
+
+    document = make_document()
+    contenders["json-all"] = checks(function()
+        return runtime:call("decode", document)
+    end, is_document_right)
+    contenders["json-part"] = checks(function()
+        return runtime:call("part", document)
+    end, is_part_right)
+    contenders["thread-json-all"] = checks(function()
+        return thread("decode", document)
+    end, is_document_right)
+    contenders["thread-json-part"] = checks(function()
+        return thread("part", document)
+    end, is_part_right)
+    -- A handler that decodes for itself lets others run before it does so
+    -- again, as requests do that come one after the other.
+    contenders["loop-json"] = checks(function()
+        ngx.sleep(0.001)
+        return cjson.decode(document)
+    end, is_document_right)
+end
+
+
 -- Contenders with a number in their names are made when first asked for.
 local function make(name)
     local kind, number = name:match("^(%a+)%-(%d+)$")
@@ -226,6 +349,9 @@ function _M.init_worker()
 
     local echo = assert(load("echo", "echo"))
     local copy = assert(load("copy", "copy"))
+    lua_contenders(assert(nbffi.load {
+        runtime = "lua", module = "bench_thread",
+    }))
     contenders.empty = { ask = empty, answer = "same" }
     contenders.yield = { ask = yield, answer = "same" }
     contenders.ours = calls(echo)

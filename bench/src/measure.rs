@@ -132,7 +132,7 @@ impl<'a> Meter<'a> {
                 wrk(self.nginx.port(), location, Duration::from_secs(1))?;
                 Ok(0)
             }
-            Run::Latency { load } => {
+            Run::Latency { load, .. } => {
                 // Makes its pool and loads its plugin.
                 if let Some(load) = load {
                     self.calibrate(load, 16, 1, self.effort.looped)?;
@@ -204,7 +204,7 @@ impl<'a> Meter<'a> {
                 };
                 Ok(vec![("", sample)])
             }
-            Run::Latency { load } => self.latency(load),
+            Run::Latency { load, in_flight } => self.latency(load, in_flight),
             Run::Idle => self.idle(),
             Run::Statistics(part) => Ok(vec![("", Sample::of(self.statistics(part)))]),
         }
@@ -226,10 +226,13 @@ impl<'a> Meter<'a> {
         Ok(timed)
     }
 
-    fn latency(&self, load: Option<&str>) -> Result<Vec<(&'static str, Sample)>> {
+    fn latency(&self, load: Option<&str>, in_flight: usize) -> Result<Vec<(&'static str, Sample)>> {
         if let Some(ask) = load {
-            let cores = thread::available_parallelism()?.get();
-            let path = format!("/saturate?ask={ask}&threads={}", 2 * cores);
+            let threads = match in_flight {
+                0 => 2 * thread::available_parallelism()?.get(),
+                some => some,
+            };
+            let path = format!("/saturate?ask={ask}&threads={threads}");
             self.nginx.client()?.get(&path)?;
             thread::sleep(SATURATE);
         }

@@ -2,7 +2,10 @@
 
 use crate::results::Results;
 use crate::table::number;
-use crate::workloads::{EMPTY, NO_GRACE, OURS, SLEEP_MS, SLEEP_POOLS, SOCKET};
+use crate::workloads::{
+    EMPTY, NO_GRACE, NUMBERS, OURS, SLEEP_MS, SLEEP_POOLS, SOCKET, STRING, TABLE, THREAD_NUMBERS,
+    THREAD_STRING, THREAD_TABLE,
+};
 
 /// Something to reach.
 pub struct Target {
@@ -73,6 +76,18 @@ fn slower_than_idle(results: &Results, label: &str) -> Option<f64> {
     Some(results.median("computing", label, "p99")? / results.median("computing", "idle", "p99")?)
 }
 
+/// How many times as long as ours a call of `run_worker_thread` takes, for that
+/// kind of arguments with which it is the least.
+fn faster_than_threads(results: &Results, workload: &str) -> Option<f64> {
+    let pairs = [
+        (STRING, THREAD_STRING),
+        (NUMBERS, THREAD_NUMBERS),
+        (TABLE, THREAD_TABLE),
+    ];
+    let times = |(ours, theirs)| Some(-ratio(results, workload, theirs, ours)?);
+    worst(pairs.into_iter().map(times)).map(|times| -times)
+}
+
 /// Each thread of a pool makes at least so many of the 200 calls/s that a
 /// sleep of 5 ms allows.
 const OF_IDEAL: f64 = 195.0 / (1000.0 / SLEEP_MS);
@@ -137,6 +152,24 @@ pub const TARGETS: &[Target] = &[
         text: "computing plugin, nice 10 (the default): p99 of a trivial request, of idle's",
         limit: Limit::AtMost(2.0),
         value: |results| slower_than_idle(results, "nice 10"),
+    },
+    Target {
+        text: "Lua, one call at a time: run_worker_thread's time, of ours",
+        limit: Limit::AtLeast(3.0),
+        value: |results| faster_than_threads(results, "lua-lone"),
+    },
+    Target {
+        text: "Lua, 64 in flight: run_worker_thread's time, of ours",
+        limit: Limit::AtLeast(10.0),
+        value: |results| faster_than_threads(results, "lua-64"),
+    },
+    Target {
+        text: "Lua, JSON of 1 MB: us that a trivial request waits for its turn, p99 over idle's",
+        limit: Limit::AtMost(1000.0),
+        value: |results| {
+            let of = |label| results.median("lua-json-stall", label, "p99");
+            Some(of("ours, all of it")?.max(of("ours, a part of it")?) - of("idle")?)
+        },
     },
     Target {
         text: "idle: context switches per second, all threads",

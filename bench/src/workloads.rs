@@ -42,10 +42,13 @@ pub enum Run {
         /// The location.
         location: &'static str,
     },
-    /// The time that a trivial request takes while a plugin computes.
+    /// The time that a trivial request takes while something computes.
     Latency {
         /// The contender that computes; none to measure an idle nginx.
         load: Option<&'static str>,
+        /// How many of its calls are in flight; 0 for twice as many as there
+        /// are cores.
+        in_flight: usize,
     },
     /// The context switches of a worker that nobody asks anything.
     Idle,
@@ -116,7 +119,17 @@ const fn once(label: &'static str, location: &'static str) -> Contender {
 const fn latency(label: &'static str, load: Option<&'static str>) -> Contender {
     Contender {
         label,
-        run: Run::Latency { load },
+        run: Run::Latency { load, in_flight: 0 },
+    }
+}
+
+const fn one_by_one(label: &'static str, load: &'static str) -> Contender {
+    Contender {
+        label,
+        run: Run::Latency {
+            load: Some(load),
+            in_flight: 1,
+        },
     }
 }
 
@@ -135,6 +148,18 @@ pub const OURS: &str = "ours";
 pub const NO_GRACE: &str = "ours, without grace";
 /// See [`EMPTY`].
 pub const SOCKET: &str = "unix socket";
+/// Labels of workloads with Lua in the pool.
+pub const STRING: &str = "ours, a string";
+/// See [`STRING`].
+pub const NUMBERS: &str = "ours, two numbers";
+/// See [`STRING`].
+pub const TABLE: &str = "ours, nested tables";
+/// See [`STRING`].
+pub const THREAD_STRING: &str = "run_worker_thread, a string";
+/// See [`STRING`].
+pub const THREAD_NUMBERS: &str = "run_worker_thread, two numbers";
+/// See [`STRING`].
+pub const THREAD_TABLE: &str = "run_worker_thread, nested tables";
 const FUNCTION: &str = "Lua function";
 const YIELD: &str = "yield once";
 const THREAD: &str = "run_worker_thread";
@@ -254,6 +279,61 @@ pub const WORKLOADS: &[Workload] = &[
             latency("nice 0", Some("spin-0")),
             latency("nice 10", Some("spin-10")),
             latency("nice 19", Some("spin-19")),
+        ],
+    },
+    Workload {
+        name: "lua-lone",
+        title: "Lua: one call at a time of a function that returns its arguments",
+        unit: Unit::MicrosPerCall,
+        reference: THREAD_STRING,
+        contenders: &[
+            looped(STRING, "lua-string", SMALL, 1),
+            looped(NUMBERS, "lua-numbers", SMALL, 1),
+            looped(TABLE, "lua-table", SMALL, 1),
+            looped(THREAD_STRING, "thread", SMALL, 1),
+            looped(THREAD_NUMBERS, "thread-numbers", SMALL, 1),
+            looped(THREAD_TABLE, "thread-table", SMALL, 1),
+        ],
+    },
+    Workload {
+        name: "lua-64",
+        title: "Lua: 64 calls in flight of a function that returns its arguments",
+        unit: Unit::MicrosPerCall,
+        reference: THREAD_STRING,
+        contenders: &[
+            looped(STRING, "lua-string", SMALL, 64),
+            looped(NUMBERS, "lua-numbers", SMALL, 64),
+            looped(TABLE, "lua-table", SMALL, 64),
+            looped(THREAD_STRING, "thread", SMALL, 64),
+            looped(THREAD_NUMBERS, "thread-numbers", SMALL, 64),
+            looped(THREAD_TABLE, "thread-table", SMALL, 64),
+        ],
+    },
+    Workload {
+        name: "lua-json",
+        title: "Lua: decoding JSON of 1 MB",
+        unit: Unit::MicrosPerCall,
+        reference: "in the event loop",
+        contenders: &[
+            looped("ours, all of it", "json-all", SMALL, 1),
+            looped("ours, a part of it", "json-part", SMALL, 1),
+            looped("run_worker_thread, all of it", "thread-json-all", SMALL, 1),
+            looped("run_worker_thread, a part", "thread-json-part", SMALL, 1),
+            looped("in the event loop", "loop-json", SMALL, 1),
+        ],
+    },
+    Workload {
+        name: "lua-json-stall",
+        title: "Lua: a trivial request while one JSON of 1 MB after the other is decoded",
+        unit: Unit::MicrosPerRequest,
+        reference: "idle",
+        contenders: &[
+            latency("idle", None),
+            one_by_one("ours, all of it", "json-all"),
+            one_by_one("ours, a part of it", "json-part"),
+            one_by_one("run_worker_thread, all of it", "thread-json-all"),
+            one_by_one("run_worker_thread, a part", "thread-json-part"),
+            one_by_one("in the event loop", "loop-json"),
         ],
     },
     Workload {

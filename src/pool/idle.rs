@@ -250,6 +250,38 @@ mod loom_tests {
         });
     }
 
+    /// Each of two threads has a task that only it may take; whoever posts wakes
+    /// just that thread.
+    #[test]
+    fn loom_a_thread_is_woken_for_what_is_its_own() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let idle = Arc::new(Idle::new(2));
+            let inboxes = Arc::new([Count::new(0), Count::new(0)]);
+            let threads: Vec<_> = (0..2)
+                .map(|index| {
+                    let (idle, inboxes) = (idle.clone(), inboxes.clone());
+                    thread::spawn(move || {
+                        let is_empty = || inboxes[index].load(Ordering::Relaxed) == 0;
+                        idle.start_searching();
+                        while is_empty() {
+                            idle.sleep(index, is_empty);
+                        }
+                        let _ = idle.stop_searching();
+                    })
+                })
+                .collect();
+            for (index, inbox) in inboxes.iter().enumerate() {
+                inbox.store(1, Ordering::Relaxed);
+                idle.wake(index);
+            }
+            for thread in threads {
+                thread.join().unwrap();
+            }
+        });
+    }
+
     /// Two threads, one task each, two posts: neither is left asleep beside a
     /// task, although the second post may wake nobody.
     #[test]

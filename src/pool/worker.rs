@@ -83,9 +83,7 @@ pub fn seat() -> Option<Seat> {
 pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
     // SAFETY: as in `pull`.
     let thread = unsafe { CURRENT.get().as_mut() }?;
-    thread
-        .begun
-        .filter(|_| ptr::eq(thread.running(), runtime))
+    thread.begun.filter(|_| ptr::eq(thread.running(), runtime))
 }
 
 /// Begins the next task for the runtime that the calling pool thread is inside

@@ -135,13 +135,15 @@ impl Runtime {
         // since it may end while the host still runs.
         let task = *unsafe { slot.task() };
         let result = match task.kind {
-            Kind::Init => self.host.init(self.address()).inspect(|()| registry::add(self)),
+            Kind::Init => self
+                .host
+                .init(self.address())
+                .inspect(|()| registry::add(self)),
             Kind::Close => {
                 // A thread may still be on its way out of a task that ended.
                 registry::remove(self);
                 // Acquire: pairs with the Release in `leave_nested`.
-                while self.pool.users(self.address()) > 1
-                    || self.nested.load(Ordering::Acquire) > 0
+                while self.pool.users(self.address()) > 1 || self.nested.load(Ordering::Acquire) > 0
                 {
                     std::thread::yield_now();
                 }

@@ -31,7 +31,10 @@ pub(super) fn remove(runtime: &Runtime) {
     let mut runtimes = lock();
     let name = &runtime.options.name;
     // Another one may have its name by now.
-    if runtimes.get(name).is_some_and(|known| known.0 == NonNull::from(runtime)) {
+    if runtimes
+        .get(name)
+        .is_some_and(|known| known.0 == NonNull::from(runtime))
+    {
         runtimes.remove(name);
     }
 }

@@ -262,8 +262,7 @@ fn find_or_make(group: &Arc<Group>, seat: Seat) -> Result<*const Vm, String> {
 
 /// Drops VMs of this thread. Outside of the list's borrow: finalizers run.
 fn discard(which: impl Fn(&Vm) -> bool) {
-    let dropped: Vec<_> =
-        VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
+    let dropped: Vec<_> = VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
     drop(dropped);
 }
 

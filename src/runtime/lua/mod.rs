@@ -81,7 +81,9 @@ impl LuaHost {
     }
 
     fn functions(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
-        self.functions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.functions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of a function, from 1 on. `None` if there are too many.

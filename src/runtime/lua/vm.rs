@@ -182,7 +182,11 @@ impl Vm {
         // SAFETY: `open` has put two functions there.
         unsafe {
             lua::lua_settop(self.state, 0);
-            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).message_handler);
+            lua::lua_rawgeti_(
+                self.state,
+                lua::LUA_REGISTRYINDEX,
+                (*pointer).message_handler,
+            );
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).dispatcher);
         }
         Ok(())

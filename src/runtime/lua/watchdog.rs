@@ -152,8 +152,7 @@ impl Watched {
             watchdog.rouse();
         }
         // SAFETY: by the contract.
-        let status =
-            unsafe { nbffi_guard_call(self.guard.as_ptr(), run as c_int, nargs, errfunc) };
+        let status = unsafe { nbffi_guard_call(self.guard.as_ptr(), run as c_int, nargs, errfunc) };
         self.task.store(0, Ordering::Relaxed);
         self.stuck.store(0, Ordering::Relaxed);
         match status {
