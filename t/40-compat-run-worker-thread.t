@@ -150,7 +150,7 @@ error()
 >>> nested.lua
 return require "missing"
 >>> dir/deep.lua
-return { hello = function() return ... end, name = ... }
+return { hello = function(...) return ... end, name = ... }
 --- config
     location = /t {
         content_by_lua_block {
@@ -207,7 +207,7 @@ false no data
 false 
 false 
 true made for anything 1
-true
+true 1
 false invalid function
 true ababab
 true 1-2

@@ -47,7 +47,9 @@ fn javac() -> Option<PathBuf> {
         homes.sort();
         found.extend(homes.into_iter().map(|home| home.join("bin/javac")));
     }
-    found.into_iter().find(|javac| version(javac) >= Some(RELEASE))
+    found
+        .into_iter()
+        .find(|javac| version(javac) >= Some(RELEASE))
 }
 
 /// 17 for "javac 17.0.15".

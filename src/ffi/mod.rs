@@ -9,17 +9,21 @@
 //! | [`runtime`] | pools and runtimes: making and freeing |
 //! | [`stats`]   | figures |
 //! | [`vm`]      | what Lua code in a VM of a pool thread calls |
+//! | [`regex`]   | likewise: regular expressions |
+//! | [`clock`]   | likewise: time |
+//! | [`side_state`] | likewise: a Lua state beside the VM |
 //!
-//! Every function but those of `vm` is called by the thread of the Lua VM that
-//! made the client,
-//! catches panics, and returns a status: 0 or more is success, `-n` the error
+//! Every function but those of the last four is called by the thread of the
+//! Lua VM that made the client, catches panics, and returns a status: 0 or more is success, `-n` the error
 //! of code `n`. Longer errors go into a caller-owned buffer.
 
 pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod lua;
+pub mod regex;
 pub mod runtime;
+pub mod side_state;
 pub mod stats;
 pub mod vm;
 

@@ -19,7 +19,6 @@ if not found then
 end
 
 local concat = table.concat
-local error = error
 local ffi_istype = ffi.istype
 local format = string.format
 local new_buffer = buffer.new
@@ -121,9 +120,7 @@ local function fault(value, where, above, depth)
     above[value] = where
     for key, item in next, value do
         local here = where .. step(key)
-        local found_fault = type(key) == "table"
-                            and where .. " has a table as a key"
-                            or fault(key, "a key of " .. where, above, depth)
+        local found_fault = fault(key, "a key of " .. where, above, depth + 1)
                             or fault(item, here, above, depth + 1)
         if found_fault then
             return found_fault

@@ -90,6 +90,9 @@ end
 local function tag_of(self, name)
     local tag = self.tags[name]
     if not tag then
+        if not self.handle then
+            return nil, channel.texts[cdefs.CLOSED]
+        end
         local number = channel.C.nbffi_lua_function(self.handle, text(name))
         if number == 0 then
             return nil, "too many different functions were called of module \""
@@ -314,7 +317,9 @@ function methods:reload(modules)
     if ok == false then
         return nil, channel.texts[cdefs.QUEUE_OVERFLOW]
     end
-    channel.C.nbffi_lua_reload(self.handle, text(forget))
+    if self.handle then
+        channel.C.nbffi_lua_reload(self.handle, text(forget))
+    end
     inline.reload(self, modules)
     return true
 end

@@ -107,7 +107,8 @@ function _M.call(runtime, request, timeout)
         error("worker.call: request must be a string, got " .. type(request),
               2)
     end
-    if timeout ~= nil and (type(timeout) ~= "number" or not (timeout > 0)) then
+    if timeout ~= nil and (type(timeout) ~= "number" or timeout <= 0
+       or timeout ~= timeout) then
         error("worker.call: timeout must be a positive number of seconds", 2)
     end
     if not C then

@@ -2,8 +2,10 @@ package nonblockingffi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -117,29 +119,33 @@ func registered(name string) (*registration, error) {
 		if r := registry.byName[name]; r != nil {
 			return r, nil
 		}
-		return nil, fmt.Errorf("no function %q is registered in this library, "+
-			"only %s", name, names())
-	}
-	if len(registry.byName) == 1 {
+	} else if len(registry.byName) == 1 {
 		for _, r := range registry.byName {
 			return r, nil
 		}
 	}
-	return nil, fmt.Errorf("this library has several functions, or none; "+
-		"entry must be one of them: %s", names())
+	if len(registry.byName) == 0 {
+		return nil, errors.New("no function is registered in this library")
+	}
+	if name != "" {
+		return nil, fmt.Errorf("no function %q is registered in this library, "+
+			"only %s", name, names())
+	}
+	return nil, fmt.Errorf("this library has several functions; entry must be "+
+		"one of %s", names())
 }
 
 // names lists what is registered, for an error.
 func names() string {
-	quoted := make([]string, 0, len(registry.byName))
+	names := make([]string, 0, len(registry.byName))
 	for name := range registry.byName {
-		quoted = append(quoted, fmt.Sprintf("%q", name))
+		names = append(names, name)
 	}
-	if len(quoted) == 0 {
-		return "(none)"
+	sort.Strings(names)
+	for i, name := range names {
+		names[i] = strconv.Quote(name)
 	}
-	sort.Strings(quoted)
-	return strings.Join(quoted, ", ")
+	return strings.Join(names, ", ")
 }
 
 // plain is a handler as a service.

@@ -35,13 +35,6 @@ impl Env {
         unsafe { &(**self.0).v1_6 }
     }
 
-    /// The version of JNI, `0x000a_0000` for 10.
-    pub fn version(&self) -> jint {
-        // SAFETY: the thread is attached, by the contract of `new`. So it is in
-        // all of the calls below.
-        unsafe { (self.table().GetVersion)(self.0) }
-    }
-
     /// What a call gave, unless it has thrown.
     fn unless_thrown<T>(&self, value: T) -> Result<T> {
         match self.take_thrown() {
@@ -53,8 +46,9 @@ impl Env {
     /// What is pending, in words.
     pub fn take_thrown(&self) -> Option<Thrown> {
         let table = self.table();
-        // SAFETY: both may be called with something pending; it is cleared
-        // before anything else is called.
+        // SAFETY: the thread is attached, by the contract of `new`; so it is in
+        // all of the calls below. Both may be called with something pending; it
+        // is cleared before anything else is called.
         let thrown = unsafe {
             let thrown = (table.ExceptionOccurred)(self.0);
             if thrown.is_null() {
@@ -140,9 +134,8 @@ impl Env {
     /// A method of a class's objects.
     pub fn method(&self, class: jclass, name: &CStr, signature: &CStr) -> Result<jmethodID> {
         // SAFETY: a class and terminated strings.
-        let method = unsafe {
-            (self.table().GetMethodID)(self.0, class, name.as_ptr(), signature.as_ptr())
-        };
+        let method =
+            unsafe { (self.table().GetMethodID)(self.0, class, name.as_ptr(), signature.as_ptr()) };
         self.unless_thrown(method)
     }
 
@@ -220,26 +213,31 @@ impl Env {
         unsafe { (self.table().DeleteLocalRef)(self.0, object) };
     }
 
+    /// A new `byte[]`; null, with an exception pending, if there is no memory.
+    pub fn bytes_or_pending(&self, data: &[u8]) -> jobject {
+        let (from, len) = (data.as_ptr().cast::<jbyte>(), data.len() as jint);
+        // SAFETY: the array is new and has this length.
+        unsafe {
+            let array = (self.table().NewByteArray)(self.0, len);
+            if !array.is_null() {
+                (self.table().SetByteArrayRegion)(self.0, array, 0, len, from);
+            }
+            array
+        }
+    }
+
     /// A new `byte[]`.
     pub fn bytes(&self, data: &[u8]) -> Result<jobject> {
-        // SAFETY: the array is new and has this length.
-        let array = unsafe { (self.table().NewByteArray)(self.0, data.len() as jint) };
-        let array = self.unless_thrown(array)?;
-        // SAFETY: as above.
-        unsafe {
-            let (from, len) = (data.as_ptr().cast::<jbyte>(), data.len() as jint);
-            (self.table().SetByteArrayRegion)(self.0, array, 0, len, from);
-        }
-        Ok(array)
+        let array = self.bytes_or_pending(data);
+        self.unless_thrown(array)
     }
 
     /// A new `byte[][]`.
     pub fn byte_arrays<'a>(&self, all: impl ExactSizeIterator<Item = &'a [u8]>) -> Result<jobject> {
         let class = self.find_class(c"[B")?;
         // SAFETY: an array of arrays of bytes, filled with nulls.
-        let array = unsafe {
-            (self.table().NewObjectArray)(self.0, all.len() as jint, class, null_mut())
-        };
+        let array =
+            unsafe { (self.table().NewObjectArray)(self.0, all.len() as jint, class, null_mut()) };
         let array = self.unless_thrown(array)?;
         for (index, data) in all.enumerate() {
             let bytes = self.bytes(data)?;
@@ -268,7 +266,7 @@ impl Env {
     }
 
     /// A whole `byte[]` as a vector.
-    pub fn to_vec(&self, array: jobject) -> Vec<u8> {
+    pub fn vec_of(&self, array: jobject) -> Vec<u8> {
         let mut vec = vec![0; self.length(array)];
         // SAFETY: the vector is as long as the array.
         unsafe { self.copy_bytes(array, 0, vec.len() as jint, vec.as_mut_ptr()) };
@@ -292,11 +290,17 @@ impl Env {
         }
     }
 
-    /// A direct `ByteBuffer` of memory that is not Java's.
-    pub fn direct_buffer(&self, address: *mut c_void, len: usize) -> Result<jobject> {
+    /// A direct `ByteBuffer` of memory that is not Java's; null, with an
+    /// exception pending, if there is no memory for it.
+    pub fn direct_buffer_or_pending(&self, address: *mut c_void, len: usize) -> jobject {
         // SAFETY: that the memory is there as long as the buffer is used is for
         // the caller to see to, or for whoever gets the buffer to be told.
-        let buffer = unsafe { (self.table().NewDirectByteBuffer)(self.0, address, len as jlong) };
+        unsafe { (self.table().NewDirectByteBuffer)(self.0, address, len as jlong) }
+    }
+
+    /// A direct `ByteBuffer` of memory that is not Java's.
+    pub fn direct_buffer(&self, address: *mut c_void, len: usize) -> Result<jobject> {
+        let buffer = self.direct_buffer_or_pending(address, len);
         self.unless_thrown(buffer)
     }
 
@@ -308,7 +312,11 @@ impl Env {
 }
 
 /// A row of a table for [`Env::register`].
-pub fn native(name: &'static CStr, signature: &'static CStr, function: *mut c_void) -> JNINativeMethod {
+pub fn native(
+    name: &'static CStr,
+    signature: &'static CStr,
+    function: *mut c_void,
+) -> JNINativeMethod {
     JNINativeMethod {
         name: name.as_ptr().cast_mut().cast::<c_char>(),
         signature: signature.as_ptr().cast_mut().cast::<c_char>(),

@@ -63,7 +63,12 @@ impl Java {
         // SAFETY: found in this class, without arguments.
         let loader = unsafe { env.call_static_object(loader_class, get, &[])? };
 
-        let mut known = [(BOOT, None), (NATIVE, None), (RUNTIME, None), (WORKER, None)];
+        let mut known = [
+            (BOOT, None),
+            (NATIVE, None),
+            (RUNTIME, None),
+            (WORKER, None),
+        ];
         for (name, bytes) in CLASSES {
             let class = env.define_class(name, loader, bytes)?;
             for (wanted, found) in &mut known {
@@ -91,7 +96,11 @@ impl Java {
                 c"enter",
                 c"(JLjava/nio/ByteBuffer;)Lio/github/nonblockingffi/host/Worker;",
             )?,
-            leave: env.static_method(boot, c"leave", c"(Lio/github/nonblockingffi/host/Worker;)V")?,
+            leave: env.static_method(
+                boot,
+                c"leave",
+                c"(Lio/github/nonblockingffi/host/Worker;)V",
+            )?,
             watch: env.static_method(boot, c"watch", c"()V")?,
             run: env.method(
                 worker.ok_or_else(missing)?,
@@ -109,7 +118,12 @@ impl Java {
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn open(&self, env: Env, id: u64, fields: &[&[u8]]) -> std::result::Result<jobject, String> {
+    pub fn open(
+        &self,
+        env: Env,
+        id: u64,
+        fields: &[&[u8]],
+    ) -> std::result::Result<jobject, String> {
         let open = || {
             let fields = env.byte_arrays(fields.iter().copied())?;
             // SAFETY: `open` of `Boot`, with its arguments.
@@ -124,7 +138,7 @@ impl Java {
         let result = if env.is_instance(made, self.runtime) {
             Ok(env.global(made))
         } else {
-            Err(String::from_utf8_lossy(&env.to_vec(made)).into_owned())
+            Err(String::from_utf8_lossy(&env.vec_of(made)).into_owned())
         };
         env.delete_local(made);
         result.and_then(|runtime| match runtime.is_null() {

@@ -103,7 +103,10 @@ pub fn find(places: &Places) -> Result<Home, String> {
 type Attempt<'a> = &'a mut dyn FnMut(&str, &Path) -> Option<Home>;
 
 fn from_java_home(places: &Places, attempt: Attempt<'_>) -> Option<Home> {
-    let home = places.java_home.as_deref().filter(|home| !home.is_empty())?;
+    let home = places
+        .java_home
+        .as_deref()
+        .filter(|home| !home.is_empty())?;
     attempt("JAVA_HOME: ", Path::new(home))
 }
 

@@ -17,10 +17,8 @@ use crate::runtime;
 
 /// The code of what has none of its own.
 const CODE: i64 = 1;
-/// Of what `next` returns: there is no task.
+/// What `next` returns if there is no task.
 const NO_TASK: jlong = -1;
-/// Of what `next` returns: the thread was interrupted.
-const INTERRUPTED: jlong = 1 << 40;
 /// What an array can have; a bit less than the largest number of 31 bits.
 const LONGEST_ARRAY: u64 = i32::MAX as u64 - 8;
 
@@ -68,12 +66,7 @@ fn fail(functions: &TaskFunctions, task: u64, message: &str) {
     unsafe { (functions.fail)(task, CODE, message.as_ptr().cast(), message.len() as u64) };
 }
 
-unsafe extern "system" fn next(
-    _: *mut JNIEnv,
-    _: jclass,
-    frame: jlong,
-    response: jlong,
-) -> jlong {
+unsafe extern "system" fn next(_: *mut JNIEnv, _: jclass, frame: jlong, response: jlong) -> jlong {
     guard(NO_TASK, |functions| {
         // SAFETY: Java hands back the frame of the thread it is on, from inside
         // of a call of the frame's runtime.
@@ -88,15 +81,11 @@ unsafe extern "system" fn next(
                     refuse_length(functions, task, len);
                     continue;
                 }
-                return match frame.turn(task, request, len) {
-                    false => len as jlong,
-                    true => len as jlong | INTERRUPTED,
-                };
+                frame.turn(task, request, len);
+                return len as jlong;
             }
-            match frame.rest() {
-                false => NO_TASK,
-                true => NO_TASK & !(1 << 62),
-            }
+            frame.rest();
+            NO_TASK
         }
     })
 }
@@ -210,7 +199,7 @@ unsafe extern "system" fn fail_with(
     guard((), |functions| {
         // SAFETY: Java's own env and array; the copy is readable.
         unsafe {
-            let message = Env::new(env).to_vec(message);
+            let message = Env::new(env).vec_of(message);
             let (data, len) = (message.as_ptr().cast(), message.len() as u64);
             (functions.fail)(task as u64, code, data, len);
         }
@@ -227,7 +216,7 @@ unsafe extern "system" fn set_status(
     guard((), |functions| {
         // SAFETY: as for `fail_with`.
         unsafe {
-            let message = Env::new(env).to_vec(message);
+            let message = Env::new(env).vec_of(message);
             let (data, len) = (message.as_ptr().cast(), message.len() as u64);
             (functions.set_status)(task as u64, code, data, len);
         }
@@ -242,9 +231,11 @@ unsafe extern "system" fn is_cancelled(_: *mut JNIEnv, _: jclass, task: jlong) -
 }
 
 unsafe extern "system" fn deadline(_: *mut JNIEnv, _: jclass, task: jlong) -> jlong {
-    // SAFETY: as above. HotSpot's System.nanoTime is CLOCK_MONOTONIC, too.
     guard(0, |functions| {
-        match unsafe { (functions.deadline_ns)(task as u64) } {
+        // SAFETY: any task may be asked about.
+        let deadline = unsafe { (functions.deadline_ns)(task as u64) };
+        // HotSpot's System.nanoTime is CLOCK_MONOTONIC, too.
+        match deadline {
             sys::NBFFI_NO_DEADLINE => -1,
             deadline => deadline as jlong,
         }

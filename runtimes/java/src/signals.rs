@@ -140,7 +140,7 @@ mod tests {
     fn only_what_java_needs_is_kept() {
         extern "C" fn ours(_: c_int) {}
         let ours = ours as extern "C" fn(c_int) as usize;
-        let foreign = libc::abort as extern "C" fn() -> ! as usize;
+        let foreign = libc::abort as unsafe extern "C" fn() -> ! as usize;
         let stop = stop_signal();
         let before = Handlers::now();
         let signals = [libc::SIGPIPE, libc::SIGUSR2, libc::SIGBUS, stop];

@@ -287,7 +287,7 @@ impl Interpreter {
     fn must_fit(&self, wanted: &Wanted) -> std::result::Result<(), String> {
         let own = &self.library.path;
         let minor = self.library.minor;
-        let named = locate::named(wanted);
+        let named = locate::named(wanted)?;
         if named.is_empty() || named.contains(own) {
             return Ok(());
         }

@@ -66,16 +66,29 @@ pub fn find(wanted: &Wanted) -> Result<Found, String> {
 }
 
 /// The libraries that the options of a further runtime name, in a process that
-/// has one already.
-pub fn named(wanted: &Wanted) -> Vec<PathBuf> {
+/// has one already; none if it has no such options.
+///
+/// # Errors
+///
+/// As [`find`], if the options lead to nothing.
+pub fn named(wanted: &Wanted) -> Result<Vec<PathBuf>, String> {
     let mut search = Search::default();
     let candidates = match (&wanted.python, &wanted.venv) {
         (Some(python), _) => search.of_option(python),
         (None, Some(venv)) => search.of_venv(venv),
-        (None, None) => Vec::new(),
+        (None, None) => return Ok(Vec::new()),
     };
-    let real = |candidate: Candidate| candidate.library.canonicalize().ok();
-    candidates.into_iter().filter_map(real).collect()
+    let mut named = Vec::new();
+    for Candidate { library, .. } in candidates {
+        match library.canonicalize() {
+            Ok(real) => named.push(real),
+            Err(error) => search.note(&library, error),
+        }
+    }
+    if named.is_empty() {
+        return Err(search.report());
+    }
+    Ok(named)
 }
 
 #[derive(Debug, Default)]
@@ -277,21 +290,23 @@ impl Search {
             Some(version) => vec![version.to_owned()],
             None => (OLDEST_MINOR..=NEWEST_MINOR).rev().map(|m| format!("3.{m}")).collect(),
         };
+        let folders = ["lib", &multiarch, "lib64"].map(|folder| prefix.join(folder));
         let mut candidates = Vec::new();
         for version in &versions {
-            for folder in ["lib", &multiarch, "lib64"] {
-                let folder = prefix.join(folder);
+            for folder in &folders {
                 let names = ["so.1.0", "so"].map(|end| format!("libpython{version}.{end}"));
                 let files = names.map(|name| folder.join(name));
-                match files.into_iter().find(|file| file.exists()) {
-                    Some(library) => candidates.push(Candidate {
-                        library,
-                        program: None,
-                    }),
-                    None => {
-                        self.note(&folder, format!("no libpython{version}.so"));
-                    }
-                }
+                let found = files.into_iter().find(|file| file.exists());
+                candidates.extend(found.map(|library| Candidate {
+                    library,
+                    program: None,
+                }));
+            }
+        }
+        if candidates.is_empty() {
+            let version = version.unwrap_or("3.*");
+            for folder in &folders {
+                self.note(folder, format!("no libpython{version}.so"));
             }
         }
         candidates
@@ -430,7 +445,8 @@ mod tests {
         let venv = folder.0.join("venv");
         assert_eq!(libraries(&Search::default().of_venv(&venv)), [library.as_path()]);
         assert_eq!(version_of_venv(&venv).as_deref(), Some("3.10"));
-        assert_eq!(named(&Wanted { python: None, venv: Some(venv) }), [library]);
+        assert_eq!(named(&Wanted { python: None, venv: Some(venv) }), Ok(vec![library]));
+        assert_eq!(named(&Wanted::default()), Ok(vec![]));
     }
 
     #[test]
@@ -476,7 +492,7 @@ mod tests {
         let text = said(Path::new("/nonexistent/bin/python3"));
         assert!(text.contains("No such file"), "{text}");
         let text = said(&folder.0);
-        assert!(text.contains("no libpython3.14.so"), "{text}");
+        assert!(text.contains("no libpython3.*.so"), "{text}");
 
         let venv = folder.0.join("nothing");
         let text = find(&Wanted { python: None, venv: Some(venv.clone()) }).unwrap_err();

@@ -78,6 +78,11 @@ impl Gil {
         }
     }
 
+    /// The functions themselves, for what outlives the GIL.
+    pub fn api(self) -> &'static Api {
+        self.api
+    }
+
     /// What a function returned: a new reference, or NULL and an exception.
     ///
     /// # Safety

@@ -134,13 +134,12 @@ pub fn bytes(gil: Gil, request: &[u8]) -> Result<Ref> {
     if request.len() <= LARGE {
         return gil.bytes(request);
     }
-    let mut data = null_mut::<c_char>();
+    let (mut data, mut len) = (null_mut::<c_char>(), request.len() as isize);
     // SAFETY: without data, a new object of that length whose bytes may be
     // written as long as nobody else has it.
     unsafe {
-        let len = request.len() as isize;
         let object = gil.owned((gil.PyBytes_FromStringAndSize)(std::ptr::null(), len))?;
-        (gil.PyBytes_AsStringAndSize)(object.as_ptr(), &mut data, null_mut());
+        (gil.PyBytes_AsStringAndSize)(object.as_ptr(), &mut data, &mut len);
         let to = data.cast::<u8>();
         gil.without(|| std::ptr::copy_nonoverlapping(request.as_ptr(), to, request.len()));
         Ok(object)

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use nonblocking_ffi_plugin::sys::{self, nbffi_host, nbffi_task};
+use nonblocking_ffi_plugin::sys::{nbffi_host, nbffi_task};
 
 use crate::api::{PyObject, VECTORCALL_OFFSET};
 use crate::config::Config;
@@ -252,7 +252,7 @@ impl Runtime {
                 attached.yield_gil();
             }
         }
-        attached.record.leave(0);
+        attached.record.leave();
     }
 
     /// The next task that waits for this runtime, if the host has one for this
@@ -341,15 +341,5 @@ impl Runtime {
     }
 }
 
-/// Checks a number that Python code gave for a runtime.
-pub fn is_open(runtime: u64) -> bool {
-    runtimes().contains_key(&runtime)
-}
-
 /// What a task is failed with that is given up before it has begun.
 pub const GIVEN_UP: &str = "the task was given up before it began";
-
-/// The responses of host functions that mean that a task is pending still.
-pub fn is_pending(status: i32) -> bool {
-    status == sys::NBFFI_INVALID
-}

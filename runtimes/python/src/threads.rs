@@ -183,10 +183,12 @@ impl Record {
         self.task.store(task, Ordering::Relaxed);
     }
 
-    /// Back to another runtime, or to none.
-    pub fn leave(&self, runtime: u64) {
+    /// Leaves the runtime.
+    pub fn leave(&self) {
         self.switch(0);
-        self.runtime.store(runtime, Ordering::Relaxed);
+        // Relaxed: as in `enter`, and with the GIL.
+        self.runtime.store(0, Ordering::Relaxed);
+        self.shields.store(0, Ordering::Relaxed);
     }
 
     /// Runs something as `runtime`, without a task: its module is imported, or

@@ -7,6 +7,7 @@
 //! | [`vm`]       | one VM: start, one task, end |
 //! | [`heap`]     | a VM's memory, with its limit |
 //! | [`watchdog`] | stops code whose caller has given up (with `guard.c`) |
+//! | [`belongings`] | what a VM has outside of its heap |
 //! | [`nested`]   | calls from VM code into other runtimes |
 //! | [`regex`]    | PCRE2 for `ngx.re` |
 //!
@@ -17,10 +18,11 @@
 //! into the response, whose status code says how (`codec.lua`). A task whose
 //! arguments, or results, are a single string is those bytes, uncopied.
 
+pub mod belongings;
 pub mod group;
 mod heap;
 pub mod nested;
-// REGEX pub mod regex;
+pub mod regex;
 pub mod vm;
 mod watchdog;
 

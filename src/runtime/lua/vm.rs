@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use mlua::ffi as lua;
 
+use super::belongings::Belongings;
 use super::group::Group;
 use super::heap::{self, Heap};
 use super::watchdog::{Ended, Watched, NO_TASK};
@@ -94,6 +95,8 @@ pub struct Vm {
     desk: Box<UnsafeCell<Desk>>,
     watched: Arc<Watched>,
     group: Arc<Group>,
+    /// Dropped when the VM is closed, or abandoned.
+    belongings: Belongings,
     /// Dropped last: all memory of the VM.
     heap: Box<Heap>,
 }
@@ -134,6 +137,7 @@ impl Vm {
             desk: Box::default(),
             watched,
             group: group.clone(),
+            belongings: Belongings::default(),
             heap,
         });
         vm.boot()?;
@@ -148,6 +152,11 @@ impl Vm {
     /// Its watch.
     pub fn watched(&self) -> &Arc<Watched> {
         &self.watched
+    }
+
+    /// What it has outside of its heap.
+    pub fn belongings(&self) -> &Belongings {
+        &self.belongings
     }
 
     /// Bytes in use.
@@ -272,8 +281,14 @@ impl Drop for Vm {
         self.watched.forget();
         if !self.abandoned.get() {
             // Finalizers run in here, which may be anybody's code.
+            NOW.set(Some(Now {
+                vm: ptr::from_ref(self),
+                host: ptr::null(),
+                task: NO_TASK,
+            }));
             // SAFETY: the VM's thread; nobody uses the state any more.
             unsafe { lua::lua_close(self.state) };
+            NOW.set(None);
         }
     }
 }

@@ -19,8 +19,7 @@ final class Native {
      * {@link #DONE}, and takes the next task.
      *
      * @return the length of the next request; or a negative number if there is no
-     *         task. {@link Worker#INTERRUPTED} is set in it if the thread was
-     *         interrupted for the sake of the turn that has ended.
+     *         task
      */
     static native long next(long frame, long response);
 

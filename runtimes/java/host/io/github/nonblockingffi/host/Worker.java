@@ -16,11 +16,9 @@ import java.util.concurrent.CopyOnWriteArrayList;
 final class Worker {
     /** Set in a turn's number while a task runs. */
     static final long RUNNING = 2;
-    /** Set in what {@link Native#next} returns. */
-    static final long INTERRUPTED = 1L << 40;
 
     /** The size of a frame's request area, and of its response area. */
-    private static final int SMALL = 16384;
+    private static final int SMALL = 4096;
     /** Responses from direct buffers up to here are copied by Java. */
     private static final int TINY = 512;
 
@@ -72,19 +70,12 @@ final class Worker {
                     response = Failures.fail(runtime, task(), thrown);
                 }
                 length = Native.next(frame, response);
-                if ((length & INTERRUPTED) != 0) {
-                    length = settle(length);
-                }
+                // An interrupt was for the task that has ended.
+                Thread.interrupted();
             }
         } finally {
             thread.setContextClassLoader(before);
         }
-    }
-
-    /** The interrupt was meant for a task that has ended. */
-    private static long settle(long length) {
-        Thread.interrupted();
-        return length < 0 ? length : length & ~INTERRUPTED;
     }
 
     long task() {

@@ -1,0 +1,332 @@
+//! The JVM: there can be one in a process, and it stays.
+//!
+//! It is made by a thread of our own, with an ample stack and every signal
+//! blocked that is nginx's, which then is the watch's (`Watch.java`). It is never
+//! destroyed: nginx's worker leaves with `_exit`.
+//!
+//! A JVM that cannot start (too large a heap, for instance) ends the process,
+//! as `java` would. But it calls a hook first, on the thread that makes it: ours
+//! does not return, so that all that is lost is that thread.
+
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jni_sys::{jint, JavaVM, JavaVMInitArgs, JavaVMOption, JNI_OK, JNI_VERSION_10};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+use crate::config::Config;
+use crate::env::Env;
+use crate::java::Java;
+use crate::locate::{self, Home, Places};
+use crate::options;
+use crate::{runtime, signals};
+
+/// What pthread gives by default, too. `-Xss` is for the threads that Java makes.
+const STACK_BYTES: usize = 8 << 20;
+/// nginx's level for what the JVM itself says.
+const NOTICE: c_int = 6;
+
+/// The JVM, with the Java half in it.
+#[derive(Debug)]
+pub struct Jvm {
+    raw: *mut JavaVM,
+    java: Java,
+}
+
+// SAFETY: a JVM's functions are for all threads.
+unsafe impl Send for Jvm {}
+// SAFETY: as above.
+unsafe impl Sync for Jvm {}
+
+impl Jvm {
+    /// JNI's pointer to it.
+    pub fn raw(&self) -> *mut JavaVM {
+        self.raw
+    }
+
+    /// The Java half.
+    pub fn java(&self) -> &Java {
+        &self.java
+    }
+}
+
+/// What became of the attempt to make it.
+struct Made {
+    /// For ever: there is no second attempt in a process.
+    result: Result<&'static Jvm, String>,
+    home: PathBuf,
+    arguments: Vec<String>,
+}
+
+static MADE: Mutex<Option<Made>> = Mutex::new(None);
+
+/// The JVM; it is made for the first runtime that wants it.
+///
+/// # Errors
+/// In words: there is none, it cannot be made, or it was made in another way than
+/// this runtime wants it.
+pub fn obtain(config: &Config) -> Result<&'static Jvm, String> {
+    if !crate::java::is_complete() {
+        return Err(
+            "libnonblocking_ffi_java.so was built on a machine without a JDK, and has no Java \
+             half: build it again with one (Debian: openjdk-17-jdk-headless)"
+                .to_owned(),
+        );
+    }
+    let mut made = lock(&MADE);
+    let made = match &mut *made {
+        Some(made) => {
+            if made.result.is_ok() {
+                check_same(made, config)?;
+            }
+            made
+        }
+        none => {
+            options::check(&config.jvm_args)?;
+            let home = locate::find(&Places::of_process(config.java_home.clone()))?;
+            let result = make(&home, &config.jvm_args);
+            none.insert(Made {
+                result: result.map_err(|why| {
+                    format!("the JVM of {} does not start: {why}", home.path.display())
+                }),
+                home: home.path,
+                arguments: config.jvm_args.clone(),
+            })
+        }
+    };
+    made.result.clone()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a JVM that exists is what a later runtime wants.
+fn check_same(made: &Made, config: &Config) -> Result<(), String> {
+    if !config.jvm_args.is_empty() && config.jvm_args != made.arguments {
+        return Err(format!(
+            "jvm_args: a worker has one JVM, and this one was made with {}, not with {}: give all \
+             Java runtimes the same, or only the one that is loaded first",
+            in_words(&made.arguments),
+            in_words(&config.jvm_args),
+        ));
+    }
+    match config.java_home.as_deref().map(Path::canonicalize) {
+        Some(Ok(home)) if home != made.home => Err(format!(
+            "java_home: a worker has one JVM, and this one is that of {}, not of {}",
+            made.home.display(),
+            home.display(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn in_words(arguments: &[String]) -> String {
+    match arguments {
+        [] => "none".to_owned(),
+        _ => format!("\"{}\"", arguments.join(" ")),
+    }
+}
+
+/// Who waits for the JVM that is being made.
+static WAITING: Mutex<Option<Sender<Result<&'static Jvm, String>>>> = Mutex::new(None);
+/// What the JVM has said and is not written yet.
+static SAID: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Whether it is being made.
+static STARTING: AtomicBool = AtomicBool::new(false);
+
+fn make(home: &Home, arguments: &[String]) -> Result<&'static Jvm, String> {
+    let (send, receive) = mpsc::channel();
+    *lock(&WAITING) = Some(send);
+    let (library, arguments) = (home.library(), options::all(home.version, arguments));
+    let spawned = std::thread::Builder::new()
+        .name("nbffi-java".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            signals::block_all_but_synchronous();
+            // SAFETY: this thread is there for it and nothing else, and `obtain`
+            // comes here once.
+            let started = unsafe { start(&library, &arguments) };
+            let jvm = started.as_ref().ok().copied();
+            report(started.map(|(jvm, _)| jvm));
+            if let Some((jvm, env)) = jvm {
+                jvm.java().watch(env);
+            }
+        });
+    spawned.map_err(|error| format!("no thread for it: {error}"))?;
+    receive
+        .recv()
+        .unwrap_or_else(|_| Err("the thread that made it has ended".to_owned()))
+}
+
+fn report(result: Result<&'static Jvm, String>) {
+    if let Some(waiting) = lock(&WAITING).take() {
+        // Who waits does so until this.
+        let _ = waiting.send(result);
+    }
+}
+
+type CreateFn = unsafe extern "system" fn(*mut *mut JavaVM, *mut *mut c_void, *mut c_void) -> jint;
+
+/// Makes the JVM, with the calling thread as its first.
+///
+/// # Safety
+/// Once in a process.
+unsafe fn start(library: &Path, arguments: &[String]) -> Result<(&'static Jvm, Env), String> {
+    // As the program `java` does it. SAFETY: the library's constructors run.
+    let object = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
+    let object = object.map_err(|error| format!("cannot load {}: {error}", library.display()))?;
+    // SAFETY: the function has this type.
+    let create = unsafe { object.get::<CreateFn>(b"JNI_CreateJavaVM\0").map(|f| *f) };
+    // Never closed: its threads stay.
+    std::mem::forget(object);
+    let create = create.map_err(|error| error.to_string())?;
+
+    signals::choose_stop_signal();
+    let handlers = signals::Handlers::now();
+    let locale = Locale::now();
+    // Relaxed: the hooks read it on this thread, or on one that the JVM starts
+    // behind this.
+    STARTING.store(true, Ordering::Relaxed);
+    // SAFETY: by the contract.
+    let created = unsafe { call(create, arguments) };
+    STARTING.store(false, Ordering::Relaxed);
+    handlers.restore(create as *const c_void);
+    locale.restore();
+    let (raw, env) = created?;
+    // SAFETY: the JVM has just given it to this thread, which it keeps.
+    let env = unsafe { Env::new(env.cast()) };
+    flush();
+    let java = Java::start(env).map_err(|thrown| thrown.0)?;
+    Ok((Box::leak(Box::new(Jvm { raw, java })), env))
+}
+
+/// # Safety
+/// `create` is JNI's; once in a process.
+unsafe fn call(
+    create: CreateFn,
+    arguments: &[String],
+) -> Result<(*mut JavaVM, *mut c_void), String> {
+    let strings: Result<Vec<CString>, _> = arguments
+        .iter()
+        .map(|text| CString::new(text.as_str()))
+        .collect();
+    let strings = strings.map_err(|_| "jvm_args: an argument has a NUL".to_owned())?;
+    let option = |text: &CStr, extra: *mut c_void| JavaVMOption {
+        optionString: text.as_ptr().cast_mut(),
+        extraInfo: extra,
+    };
+    let mut all = vec![
+        option(c"vfprintf", print as *mut c_void),
+        option(c"exit", on_exit as *mut c_void),
+        option(c"abort", on_abort as *mut c_void),
+    ];
+    all.extend(strings.iter().map(|text| option(text, null_mut())));
+    let mut init = JavaVMInitArgs {
+        version: JNI_VERSION_10,
+        nOptions: all.len() as jint,
+        options: all.as_mut_ptr(),
+        ignoreUnrecognized: false,
+    };
+    let (mut raw, mut env) = (null_mut(), null_mut());
+    // SAFETY: as JNI has it; all strings live until it returns.
+    let status = unsafe { create(&mut raw, &mut env, std::ptr::from_mut(&mut init).cast()) };
+    match status {
+        JNI_OK => Ok((raw, env)),
+        status => Err(what_it_said(&format!("code {status}"))),
+    }
+}
+
+/// What the JVM has said so far, in one line.
+fn what_it_said(otherwise: &str) -> String {
+    let said = std::mem::take(&mut *lock(&SAID));
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .collect();
+    match lines[..] {
+        [] => otherwise.to_owned(),
+        _ => lines.join("; "),
+    }
+}
+
+/// Writes whole lines of what the JVM has said to nginx's error log.
+fn flush() {
+    let mut said = lock(&SAID);
+    let Some(end) = said.iter().rposition(|&b| b == b'\n') else {
+        return;
+    };
+    let rest = said.split_off(end + 1);
+    let lines = std::mem::replace(&mut *said, rest);
+    drop(said);
+    for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        runtime::log(0, NOTICE, line);
+    }
+}
+
+extern "C" {
+    /// `va_list` is handed on as it came: a pointer on x86-64 and AArch64.
+    fn vsnprintf(into: *mut c_char, size: usize, format: *const c_char, list: *mut c_void)
+        -> c_int;
+}
+
+/// The JVM's printf.
+unsafe extern "C" fn print(_file: *mut c_void, format: *const c_char, list: *mut c_void) -> c_int {
+    let mut text = [0_u8; 4096];
+    // SAFETY: the JVM's format and arguments; it writes what there is room for.
+    let len = unsafe { vsnprintf(text.as_mut_ptr().cast(), text.len(), format, list) };
+    let written = usize::try_from(len).unwrap_or(0).min(text.len() - 1);
+    lock(&SAID).extend_from_slice(&text[..written]);
+    // Relaxed: see `start`.
+    if !STARTING.load(Ordering::Relaxed) {
+        flush();
+    }
+    len
+}
+
+extern "C" fn on_exit(code: jint) {
+    give_up(&format!("it exits with code {code}"));
+}
+
+extern "C" fn on_abort() {
+    give_up("it aborts");
+}
+
+/// The JVM is about to end the process. If it could not even start, it is kept
+/// from that, by not returning.
+fn give_up(otherwise: &str) {
+    // Relaxed: see `start`.
+    if !STARTING.load(Ordering::Relaxed) {
+        return;
+    }
+    report(Err(what_it_said(otherwise)));
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The C library's locale. The JVM sets it to that of the environment, which would
+/// have Lua print numbers with a comma.
+struct Locale(Option<CString>);
+
+impl Locale {
+    fn now() -> Self {
+        // SAFETY: asks; the string is valid until the next change.
+        let name = unsafe { libc::setlocale(libc::LC_ALL, std::ptr::null()) };
+        // SAFETY: null or terminated.
+        Self((!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_owned()))
+    }
+
+    fn restore(&self) {
+        if let Some(name) = &self.0 {
+            // SAFETY: a name that setlocale gave.
+            unsafe { libc::setlocale(libc::LC_ALL, name.as_ptr()) };
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The module `_nonblocking_ffi`: what Python code may call. It is the private
+//! part of the package `nonblocking_ffi`, which has the public one, and of
+//! `host.py`.
+//!
+//! | function | |
+//! |---|---|
+//! | `here()` | `(runtime, task)` of the calling pool thread (task 0: none), or `None` |
+//! | `unwanted(task)` | whether its result is wanted no more |
+//! | `remaining(task)` | nanoseconds to its deadline, `None` if it has none |
+//! | `set_status(task, code, message)` | gives its response a status |
+//! | `log(runtime, level, text)` | writes to nginx's error log |
+//! | `shield(by)` | keeps the calling thread's task from being stopped, by 1 or -1 |
+//! | `inbox(runtime)` | the descriptor that tells of tasks for a loop |
+//! | `take(runtime)` | `(task, request)`: the next task of a loop, or `None` |
+//! | `respond(task, result)`, `fail(task, code, message)` | end a task of a loop |
+//! | `serve(runtime)` | makes the calling thread a loop's; with 0, not any more |
+//! | `turn(at_work)` | the loop begins to work, or to wait |
+
+use std::ffi::{c_long, CStr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr::null_mut;
+use std::sync::atomic::Ordering;
+use std::sync::OnceLock;
+
+use nonblocking_ffi_plugin::sys;
+
+use crate::api::{Api, FastCall, PyMethodDef, PyObject, METH_FASTCALL};
+use crate::object::{Gil, Raised, Ref, Result};
+use crate::reply::{self, Reply};
+use crate::{runtime, threads};
+
+/// The name of the module.
+const NAME: &CStr = c"_nonblocking_ffi";
+/// Linux cuts a thread's name after this many bytes.
+const THREAD_NAME: &CStr = c"nbffi-asyncio";
+
+static API: OnceLock<&'static Api> = OnceLock::new();
+
+/// The functions, by name.
+const FUNCTIONS: [(&CStr, FastCall); 12] = [
+    (c"here", enter::<Here>),
+    (c"unwanted", enter::<Unwanted>),
+    (c"remaining", enter::<Remaining>),
+    (c"set_status", enter::<SetStatus>),
+    (c"log", enter::<Log>),
+    (c"shield", enter::<Shield>),
+    (c"inbox", enter::<InboxOf>),
+    (c"take", enter::<Take>),
+    (c"respond", enter::<Respond>),
+    (c"fail", enter::<Fail>),
+    (c"serve", enter::<Serve>),
+    (c"turn", enter::<Turn>),
+];
+
+/// Makes the module.
+pub fn register(gil: Gil) -> Result<Ref> {
+    let api = API.get_or_init(|| gil.api());
+    debug_assert!(std::ptr::eq(*api, gil.api()));
+    // SAFETY: AddModule returns a borrowed reference, or NULL; the module is
+    // kept by sys.modules.
+    let module = unsafe {
+        let module = (gil.PyImport_AddModule)(NAME.as_ptr());
+        if module.is_null() {
+            return Err(Raised);
+        }
+        gil.borrowed(module)
+    };
+    for (name, function) in FUNCTIONS {
+        // Python keeps a pointer to it, for ever.
+        let definition = Box::leak(Box::new(PyMethodDef {
+            name: name.as_ptr(),
+            meth: function,
+            flags: METH_FASTCALL,
+            doc: std::ptr::null(),
+        }));
+        // SAFETY: a definition that lives for ever; new references.
+        unsafe {
+            let function = (gil.PyCFunction_NewEx)(definition, null_mut(), null_mut());
+            let function = gil.owned(function)?;
+            let set = gil.PyObject_SetAttrString;
+            if set(module.as_ptr(), name.as_ptr(), function.as_ptr()) != 0 {
+                return Err(Raised);
+            }
+        }
+    }
+    Ok(module)
+}
+
+/// One of the functions.
+trait Builtin {
+    /// How many arguments it has.
+    const ARGUMENTS: usize;
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref>;
+}
+
+/// The way in from Python.
+unsafe extern "C" fn enter<B: Builtin>(
+    _this: *mut PyObject,
+    arguments: *const *mut PyObject,
+    count: isize,
+) -> *mut PyObject {
+    let Some(&api) = API.get() else {
+        return null_mut();
+    };
+    // SAFETY: Python calls with the GIL, and has it until this returns.
+    let gil = unsafe { Gil::assume(api) };
+    if count != B::ARGUMENTS as isize {
+        gil.type_error("wrong number of arguments");
+        return null_mut();
+    }
+    let arguments = match B::ARGUMENTS {
+        0 => &[],
+        // SAFETY: that many objects, which live until this returns.
+        n => unsafe { std::slice::from_raw_parts(arguments, n) },
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| B::call(gil, Arguments(gil, arguments))));
+    match result {
+        Ok(Ok(result)) => result.into_ptr(),
+        Ok(Err(Raised)) => null_mut(),
+        Err(_) => {
+            gil.type_error("panic in the Python host");
+            null_mut()
+        }
+    }
+}
+
+struct Arguments<'a>(Gil, &'a [*mut PyObject]);
+
+impl Arguments<'_> {
+    fn number(&self, index: usize) -> Result<u64> {
+        // SAFETY: an object; what is no number raises.
+        let number = unsafe { (self.0.PyLong_AsUnsignedLongLong)(self.1[index]) };
+        if number == u64::MAX {
+            self.check()?;
+        }
+        Ok(number)
+    }
+
+    fn signed(&self, index: usize) -> Result<i64> {
+        // SAFETY: as above.
+        let number = unsafe { (self.0.PyLong_AsLongLong)(self.1[index]) };
+        if number == -1 {
+            self.check()?;
+        }
+        Ok(number)
+    }
+
+    fn check(&self) -> Result<()> {
+        // SAFETY: the GIL is there.
+        match unsafe { (self.0.PyErr_Occurred)() }.is_null() {
+            true => Ok(()),
+            false => Err(Raised),
+        }
+    }
+
+    fn text(&self, index: usize) -> Result<String> {
+        self.0.string(self.1[index])
+    }
+
+    fn object(&self, index: usize) -> Ref {
+        // SAFETY: the arguments live while the function runs.
+        unsafe { self.0.borrowed(self.1[index]) }
+    }
+}
+
+fn none(gil: Gil) -> Result<Ref> {
+    // SAFETY: None lives.
+    Ok(unsafe { gil.borrowed(gil.none()) })
+}
+
+fn truth(gil: Gil, value: bool) -> Result<Ref> {
+    // SAFETY: a new reference.
+    unsafe { gil.owned((gil.PyBool_FromLong)(c_long::from(value))) }
+}
+
+struct Here;
+
+impl Builtin for Here {
+    const ARGUMENTS: usize = 0;
+
+    fn call(gil: Gil, _arguments: Arguments<'_>) -> Result<Ref> {
+        match threads::here().filter(|r| r.runtime() != 0 && !r.is_loop()) {
+            Some(record) => gil.tuple([gil.int(record.runtime())?, gil.int(record.task())?]),
+            None => none(gil),
+        }
+    }
+}
+
+struct Unwanted;
+
+impl Builtin for Unwanted {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        truth(gil, runtime::is_unwanted(arguments.number(0)?))
+    }
+}
+
+struct Remaining;
+
+impl Builtin for Remaining {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let task = arguments.number(0)?;
+        // SAFETY: any number may be passed, from any thread.
+        let deadline = runtime::tasks().map_or(0, |tasks| unsafe { (tasks.deadline_ns)(task) });
+        match deadline {
+            sys::NBFFI_NO_DEADLINE => none(gil),
+            deadline => gil.int(deadline.saturating_sub(runtime::monotonic_ns())),
+        }
+    }
+}
+
+struct SetStatus;
+
+impl Builtin for SetStatus {
+    const ARGUMENTS: usize = 3;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let (task, code) = (arguments.number(0)?, arguments.signed(1)?);
+        let message = arguments.text(2)?;
+        if let Some(tasks) = runtime::tasks() {
+            let (data, len) = (message.as_ptr().cast(), message.len() as u64);
+            // SAFETY: any task may be passed; the host copies the message.
+            unsafe { (tasks.set_status)(task, code, data, len) };
+        }
+        none(gil)
+    }
+}
+
+struct Log;
+
+impl Builtin for Log {
+    const ARGUMENTS: usize = 3;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let (runtime, level) = (arguments.number(0)?, arguments.signed(1)?);
+        runtime::log(runtime, level as i32, &arguments.text(2)?);
+        none(gil)
+    }
+}
+
+struct Shield;
+
+impl Builtin for Shield {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let more = arguments.signed(0)? > 0;
+        if let Some(record) = threads::here() {
+            // Relaxed: with the GIL only, which orders it. Saturating: `with`
+            // has them in pairs, but a generator may be closed elsewhere.
+            let shields = record.shields.load(Ordering::Relaxed);
+            let shields = match more {
+                true => shields.saturating_add(1),
+                false => shields.saturating_sub(1),
+            };
+            record.shields.store(shields, Ordering::Relaxed);
+        }
+        none(gil)
+    }
+}
+
+struct InboxOf;
+
+impl Builtin for InboxOf {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        match runtime::inbox(arguments.number(0)?) {
+            Some(inbox) => gil.int(inbox.descriptor() as u64),
+            None => none(gil),
+        }
+    }
+}
+
+struct Take;
+
+impl Builtin for Take {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let Some(inbox) = runtime::inbox(arguments.number(0)?) else {
+            return none(gil);
+        };
+        while let Some(waiting) = inbox.take() {
+            if runtime::is_unwanted(waiting.task) {
+                reply::fail(waiting.task, 0, runtime::GIVEN_UP);
+                continue;
+            }
+            // SAFETY: taken just now, so nobody has completed it.
+            let request = reply::bytes(gil, unsafe { waiting.request() });
+            let taken = request.and_then(|r| gil.tuple([gil.int(waiting.task)?, r]));
+            if taken.is_err() {
+                // Nobody else would ever end it.
+                reply::fail(waiting.task, 0, &gil.take_message());
+                continue;
+            }
+            return taken;
+        }
+        none(gil)
+    }
+}
+
+struct Respond;
+
+impl Builtin for Respond {
+    const ARGUMENTS: usize = 2;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let task = arguments.number(0)?;
+        Reply::of(gil, arguments.object(1))?.send(gil, task);
+        none(gil)
+    }
+}
+
+struct Fail;
+
+impl Builtin for Fail {
+    const ARGUMENTS: usize = 3;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let (task, code) = (arguments.number(0)?, arguments.signed(1)?);
+        reply::fail(task, code, &arguments.text(2)?);
+        none(gil)
+    }
+}
+
+struct Serve;
+
+impl Builtin for Serve {
+    const ARGUMENTS: usize = 1;
+
+    /// With 0 the thread is no loop's any more.
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        match arguments.number(0)? {
+            0 => threads::forget(),
+            runtime => {
+                // SAFETY: Python calls with the GIL; host.py has a new thread
+                // call this first, and again with 0 when it ends.
+                unsafe { threads::serve(gil.api(), runtime) };
+                // SAFETY: a terminated name, for the calling thread.
+                unsafe { libc::prctl(libc::PR_SET_NAME, THREAD_NAME.as_ptr()) };
+            }
+        }
+        none(gil)
+    }
+}
+
+struct Turn;
+
+impl Builtin for Turn {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let at_work = arguments.signed(0)? != 0;
+        if let Some(record) = threads::here() {
+            record.turn(at_work);
+            if !at_work {
+                record.take_back(gil);
+            }
+        }
+        none(gil)
+    }
+}

@@ -1,0 +1,19 @@
+//! Lua states beside worker VMs, for C functions of nginx that want one and may
+//! not fail for want of memory; see `vm/shdict.lua`.
+
+use std::ptr;
+
+use mlua::ffi::lua_State;
+
+use super::guard;
+use crate::runtime::lua::belongings::{keep, SideState};
+
+/// Makes a state that lives as long as the VM. Null if there is no memory.
+#[no_mangle]
+pub extern "C" fn nbffi_vm_side_state() -> *mut lua_State {
+    guard(ptr::null_mut(), || {
+        let state = SideState::new();
+        // SAFETY: what is kept is live.
+        state.map_or(ptr::null_mut(), |state| unsafe { &*keep(state) }.as_ptr())
+    })
+}

@@ -1,0 +1,647 @@
+//! Regular expressions for `ngx.re` in worker VMs: a PCRE2 of our own.
+//!
+//! nginx's regular expressions share one match context, one JIT stack and one
+//! allocator among all requests, which is right on its only thread and wrong on
+//! any other. So this PCRE2 is linked into our shared object, none of its names
+//! are exported, and what matching writes to belongs to one thread ([`Scratch`]).
+//!
+//! | role | |
+//! |------|-|
+//! | [`Regex`]    | a compiled pattern; never changes, so any thread may use it |
+//! | [`Template`] | a compiled replacement: text and references like `$1` |
+//! | [`Scratch`]  | what a thread needs to match: offsets, limits, stack, result |
+//!
+//! # Limits
+//!
+//! A pattern that backtracks without end stops at PCRE2's match limit, as it
+//! does in nginx where `lua_regex_match_limit` is not set. The memory for it is
+//! limited too ([`HEAP_LIMIT_KIB`]), where PCRE2 alone would take gigabytes, and
+//! what is more than [`KEPT_BYTES`] goes back after the match.
+
+use std::cell::RefCell;
+use std::ffi::c_int;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+
+use pcre2_sys as sys;
+
+use super::belongings::in_foreign_code;
+
+/// Bits of the options that `ngx.re` has letters for; `vm/re.lua` has the same.
+pub mod option {
+    /// `i`: letters match in either case.
+    pub const CASELESS: u32 = 1;
+    /// `m`: `^` and `$` match at every line.
+    pub const MULTILINE: u32 = 1 << 1;
+    /// `s`: a dot matches a newline too.
+    pub const DOTALL: u32 = 1 << 2;
+    /// `x`: blanks and comments in the pattern are ignored.
+    pub const EXTENDED: u32 = 1 << 3;
+    /// `a`: matches at the start offset only.
+    pub const ANCHORED: u32 = 1 << 4;
+    /// `u`: pattern and subject are UTF-8.
+    pub const UTF: u32 = 1 << 5;
+    /// `U`: the subject need not be valid UTF-8.
+    pub const INVALID_UTF: u32 = 1 << 6;
+    /// `D`: names may occur more than once.
+    pub const DUPNAMES: u32 = 1 << 7;
+    /// `J`: as in JavaScript.
+    pub const JAVASCRIPT: u32 = 1 << 8;
+    /// `j`: compiled to machine code, where that works.
+    pub const JIT: u32 = 1 << 9;
+    /// `d`: the longest match, by the algorithm that has no captures.
+    pub const DFA: u32 = 1 << 10;
+}
+
+/// Memory that the interpreter may use for one match, in KiB.
+const HEAP_LIMIT_KIB: u32 = 128 * 1024;
+/// Memory that a thread keeps from one match to the next, for each purpose.
+const KEPT_BYTES: usize = 1 << 20;
+/// The JIT stack of a thread: what it starts with, and its limit unless
+/// `ngx.re.opt("jit_stack_size")` says otherwise. Only what is used is backed by
+/// memory.
+const JIT_STACK_MIN: usize = 32 * 1024;
+const JIT_STACK_MAX: usize = 1 << 20;
+/// Numbers of the DFA algorithm's workspace.
+const WORKSPACE: usize = 4096;
+/// Pairs of offsets that a thread begins with.
+const PAIRS: u32 = 32;
+
+/// What matching found: pairs of offsets, or PCRE2's negative error code.
+pub type Matched = Result<u32, i32>;
+
+/// Nothing matched.
+pub const NO_MATCH: i32 = sys::PCRE2_ERROR_NOMATCH;
+/// No memory.
+pub const NO_MEMORY: i32 = sys::PCRE2_ERROR_NOMEMORY;
+/// The start offset is beyond the subject's end.
+const BAD_OFFSET: i32 = sys::PCRE2_ERROR_BADOFFSET;
+
+/// Why a pattern cannot be compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompileError {
+    /// PCRE2's words.
+    pub message: String,
+    /// Where in the pattern, in bytes.
+    pub offset: usize,
+}
+
+/// A compiled pattern.
+#[derive(Debug)]
+pub struct Regex {
+    code: NonNull<sys::pcre2_code_8>,
+    /// Groups that capture.
+    pub captures: u32,
+    /// The table of names: entries of `name_size` bytes, each a 16-bit number
+    /// with the high byte first, then the name, then a NUL.
+    pub names: *const u8,
+    /// Entries of the table.
+    pub name_count: u32,
+    /// Bytes of an entry.
+    pub name_size: u32,
+    dfa: bool,
+    /// Subjects are checked to be UTF-8 before they are matched.
+    checked: bool,
+    /// Subjects are UTF-8, valid or not.
+    pub utf: bool,
+    /// There is machine code.
+    jit: bool,
+}
+
+// SAFETY: PCRE2 does not write to a compiled pattern while it matches.
+unsafe impl Send for Regex {}
+// SAFETY: as above.
+unsafe impl Sync for Regex {}
+
+impl Drop for Regex {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has the code.
+        unsafe { sys::pcre2_code_free_8(self.code.as_ptr()) };
+    }
+}
+
+/// PCRE2's bits for ours.
+fn compile_options(options: u32) -> u32 {
+    const TABLE: [(u32, u32); 8] = [
+        (option::CASELESS, sys::PCRE2_CASELESS),
+        (option::MULTILINE, sys::PCRE2_MULTILINE),
+        (option::DOTALL, sys::PCRE2_DOTALL),
+        (option::EXTENDED, sys::PCRE2_EXTENDED),
+        (option::ANCHORED, sys::PCRE2_ANCHORED),
+        (option::UTF, sys::PCRE2_UTF),
+        (option::DUPNAMES, sys::PCRE2_DUPNAMES),
+        (
+            // What PCRE_JAVASCRIPT_COMPAT was.
+            option::JAVASCRIPT,
+            sys::PCRE2_ALT_BSUX | sys::PCRE2_ALLOW_EMPTY_CLASS | sys::PCRE2_MATCH_UNSET_BACKREF,
+        ),
+    ];
+    let mut bits = 0;
+    for (ours, theirs) in TABLE {
+        if options & ours != 0 {
+            bits |= theirs;
+        }
+    }
+    // nginx turns the check off, after which an invalid subject makes PCRE2
+    // read beyond it. This has no check either, and is safe. The DFA algorithm
+    // cannot do it; there the check stays.
+    if options & option::INVALID_UTF != 0 && options & option::DFA == 0 {
+        bits |= sys::PCRE2_MATCH_INVALID_UTF;
+    }
+    bits
+}
+
+impl Regex {
+    /// Compiles a pattern.
+    pub fn new(pattern: &[u8], options: u32) -> Result<Self, CompileError> {
+        let mut code = 0;
+        let mut offset = 0;
+        // SAFETY: the pattern is as long as it says; without a context
+        // PCRE2's defaults hold.
+        let compiled = unsafe {
+            sys::pcre2_compile_8(
+                pattern.as_ptr(),
+                pattern.len(),
+                compile_options(options),
+                &mut code,
+                &mut offset,
+                ptr::null_mut(),
+            )
+        };
+        let Some(compiled) = NonNull::new(compiled) else {
+            return Err(CompileError {
+                message: error_text(code),
+                offset: offset.min(pattern.len()),
+            });
+        };
+        let mut regex = Self {
+            code: compiled,
+            captures: 0,
+            names: ptr::null(),
+            name_count: 0,
+            name_size: 0,
+            dfa: options & option::DFA != 0,
+            checked: false,
+            utf: false,
+            jit: false,
+        };
+        // Where there is no machine code, for this pattern or at all, it is
+        // interpreted, as in nginx.
+        // SAFETY: the code is ours alone.
+        let jit = options & option::JIT != 0
+            && !regex.dfa
+            && unsafe { sys::pcre2_jit_compile_8(regex.code.as_ptr(), sys::PCRE2_JIT_COMPLETE) }
+                == 0;
+        let mut effective = 0u32;
+        // SAFETY: each of these writes a value of the type of its place.
+        unsafe {
+            // Also what the pattern itself sets, "(*UTF)".
+            regex.info(sys::PCRE2_INFO_ALLOPTIONS, &mut effective);
+            let mut captures = 0u32;
+            regex.info(sys::PCRE2_INFO_CAPTURECOUNT, &mut captures);
+            regex.captures = if regex.dfa { 0 } else { captures };
+            let mut count = 0u32;
+            regex.info(sys::PCRE2_INFO_NAMECOUNT, &mut count);
+            regex.name_count = count;
+            let mut size = 0u32;
+            regex.info(sys::PCRE2_INFO_NAMEENTRYSIZE, &mut size);
+            regex.name_size = size;
+            let mut names: *const u8 = ptr::null();
+            regex.info(sys::PCRE2_INFO_NAMETABLE, &mut names);
+            regex.names = names;
+        }
+        regex.utf = effective & sys::PCRE2_UTF != 0;
+        regex.checked = regex.utf && effective & sys::PCRE2_MATCH_INVALID_UTF == 0;
+        regex.jit = jit;
+        Ok(regex)
+    }
+
+    /// Asks PCRE2 about the pattern.
+    ///
+    /// # Safety
+    /// `what` is answered with a `T`.
+    unsafe fn info<T>(&self, what: u32, answer: &mut T) {
+        // SAFETY: by the contract; the code is live.
+        unsafe {
+            sys::pcre2_pattern_info_8(self.code.as_ptr(), what, ptr::from_mut(answer).cast());
+        }
+    }
+
+    /// Matches at `start` or after it. `valid` says that the subject has been
+    /// matched from its beginning before, so is known to be UTF-8.
+    fn exec(&self, scratch: &mut Scratch, subject: &[u8], start: usize, valid: bool) -> Matched {
+        if start > subject.len() {
+            return Err(BAD_OFFSET);
+        }
+        // Rust's empty slices may lie at address 1, from where PCRE2's machine
+        // code would look behind, below zero.
+        static EMPTY: [u8; 1] = [0];
+        let subject = if subject.is_empty() {
+            &EMPTY[..0]
+        } else {
+            subject
+        };
+        scratch.make_room(self.captures + 1)?;
+        let code = self.code.as_ptr();
+        let data = scratch.data.as_ptr();
+        let context = scratch.context.as_ptr();
+        // A pattern with \C may have stopped inside a character.
+        let inside = subject.get(start).is_some_and(|&byte| is_trailing(byte));
+        let options = if self.checked && valid && !inside {
+            sys::PCRE2_NO_UTF_CHECK
+        } else {
+            0
+        };
+        if self.jit {
+            in_foreign_code(true);
+        }
+        // SAFETY: everything is live and this thread's own; the subject is as
+        // long as it says, the offset in it. Machine code may be entered
+        // directly if there is some, and the subject needs no check.
+        let rc = unsafe {
+            let (subject, len) = (subject.as_ptr(), subject.len());
+            if self.jit && !self.utf {
+                sys::pcre2_jit_match_8(code, subject, len, start, 0, data, context)
+            } else if self.dfa {
+                let workspace = scratch.workspace();
+                sys::pcre2_dfa_match_8(
+                    code, subject, len, start, options, data, context, workspace, WORKSPACE,
+                )
+            } else {
+                sys::pcre2_match_8(code, subject, len, start, options, data, context)
+            }
+        };
+        if self.jit {
+            in_foreign_code(false);
+        } else {
+            scratch.trim();
+        }
+        match u32::try_from(rc) {
+            // More matches than there are pairs: the DFA algorithm finds the
+            // shorter ones too.
+            Ok(0) => Ok(1),
+            Ok(pairs) => Ok(if self.dfa { 1 } else { pairs }),
+            Err(_) => Err(rc),
+        }
+    }
+
+    /// Matches at `start` or after it and writes the offsets of the match and
+    /// of each group, -1 for one that did not take part. Returns how many
+    /// pairs were set. `valid`: see [`sub`](Self::sub).
+    pub fn find(&self, subject: &[u8], start: usize, valid: bool, offsets: &mut [i32]) -> Matched {
+        Scratch::with(|scratch| {
+            let pairs = self.exec(scratch, subject, start, valid)?;
+            for (index, offset) in offsets.iter_mut().enumerate() {
+                // PCRE2_UNSET becomes -1; Lua's strings end before 2 GiB.
+                *offset = scratch.offset(index) as i32;
+            }
+            Ok(pairs)
+        })
+    }
+
+    /// Replaces the first match, or all of them if `global`, and gives the
+    /// result to `use_result`, unless nothing matched. Returns the number of
+    /// replacements.
+    pub fn sub(
+        &self,
+        template: &Template,
+        subject: &[u8],
+        global: bool,
+        use_result: impl FnOnce(&[u8]),
+    ) -> Matched {
+        Scratch::with(|scratch| {
+            let mut result = std::mem::take(&mut scratch.result);
+            result.clear();
+            let count = self.sub_into(scratch, template, subject, global, &mut result);
+            if matches!(count, Ok(1..)) {
+                use_result(&result);
+            }
+            scratch.result = result;
+            count
+        })
+    }
+
+    fn sub_into(
+        &self,
+        scratch: &mut Scratch,
+        template: &Template,
+        subject: &[u8],
+        global: bool,
+        result: &mut Vec<u8>,
+    ) -> Matched {
+        let mut count = 0;
+        let mut copied = 0;
+        let mut start = 0;
+        loop {
+            // The first match began at the subject's start, and checked it all.
+            let pairs = match self.exec(scratch, subject, start, count > 0) {
+                Ok(pairs) => pairs,
+                Err(NO_MATCH) => break,
+                Err(code) => return Err(code),
+            };
+            count += 1;
+            let (from, to) = (scratch.offset(0), scratch.offset(1));
+            append(result, subject.get(copied..from))?;
+            template.append(scratch, pairs, subject, result)?;
+            copied = to;
+            if !global {
+                break;
+            }
+            start = to;
+            if to <= from {
+                start = self.after(subject, to);
+                if start > subject.len() {
+                    break;
+                }
+            }
+        }
+        append(result, subject.get(copied..))?;
+        Ok(count)
+    }
+
+    /// The offset of the next character.
+    pub fn after(&self, subject: &[u8], offset: usize) -> usize {
+        let mut next = offset + 1;
+        while self.utf && subject.get(next).is_some_and(|&byte| is_trailing(byte)) {
+            next += 1;
+        }
+        next
+    }
+}
+
+/// Whether this is a byte of a UTF-8 character, but not its first.
+fn is_trailing(byte: u8) -> bool {
+    byte & 0xc0 == 0x80
+}
+
+fn append(result: &mut Vec<u8>, bytes: Option<&[u8]>) -> Result<(), i32> {
+    if let Some(bytes) = bytes {
+        // A Lua string cannot be longer.
+        if result.len() + bytes.len() >= i32::MAX as usize {
+            return Err(NO_MEMORY);
+        }
+        result.try_reserve(bytes.len()).map_err(|_| NO_MEMORY)?;
+        result.extend_from_slice(bytes);
+    }
+    Ok(())
+}
+
+/// PCRE2's words for an error.
+fn error_text(code: i32) -> String {
+    let mut buffer = [0u8; 256];
+    // SAFETY: the buffer is as long as it says.
+    let len = unsafe { sys::pcre2_get_error_message_8(code, buffer.as_mut_ptr(), buffer.len()) };
+    // A negative length: cut, which no message of PCRE2 needs.
+    let len = usize::try_from(len).unwrap_or_default();
+    String::from_utf8_lossy(&buffer[..len]).into_owned()
+}
+
+/// Part of a replacement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    /// This part of the source.
+    Text(Range<usize>),
+    /// What the group of this number captured, or nothing.
+    Capture(u32),
+}
+
+/// A compiled replacement.
+#[derive(Debug, Clone)]
+pub struct Template {
+    source: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+impl Template {
+    /// Compiles a replacement: `$0` is the match, `$1` and `${1}` the first
+    /// group, `$$` a dollar sign. The error is what nginx logs for it.
+    pub fn new(source: &[u8]) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        while at < source.len() {
+            if source[at] != b'$' {
+                let rest = &source[at..];
+                let len = rest.iter().position(|&byte| byte == b'$');
+                let end = at + len.unwrap_or(rest.len());
+                pieces.push(Piece::Text(at..end));
+                at = end;
+            } else if source.get(at + 1) == Some(&b'$') {
+                pieces.push(Piece::Text(at + 1..at + 2));
+                at += 2;
+            } else {
+                let (number, end) = reference(source, at + 1)?;
+                pieces.push(Piece::Capture(number));
+                at = end;
+            }
+        }
+        Ok(Self {
+            source: source.to_vec(),
+            pieces,
+        })
+    }
+
+    fn append(
+        &self,
+        scratch: &Scratch,
+        pairs: u32,
+        subject: &[u8],
+        result: &mut Vec<u8>,
+    ) -> Result<(), i32> {
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(range) => append(result, self.source.get(range.clone()))?,
+                Piece::Capture(number) if *number < pairs => {
+                    let index = 2 * *number as usize;
+                    let range = scratch.offset(index)..scratch.offset(index + 1);
+                    append(result, subject.get(range))?;
+                }
+                Piece::Capture(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The number of a group after a dollar sign, at `start`, and where it ends.
+fn reference(source: &[u8], start: usize) -> Result<(u32, usize), String> {
+    let text = |range: Range<usize>| String::from_utf8_lossy(&source[range]).into_owned();
+    let bracket = source.get(start) == Some(&b'{');
+    let first = start + usize::from(bracket);
+    let numeric = source.get(first).is_some_and(u8::is_ascii_digit);
+    let mut end = first;
+    while source.get(end).is_some_and(|&byte| {
+        byte.is_ascii_digit() || !numeric && (byte.is_ascii_alphabetic() || byte == b'_')
+    }) {
+        end += 1;
+    }
+    let closed = bracket && source.get(end) == Some(&b'}');
+    if first == source.len() || (end == first && !bracket) || (end == first && closed) {
+        let whole = text(0..source.len());
+        return Err(format!(
+            "lua script: invalid capturing variable name found in \"{whole}\""
+        ));
+    }
+    if bracket && !closed {
+        let name = text(first..end);
+        return Err(format!(
+            "the closing bracket in \"{name}\" variable is missing"
+        ));
+    }
+    if !numeric {
+        let name = text(first..end);
+        return Err(format!(
+            "attempt to use named capturing variable \"{name}\" (named captures not supported yet)"
+        ));
+    }
+    // There is no group with a number too large for this.
+    let number = text(first..end).parse().unwrap_or(u32::MAX);
+    Ok((number, end + usize::from(bracket)))
+}
+
+/// What a thread matches with.
+struct Scratch {
+    data: NonNull<sys::pcre2_match_data_8>,
+    /// Pairs of offsets that `data` has room for.
+    pairs: u32,
+    context: NonNull<sys::pcre2_match_context_8>,
+    jit_stack: *mut sys::pcre2_jit_stack_8,
+    workspace: Vec<c_int>,
+    result: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
+}
+
+fn new_data(pairs: u32) -> Result<NonNull<sys::pcre2_match_data_8>, i32> {
+    // SAFETY: any number of pairs is fine, and so is no context.
+    let data = unsafe { sys::pcre2_match_data_create_8(pairs, ptr::null_mut()) };
+    NonNull::new(data).ok_or(NO_MEMORY)
+}
+
+impl Scratch {
+    fn new() -> Result<Self, i32> {
+        // SAFETY: PCRE2 takes its memory from malloc if given no context.
+        let context = unsafe { sys::pcre2_match_context_create_8(ptr::null_mut()) };
+        let context = NonNull::new(context).ok_or(NO_MEMORY)?;
+        let data = match new_data(PAIRS) {
+            Ok(data) => data,
+            Err(code) => {
+                // SAFETY: it was made above.
+                unsafe { sys::pcre2_match_context_free_8(context.as_ptr()) };
+                return Err(code);
+            }
+        };
+        let mut scratch = Self {
+            data,
+            pairs: PAIRS,
+            context,
+            jit_stack: ptr::null_mut(),
+            workspace: Vec::new(),
+            result: Vec::new(),
+        };
+        // SAFETY: the context is live.
+        unsafe { sys::pcre2_set_heap_limit_8(scratch.context.as_ptr(), HEAP_LIMIT_KIB) };
+        scratch.set_jit_stack(JIT_STACK_MAX);
+        Ok(scratch)
+    }
+
+    /// Calls `body` with this thread's scratch.
+    fn with(body: impl FnOnce(&mut Self) -> Matched) -> Matched {
+        SCRATCH.with(|scratch| {
+            // Nothing that runs in here calls back.
+            let mut scratch = scratch.borrow_mut();
+            if scratch.is_none() {
+                *scratch = Some(Self::new()?);
+            }
+            let scratch = scratch.as_mut().ok_or(NO_MEMORY)?;
+            if scratch.result.capacity() > KEPT_BYTES {
+                // Not when it was made: the caller looks at it then.
+                scratch.result = Vec::new();
+            }
+            body(scratch)
+        })
+    }
+
+    /// Limits the JIT stack. False if there is no memory, or no machine code.
+    fn set_jit_stack(&mut self, limit: usize) -> bool {
+        let limit = limit.max(JIT_STACK_MIN);
+        // SAFETY: the sizes are sensible, and no context is needed. The old
+        // stack is not in use, and no longer assigned when it is freed.
+        unsafe {
+            let stack = sys::pcre2_jit_stack_create_8(JIT_STACK_MIN, limit, ptr::null_mut());
+            if stack.is_null() {
+                return false;
+            }
+            sys::pcre2_jit_stack_assign_8(self.context.as_ptr(), None, stack.cast());
+            sys::pcre2_jit_stack_free_8(self.jit_stack);
+            self.jit_stack = stack;
+        }
+        true
+    }
+
+    fn make_room(&mut self, pairs: u32) -> Result<(), i32> {
+        if pairs > self.pairs {
+            let pairs = pairs.next_power_of_two();
+            self.replace_data(new_data(pairs)?);
+            self.pairs = pairs;
+        }
+        Ok(())
+    }
+
+    fn replace_data(&mut self, data: NonNull<sys::pcre2_match_data_8>) {
+        let old = std::mem::replace(&mut self.data, data);
+        // SAFETY: nobody else has the old one.
+        unsafe { sys::pcre2_match_data_free_8(old.as_ptr()) };
+    }
+
+    /// Gives memory back that the interpreter took for a deep match. The
+    /// offsets stay.
+    fn trim(&mut self) {
+        // SAFETY: it is live.
+        let size = unsafe { sys::pcre2_get_match_data_heapframes_size_8(self.data.as_ptr()) };
+        if size <= KEPT_BYTES {
+            return;
+        }
+        if let Ok(data) = new_data(self.pairs) {
+            let count = 2 * self.pairs as usize;
+            // SAFETY: both are live and have room for that many offsets.
+            unsafe {
+                let from = sys::pcre2_get_ovector_pointer_8(self.data.as_ptr());
+                let to = sys::pcre2_get_ovector_pointer_8(data.as_ptr());
+                ptr::copy_nonoverlapping(from, to, count);
+            }
+            self.replace_data(data);
+        }
+    }
+
+    fn workspace(&mut self) -> *mut c_int {
+        self.workspace.resize(WORKSPACE, 0);
+        self.workspace.as_mut_ptr()
+    }
+
+    /// An offset of the last match: start and end of the match, then of each
+    /// group; `usize::MAX` for a group that did not take part.
+    fn offset(&self, index: usize) -> usize {
+        debug_assert!(index < 2 * self.pairs as usize);
+        // SAFETY: it is live, and the index below twice the pairs.
+        unsafe { *sys::pcre2_get_ovector_pointer_8(self.data.as_ptr()).add(index) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // SAFETY: they are this scratch's own.
+        unsafe {
+            sys::pcre2_match_data_free_8(self.data.as_ptr());
+            sys::pcre2_match_context_free_8(self.context.as_ptr());
+            sys::pcre2_jit_stack_free_8(self.jit_stack);
+        }
+    }
+}
+
+/// Limits the JIT stack of this thread, in bytes. False if that fails.
+pub fn set_jit_stack(limit: usize) -> bool {
+    let set = Scratch::with(|scratch| Ok(scratch.set_jit_stack(limit).into()));
+    set == Ok(1)
+}

@@ -1,0 +1,654 @@
+//! Python in nginx's workers, and what can go wrong with it: exceptions, tasks
+//! that do not end, reloads and stops under load, signals, memory.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use support::builder::Builder;
+use support::http::Load;
+use support::plugins::Count;
+use support::process::{self, Signal};
+use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+
+/// The host of Python, as `library` names it.
+const HOST: &str = "nonblocking_ffi_python";
+
+/// A folder of modules that every user may read.
+struct Modules(PathBuf);
+
+impl Modules {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only to be different.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nbffi-python-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let modules = Self(path.canonicalize().unwrap());
+        modules.write("faults.py", include_str!("python/faults.py"));
+        modules
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// An nginx with functions that load what is in the folder: `faults()`,
+    /// `loop()`, `python(options)`.
+    fn nginx(&self) -> Builder {
+        let path = self.0.display();
+        Nginx::builder().plugin(HOST).init(&format!(
+            "function python(given)
+                 local options = {{ runtime = 'python', path = '{path}' }}
+                 for key, value in pairs(given) do
+                     options[key] = value
+                 end
+                 return nbffi.load(options)
+             end
+             function faults(given)
+                 local options = {{ entry = 'faults:Faults',
+                                    config = harness.counters }}
+                 for key, value in pairs(given or {{}}) do
+                     options[key] = value
+                 end
+                 return assert(python(options))
+             end
+             function loop()
+                 return faults {{ entry = 'faults:Loop' }}
+             end"
+        ))
+    }
+}
+
+impl Drop for Modules {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// `/call?<request>`: what `faults` answers, with `-` for blanks.
+const CALL: &str = "local request = ngx.unescape_uri(ngx.var.args):gsub('-', ' ')
+     harness.say(faults { threads = 4 }:call(request))";
+
+#[test]
+fn bodies_of_every_size_come_back() {
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .location(
+            "/echo",
+            "ngx.req.read_body()
+             local rt = assert(python { entry = ngx.var.args })
+             local body = ngx.req.get_body_data() or ''
+             ngx.print(assert(rt:call(body)))",
+        )
+        .start();
+    modules.write(
+        "echo.py",
+        "def sync(request): return request\nasync def coroutine(request): return request\n",
+    );
+    let bytes: Vec<u8> = (0..10_485_760_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for entry in ["echo:sync", "echo:coroutine"] {
+        for size in [0, 1, 64, 65, 65_536, 65_537, 1 << 20, bytes.len()] {
+            let answer = nginx.post(&format!("/echo?{entry}"), &bytes[..size]);
+            assert_eq!(answer.status, 200, "{}", nginx.log());
+            assert!(answer.body == bytes[..size], "{entry}: {size} bytes");
+        }
+    }
+}
+
+#[test]
+fn nothing_that_python_code_raises_harms_the_worker() {
+    let modules = Modules::new();
+    let nginx = modules.nginx().location("/call", CALL).start();
+    let worker = nginx.worker();
+    for _ in 0..50 {
+        for (request, said) in [
+            ("fail-x", "error runtime error: ValueError: b'x'\n"),
+            ("exit-x", "error runtime error: SystemExit: 1\n"),
+            ("nothing-x", "error runtime error: AttributeError: "),
+            ("echo-x", "ok echo x"),
+            ("thread-x", "ok thread x"),
+        ] {
+            let text = nginx.text(&format!("/call?{request}"));
+            assert!(text.starts_with(said), "{text}");
+        }
+    }
+    assert_eq!(nginx.worker(), worker);
+    let stats = nginx.figures("/stats");
+    assert_eq!(stats["runtimes.faults:Faults.errors.runtime error"], 150.0);
+}
+
+/// With one thread, a task that is not stopped would be the last one.
+#[test]
+fn a_task_that_does_not_end_is_stopped_at_its_deadline() {
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .location(
+            "/spin",
+            "harness.say(faults { threads = 1 }:call('spin 3600000', { timeout = 0.02 }))",
+        )
+        .location(
+            "/echo",
+            "harness.say(faults { threads = 1 }:call('echo 1'))",
+        )
+        .location(
+            "/loop",
+            "harness.say(loop():call('spin 3600000', { timeout = 0.02 }))",
+        )
+        .location("/loop_echo", "harness.say(loop():call('echo 1'))")
+        .start();
+    for round in 1..=10 {
+        let text = nginx.text("/spin");
+        assert!(text.starts_with("error timeout"), "{text}");
+        assert_eq!(nginx.text("/echo"), "ok echo 1");
+        assert_eq!(nginx.counters().get(Count::Cancelled), round);
+    }
+    for _ in 0..10 {
+        let text = nginx.text("/loop");
+        assert!(text.starts_with("error timeout"), "{text}");
+        assert_eq!(nginx.text("/loop_echo"), "ok echo 1");
+    }
+    assert_eq!(nginx.counters().get(Count::Running), 0);
+}
+
+/// The exception that stops a task is sent at the very moment at which it ends
+/// by itself, again and again. The next one on the thread must not get it.
+#[test]
+fn the_task_behind_one_that_is_stopped_is_not_hurt() {
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .location(
+            "/race",
+            "local rt = assert(python { entry = 'faults:Race', threads = 1 })
+             local right, late = 0, 0
+             for i = 1, 300 do
+                 -- About as long as it takes to be noticed.
+                 local spin = rt:submit('spin ' .. 0.010 + i % 50 * 0.0003,
+                                        { timeout = 0.005 })
+                 local behind = {}
+                 for j = 1, 20 do
+                     behind[j] = rt:submit('behind ' .. j)
+                 end
+                 if spin:wait() == nil then late = late + 1 end
+                 for j = 1, 20 do
+                     if behind[j]:wait() == 'behind ' .. j then right = right + 1 end
+                 end
+             end
+             ngx.print(right, ' ', late, ' ', rt:call('hurt'))",
+        )
+        .start();
+    let text = nginx.text("/race");
+    let numbers: Vec<u32> = text.split(' ').map(|n| n.parse().unwrap()).collect();
+    let [right, late, hurt, stopped] = numbers[..] else {
+        panic!("{text}");
+    };
+    assert_eq!((right, hurt), (6000, 0), "{text}");
+    assert_eq!(late, 300, "{text}");
+    // Some were stopped, and some ended by themselves.
+    assert!(stopped > 0 && stopped < 300, "{text}");
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .workers(2)
+        .location(
+            "/sync",
+            "local ms, id = ngx.var.args:match('^(%d+)-(%d+)$')
+             local rt = faults { threads = 8 }
+             ngx.print(assert(rt:call('sleep ' .. ms .. ' ' .. id)))",
+        )
+        .location(
+            "/loop",
+            "local id = ngx.var.args
+             ngx.print(assert(loop():call('sleep 5 ' .. id + 1000000)))",
+        )
+        .start();
+    let sync = Load::start(&nginx, 4, "/sync?5-", "sleep 5 ");
+    let asynchronous = Load::start(&nginx, 4, "/loop?", "sleep 5 100");
+    // The answer has the request's number behind a million: count only.
+    for _ in 0..4 {
+        sync.await_more(40);
+        for worker in nginx.reload() {
+            nginx.wait_gone(worker, EXIT_PROMISE);
+        }
+    }
+    sync.await_more(40);
+    let outcome = sync.stop();
+    assert_eq!(outcome.failures, [""; 0]);
+    assert_eq!(outcome.answered, outcome.sent);
+    let runs = nginx.counters().runs(outcome.sent);
+    assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
+    let outcome = asynchronous.stop();
+    assert!(outcome.sent > 0);
+    for failure in outcome.failures {
+        assert!(failure.contains(": 200 sleep 5 1"), "{failure}");
+    }
+    let runs = nginx.counters().runs(1_000_000 + outcome.sent);
+    let runs = &runs[1_000_000..];
+    assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
+}
+
+/// Whatever Python does: sleep, compute, wait in a loop, with threads of its
+/// own that never end.
+fn busy(modules: &Modules) -> Builder {
+    modules
+        .nginx()
+        .workers(2)
+        .setup("shutdown_timeout = 0.02")
+        .init_worker(
+            "local rt, async = faults { threads = 4 }, loop()
+             local function cast(runtime, request)
+                 assert(runtime:cast(request, { timeout = 3600 }))
+             end
+             cast(rt, 'thread 1')
+             cast(rt, 'sleep 3600000')
+             cast(rt, 'spin 3600000')
+             cast(rt, 'spin 3600000')
+             cast(rt, 'numpy 3000')
+             for i = 1, 20 do
+                 cast(rt, 'echo 1')
+                 cast(async, 'sleep 3600000')
+                 cast(async, 'task 1')
+             end
+             cast(async, 'spin 3600000')",
+        )
+}
+
+#[test]
+fn stop_quit_and_reload_end_a_busy_worker_with_code_0() {
+    let modules = Modules::new();
+    let mut nginx = busy(&modules).start();
+    let mut exits = 0;
+    for round in 0..9 {
+        // All of these of both workers have begun at least.
+        let goal = (exits + 2) as u64 * 24;
+        eventually("the workers are at work", PATIENCE, || {
+            // Two workers count without a lock.
+            nginx.counters().get(Count::Started) + 20 >= goal
+        });
+        let workers = nginx.workers();
+        match round % 3 {
+            0 => nginx.signal(Signal::Hup),
+            1 => workers
+                .iter()
+                .for_each(|&pid| process::signal(pid, Signal::Term)),
+            _ => workers
+                .iter()
+                .for_each(|&pid| process::signal(pid, Signal::Quit)),
+        }
+        for &worker in &workers {
+            nginx.wait_gone(worker, PATIENCE);
+        }
+        exits += workers.len();
+        eventually("the exits are in the log", PATIENCE, || {
+            nginx.clean_exits() == exits
+        });
+    }
+    nginx.stop(Signal::Term, EXIT_PROMISE);
+}
+
+/// The handlers of signals of a process, as the kernel has them.
+fn signals(pid: i32) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let lines = status.lines().filter(|line| {
+        ["SigIgn:", "SigCgt:", "SigBlk:"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    });
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn signals_are_nginxs_alone() {
+    let modules = Modules::new();
+    let nginx = modules.nginx().location("/call", CALL).start();
+    let worker = nginx.worker();
+    let before = signals(worker);
+    assert_eq!(nginx.text("/call?echo-1"), "ok echo 1");
+    assert_eq!(nginx.text("/call?numpy-100"), "ok 1000000");
+    assert_eq!(signals(worker), before);
+    let said = nginx.text("/call?signals-1");
+    assert!(said.contains("main thread"), "{said}");
+    for (id, name) in process::threads(worker) {
+        let status = fs::read_to_string(format!("/proc/{worker}/task/{id}/status")).unwrap();
+        let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:"));
+        let blocked = u64::from_str_radix(blocked.unwrap().trim(), 16).unwrap();
+        let main = id == worker;
+        for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+            let is_blocked = blocked & 1 << (signal - 1) != 0;
+            assert_eq!(is_blocked, !main, "signal {signal} in {name}");
+        }
+    }
+    // SAFETY: plain numbers; the pid is that of a worker of ours.
+    unsafe { libc::kill(worker, libc::SIGPIPE) };
+    assert_eq!(nginx.text("/call?echo-2"), "ok echo 2");
+    assert_eq!(nginx.worker(), worker);
+    process::signal(worker, Signal::Term);
+    nginx.wait_gone(worker, EXIT_PROMISE);
+    eventually("a new worker", PATIENCE, || nginx.workers().len() == 1);
+    assert_eq!(nginx.text("/call?echo-3"), "ok echo 3");
+}
+
+/// A plugin may run programs; nginx takes no notice.
+#[test]
+fn programs_can_be_run() {
+    let modules = Modules::new();
+    let nginx = modules.nginx().location("/call", CALL).start();
+    for _ in 0..20 {
+        assert_eq!(nginx.text("/call?run-hello"), "ok hello");
+    }
+}
+
+/// Memory after many calls of many kinds. `NBFFI_SOAK_CALLS` says how many; a
+/// million is what a release has to stand.
+#[test]
+fn memory_stays_where_it_is() {
+    let calls: u64 = std::env::var("NBFFI_SOAK_CALLS").map_or(100_000, |text| {
+        text.parse().expect("NBFFI_SOAK_CALLS is a number")
+    });
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .location(
+            "/soak",
+            "local rt, async = faults { threads = 2 }, loop()
+             local requests = { 'echo 1', 'give 3000', 'cycle 1', 'echo 2', 'give 100000' }
+             local text = ('x'):rep(200000)
+             local function work(i)
+                 for j = 1, 90 do
+                     assert(rt:call(requests[(i + j) % 5 + 1]))
+                 end
+                 for j = 1, 6 do
+                     assert(async:call('echo 1'))
+                 end
+                 assert(select(2, rt:call('fail 1')):find('ValueError', 1, true))
+                 assert(select(2, async:call('fail 1')):find('ValueError', 1, true))
+                 rt:call('spin 30', { timeout = 0.001 })
+                 assert(rt:call { 'echo ', text })
+             end
+             local threads = {}
+             for i = 1, 10 do
+                 threads[i] = ngx.thread.spawn(work, i)
+             end
+             for i = 1, 10 do
+                 assert(ngx.thread.wait(threads[i]))
+             end",
+        )
+        .location("/collect", "collectgarbage() collectgarbage()")
+        .start();
+    let mut client = nginx.client();
+    let mut run = |requests: u64| {
+        for _ in 0..requests {
+            let response = client.get("/soak").unwrap();
+            assert_eq!(response.status, 200, "{}", nginx.log());
+        }
+        nginx.text("/collect");
+        process::rss(nginx.worker())
+    };
+    let requests = (calls / 1000).max(4);
+    let before = run(requests / 4);
+    let after = run(requests - requests / 4);
+    let grown = after.saturating_sub(before);
+    assert!(grown < 8_000, "{grown} KiB more after {calls} calls");
+    assert_eq!(nginx.counters().get(Count::Running), 0);
+}
+
+#[test]
+fn runtimes_that_are_closed_leave_nothing() {
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .location(
+            "/cycle",
+            "for i = 1, tonumber(ngx.var.args) do
+                 local rt, async = faults(), loop()
+                 assert(rt:call('echo 1') and async:call('echo 1'))
+                 assert(async:call('task 1'))
+                 assert(rt:close() and async:close())
+             end
+             collectgarbage()",
+        )
+        .start();
+    let worker = nginx.worker();
+    nginx.text("/cycle?20");
+    let figures = || {
+        let threads = process::threads(worker).len();
+        (process::descriptors(worker), threads, process::rss(worker))
+    };
+    let settled = || {
+        let (mut last, mut same) = (0, 0);
+        eventually("the connection is closed", PATIENCE, || {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = process::descriptors(worker);
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same >= 10
+        });
+    };
+    settled();
+    let (descriptors, threads, memory) = figures();
+    nginx.text("/cycle?100");
+    settled();
+    let (descriptors_after, threads_after, memory_after) = figures();
+    assert_eq!(descriptors_after, descriptors);
+    assert_eq!(threads_after, threads, "{:?}", process::threads(worker));
+    let grown = memory_after.saturating_sub(memory);
+    assert!(grown < 6_000, "{grown} KiB more after 100 cycles");
+    assert_eq!(nginx.counters().get(Count::Inits), 240);
+    assert_eq!(nginx.counters().get(Count::Closes), 240);
+}
+
+#[test]
+fn an_idle_worker_sleeps() {
+    let modules = Modules::new();
+    let nginx = modules
+        .nginx()
+        .location(
+            "/work",
+            "local rt, async = faults(), loop()
+             for i = 1, 100 do
+                 rt:call('echo 1')
+                 async:call('echo 1')
+             end",
+        )
+        .start();
+    nginx.text("/work");
+    let worker = nginx.worker();
+    let start = Instant::now();
+    loop {
+        let before = (process::naps(worker), process::ticks(worker));
+        std::thread::sleep(Duration::from_secs(1));
+        let after = (process::naps(worker), process::ticks(worker));
+        if before == after {
+            return;
+        }
+        assert!(
+            start.elapsed() < PATIENCE / 3,
+            "never idle: {before:?}, then {after:?}"
+        );
+    }
+}
+
+#[test]
+fn a_module_that_has_changed_is_loaded_anew_after_close() {
+    let modules = Modules::new();
+    modules.write("app/__init__.py", "");
+    modules.write("helper.py", "name = 'helper one'\n");
+    let main = "from . import part\nimport helper\n\
+                def call(request): return f'{part.name}, {helper.name}'\n";
+    modules.write("app/main.py", main);
+    modules.write("app/part.py", "name = 'part one'\n");
+    let nginx = modules
+        .nginx()
+        .location(
+            "/call",
+            "harness.say(assert(python { entry = 'app.main:call' }):call(''))",
+        )
+        .location(
+            "/again",
+            "local rt = python { entry = 'app.main:call' }
+             rt:close()
+             harness.say(assert(python { entry = 'app.main:call' }):call(''))",
+        )
+        .location(
+            "/beside",
+            "local rt, err = python { entry = 'app.main:call', name = 'beside' }
+             ngx.print(rt and rt:call('') or err)",
+        )
+        .start();
+    assert_eq!(nginx.text("/call"), "ok part one, helper one");
+    modules.write("helper.py", "name = 'helper number two'\n");
+    modules.write("app/part.py", "name = 'part number two'\n");
+    assert_eq!(nginx.text("/call"), "ok part one, helper one");
+    let second = "part number two, helper number two";
+    // Another runtime beside the first gets the new one, too.
+    assert_eq!(nginx.text("/beside"), second);
+    assert_eq!(nginx.text("/call"), "ok part one, helper one");
+    assert_eq!(nginx.text("/again"), format!("ok {second}"));
+    // What is broken is an error of who loads it, and of nobody else.
+    modules.write("app/part.py", "name = 'part three\n");
+    let nginx_said = nginx.text("/call");
+    assert_eq!(nginx_said, format!("ok {second}"));
+}
+
+/// A virtual environment with a package of its own, made by the interpreter
+/// that the host finds.
+fn environment(modules: &Modules, name: &str) -> PathBuf {
+    let venv = modules.path().join(name);
+    let made = Command::new("/usr/bin/python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(&venv)
+        .status();
+    assert!(made.unwrap().success());
+    let lib = fs::read_dir(venv.join("lib")).unwrap().next().unwrap();
+    let packages = lib.unwrap().path().join("site-packages");
+    fs::write(
+        packages.join("only_here.py"),
+        format!("def call(request): return 'from {name}'\n"),
+    )
+    .unwrap();
+    venv
+}
+
+#[test]
+fn packages_of_a_virtual_environment_are_found() {
+    let modules = Modules::new();
+    let first = environment(&modules, "first");
+    let second = environment(&modules, "second");
+    let (first, second) = (first.display(), second.display());
+    let nginx = modules
+        .nginx()
+        .location(
+            "/none",
+            "ngx.print(select(2, python { entry = 'only_here:call' }))",
+        )
+        .location(
+            "/first",
+            &format!(
+                "local rt = assert(python {{ entry = 'only_here:call', venv = '{first}' }})
+                 ngx.print(rt:call(''))"
+            ),
+        )
+        .location(
+            "/second",
+            &format!(
+                "local rt = assert(python {{ entry = 'only_here:call', venv = '{second}' }})
+                 ngx.print(rt:call(''))"
+            ),
+        )
+        .location(
+            "/prefix",
+            &format!("ngx.print(faults {{ venv = '{first}' }}:call('prefix 1'))"),
+        )
+        .start();
+    // The first runtime decides whose environment it is ...
+    let prefix = nginx.text("/prefix");
+    let lines: Vec<&str> = prefix.lines().collect();
+    assert_eq!(lines[0], first.to_string(), "{prefix}");
+    assert_eq!(lines[1], "/usr", "{prefix}");
+    assert_eq!(lines[2], format!("{first}/bin/python3"), "{prefix}");
+    assert_eq!(nginx.text("/first"), "from first");
+    // ... and others bring their packages.
+    assert_eq!(nginx.text("/second"), "from second");
+    assert_eq!(nginx.text("/first"), "from first");
+}
+
+#[test]
+fn without_an_environment_its_packages_are_not_found() {
+    let modules = Modules::new();
+    environment(&modules, "unused");
+    let nginx = modules
+        .nginx()
+        .location(
+            "/none",
+            "ngx.print(select(2, python { entry = 'only_here:call' }))",
+        )
+        .start();
+    let said = nginx.text("/none");
+    assert!(said.contains("No module named 'only_here'"), "{said}");
+}
+
+/// numpy can be loaded only once per process, and Pillow is written in C: two
+/// runtimes use both, one after the other, at the same time, and again after
+/// they were closed.
+#[test]
+fn extensions_in_c_work_in_every_runtime() {
+    let modules = Modules::new();
+    modules.write(
+        "science.py",
+        "import io\nimport numpy\nfrom PIL import Image\n\
+         def call(request):\n\
+         \x20   n = int(request)\n\
+         \x20   grey = (numpy.outer(numpy.arange(n), numpy.ones(n)) % 256).astype('u1')\n\
+         \x20   out = io.BytesIO()\n\
+         \x20   Image.fromarray(grey).resize((n // 2, n // 2)).save(out, 'PNG')\n\
+         \x20   size = Image.open(io.BytesIO(out.getvalue())).size\n\
+         \x20   return f'{size[0]}x{size[1]}'\n",
+    );
+    let nginx = modules
+        .nginx()
+        .location(
+            "/science",
+            "for round = 1, 3 do
+                 local runtimes = {}
+                 for i = 1, 2 do
+                     runtimes[i] = assert(python { entry = 'science:call', config = 'c' .. i,
+                                                   threads = 4 })
+                 end
+                 local futures = {}
+                 for i = 1, 40 do
+                     futures[i] = runtimes[i % 2 + 1]:submit('100')
+                 end
+                 for i = 1, 40 do
+                     assert(futures[i]:wait() == '50x50')
+                 end
+                 for i = 1, 2 do
+                     assert(runtimes[i]:close())
+                 end
+             end
+             ngx.print('fine')",
+        )
+        .start();
+    assert_eq!(nginx.text("/science"), "fine");
+}
