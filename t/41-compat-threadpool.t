@@ -344,13 +344,14 @@ $::HttpConfig . q{
             ngx.say(state:get("phase"))
             ngx.say(state:get("broken"))
             ngx.say(list(tp.early:push_task(1, 2)))
-            ngx.say(list(tp.early:push_task("hold")))
+            local late, why = tp.early:push_task("hold")
+            ngx.say(list(late, why))
             state:set("open", true)
             local ok, err = pcall(tp.early.push_task, tp.early, { x = print })
             ngx.say(tostring(ok and select(2, tp.early:push_task({ x = print }))
                              or err):match("function") ~= nil)
-            local res, why = tp.broken:push_task(1)
-            ngx.say(res, " ", why:match("no rules"))
+            late, why = tp.broken:push_task(1)
+            ngx.say(late, " ", why:match("no rules"))
         }
     }
 --- request

@@ -1,0 +1,198 @@
+# Plugins that run several tasks in one call, by the host function `next`.
+
+use strict;
+use warnings;
+
+use Test::Nginx::Socket::Lua;
+use Cwd qw( cwd );
+
+my $pwd = cwd();
+our $HttpConfig = qq{
+    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
+    init_by_lua_block {
+        require("resty.nonblocking_ffi").pool("one", { threads = 1 })
+
+        -- A plugin whose "hold" holds until open() is called.
+        function puller(name)
+            local nbffi = require "resty.nonblocking_ffi"
+            local path = os.tmpname()
+            os.remove(path)
+            local rt = assert(nbffi.load {
+                runtime = "c", library = "puller", pool = "one", name = name,
+                config = path,
+            })
+            return rt, function()
+                assert(io.open(path, "w")):close()
+            end, path
+        end
+    }
+};
+
+repeat_each(2);
+plan tests => repeat_each() * (blocks() * 3);
+no_long_string();
+timeout(20);
+run_tests();
+
+__DATA__
+
+=== TEST 1: what waits is run in one call, in order, each with its own response
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt, open, path = puller()
+        rt:call("counts")
+        local futures = { rt:submit("hold") }
+        for i = 1, 50 do
+            futures[i + 1] = rt:submit("task " .. i)
+        end
+        open()
+        local results, errors = nbffi.wait_all(futures)
+        os.remove(path)
+        local right = 0
+        for i = 1, 50 do
+            if results[i + 1] == "task " .. i then
+                right = right + 1
+            end
+        end
+        ngx.say(right, " ", next(errors))
+        ngx.say(rt:call("counts"))
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+50 nil
+2 52
+--- no_error_log
+[error]
+
+
+
+=== TEST 2: a task for somebody else comes in its turn
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt, open, path = puller()
+        local echo = assert(nbffi.load { runtime = "c", library = "echo",
+                                         pool = "one" })
+        rt:call("counts")
+        local futures = {
+            rt:submit("hold"), rt:submit("a"), echo:submit("b"),
+            rt:submit("c"), rt:submit("d"),
+        }
+        open()
+        local results = nbffi.wait_all(futures)
+        os.remove(path)
+        ngx.say(table.concat(results, " "))
+        -- hold and a, then c and d, then this.
+        ngx.say(rt:call("counts"))
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+hold a b c d
+3 5
+--- no_error_log
+[error]
+
+
+
+=== TEST 3: what is left without a response is empty; what call returns is about the last
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt, open, path = puller()
+        rt:call("counts")
+        local futures = {
+            rt:submit("hold"), rt:submit("leave"), rt:submit("x"),
+            rt:submit("fail"), rt:submit("leave"),
+        }
+        open()
+        local results, errors = nbffi.wait_all(futures)
+        os.remove(path)
+        for i = 1, 5 do
+            ngx.say(i, " \"", results[i], "\" ", errors[i])
+        end
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+1 "hold" nil
+2 "" nil
+3 "x" nil
+4 "nil" runtime error: code 7
+5 "" nil
+--- no_error_log
+[error]
+
+
+
+=== TEST 4: cancelled and late tasks are not handed out
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt, open, path = puller()
+        rt:call("counts")
+        local held = rt:submit("hold")
+        local cancelled = rt:submit("cancelled")
+        local late = rt:submit("late", { timeout = 0.05 })
+        local last = rt:submit("last")
+        ngx.say(cancelled:cancel())
+        ngx.say((select(2, late:wait())))
+        open()
+        ngx.say(held:wait(), " ", last:wait())
+        os.remove(path)
+        ngx.say(rt:call("counts"))
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+timeout
+hold last
+2 3
+--- no_error_log
+[error]
+
+
+
+=== TEST 5: closing waits for a call that pulls
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt, open, path = puller("closing")
+        local futures = { rt:submit("hold") }
+        for i = 2, 20 do
+            futures[i] = rt:submit("task " .. i)
+        end
+        local closer = ngx.thread.spawn(function() return rt:close() end)
+        open()
+        local _, ok = ngx.thread.wait(closer)
+        os.remove(path)
+        ngx.say(ok, " ", futures[20]:wait())
+    }
+}
+--- request
+GET /t
+--- response_body
+true task 20
+--- no_error_log
+[error]
