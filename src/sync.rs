@@ -46,6 +46,11 @@ impl Semaphore {
         futex(&self.permits, libc::FUTEX_WAKE, 1);
     }
 
+    /// Whether there is a permit (a hint: somebody may be taking it).
+    pub fn is_posted(&self) -> bool {
+        self.permits.load(Ordering::Relaxed) > 0
+    }
+
     /// Takes a permit, sleeping until there is one.
     pub fn wait(&self) {
         loop {
@@ -104,6 +109,11 @@ impl Semaphore {
     pub fn post(&self) {
         *self.permits.lock().unwrap() += 1;
         self.posted.notify_one();
+    }
+
+    /// Whether there is a permit (a hint: somebody may be taking it).
+    pub fn is_posted(&self) -> bool {
+        *self.permits.lock().unwrap() > 0
     }
 
     /// Takes a permit, sleeping until there is one.

@@ -1205,6 +1205,15 @@ location = /t {
         local deep = {}
         for _ = 1, 99 do deep = { deep } end
         try(deep)
+        local jobs = require "vm_jobs"
+        for _, shape in ipairs(jobs.SHAPES) do
+            if not jobs.same({ rt:call("build", shape, 3000) },
+                             { jobs.build(shape, 3000) })
+            then
+                ngx.say(shape)
+                wrong = wrong + 1
+            end
+        end
         ngx.say(wrong, " wrong")
         ngx.say(select(2, pcall(rt.call, rt, "echo", { x = { y = print } })))
         ngx.say(select(2, pcall(rt.call, rt, "echo", { { deep } }))

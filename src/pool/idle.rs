@@ -90,22 +90,21 @@ impl Idle {
         false
     }
 
-    /// Wakes thread `index` if it sleeps. (Another one may be woken instead if
-    /// that one wakes up at this moment.)
+    /// Wakes thread `index` if it sleeps, for something that only it may do.
+    ///
+    /// It is posted without a grant: a grant could be for a thread that has set
+    /// its bit and is not counted yet, so that none is left for the one that is
+    /// meant. The thread takes the grant itself, see `sleep`; it may wait for
+    /// that, the poster must not.
     pub fn wake(&self, index: usize) {
-        // As in `notify`: what the thread is woken for comes before the look.
+        // As in `notify`: what the thread is woken for comes before the looks.
         fence(Ordering::SeqCst);
-        let (word, bit) = (&self.asleep[index / 64], 1 << (index % 64));
-        if word.load(Ordering::SeqCst) & bit == 0 || !self.grant(|_| true) {
-            return;
+        let bits = self.asleep[index / 64].load(Ordering::SeqCst);
+        // A permit that is there already will wake it, too; the fence behind
+        // `wait` in `sleep` is the partner.
+        if bits & bit(index) != 0 && !self.beds[index].is_posted() {
+            self.beds[index].post();
         }
-        // Acquire and Release: as in `pick`.
-        let picked = if word.fetch_and(!bit, Ordering::AcqRel) & bit != 0 {
-            index
-        } else {
-            self.pick()
-        };
-        self.beds[picked].post();
     }
 
     /// Takes the lowest bit; the caller has a grant, so there is one.
@@ -164,20 +163,52 @@ impl Idle {
     }
 
     /// Thread `index`, a searcher, has found nothing and sleeps until it is
-    /// picked; it is a searcher again when this returns. If `is_empty` says
-    /// that there is something after all, it does not sleep, unless another
-    /// was woken instead at this moment.
+    /// picked, or woken by `wake`; it is a searcher again when this returns.
+    /// If `is_empty` says that there is something after all, it does not sleep.
     pub fn sleep(&self, index: usize, is_empty: impl Fn() -> bool) {
-        self.asleep[index / 64].fetch_or(1 << (index % 64), Ordering::AcqRel);
+        self.asleep[index / 64].fetch_or(bit(index), Ordering::AcqRel);
         // (3) and (4) above.
         self.counts.fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if !is_empty() {
-            // Not just anybody: what it saw may be for this thread alone.
-            self.wake(index);
+        if is_empty() {
+            self.beds[index].wait();
+            // Partner of the fence in `wake`: if that found a permit, it was
+            // this one, and what follows sees what it was for.
+            fence(Ordering::SeqCst);
+            if !self.get_up(index) {
+                return;
+            }
+        } else if !self.get_up(index) {
+            // Picked at this moment: the permit is on its way.
+            self.beds[index].wait();
         }
-        self.beds[index].wait();
     }
+
+    /// Makes thread `index` a searcher again if it was not picked. False if it
+    /// was, and so is one.
+    fn get_up(&self, index: usize) -> bool {
+        let word = &self.asleep[index / 64];
+        // Acquire and Release: as in `pick`.
+        while word.load(Ordering::Acquire) & bit(index) != 0 {
+            if !self.grant(|_| true) {
+                // Whoever has the last grant picks this thread, or one that is
+                // about to be counted.
+                spin_loop();
+                continue;
+            }
+            if word.fetch_and(!bit(index), Ordering::AcqRel) & bit(index) != 0 {
+                return true;
+            }
+            // Picked meanwhile: the grant is for somebody else.
+            self.beds[self.pick()].post();
+        }
+        false
+    }
+}
+
+/// A thread's bit in its word.
+fn bit(index: usize) -> u64 {
+    1 << (index % 64)
 }
 
 #[cfg(all(test, loom))]

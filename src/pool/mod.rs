@@ -75,6 +75,8 @@ pub struct Shared {
     posted: CachePadded<AtomicU64>,
     /// Tasks that ended, whoever ended them.
     ended: CachePadded<AtomicU64>,
+    /// Tasks among the posted that never were in a queue.
+    nested: AtomicU64,
     /// Threads that run a task that is not one of many short ones: they may
     /// not come back soon.
     engaged: CachePadded<AtomicU32>,
@@ -90,7 +92,8 @@ impl Shared {
     /// Tasks that no thread has taken to run.
     fn queued(&self) -> u64 {
         let started: u64 = self.threads.iter().map(|t| t.started.get()).sum();
-        self.posted.load(Ordering::Relaxed).saturating_sub(started)
+        let begun = started + self.nested.load(Ordering::Relaxed);
+        self.posted.load(Ordering::Relaxed).saturating_sub(begun)
     }
 
     /// Sees to it that somebody comes for what waits in the queues, of which
@@ -161,6 +164,7 @@ impl Pool {
             threads: (0..config.threads).map(|_| counters()).collect(),
             posted: CachePadded::default(),
             ended: CachePadded::default(),
+            nested: AtomicU64::new(0),
             engaged: CachePadded::default(),
             cores: cores(),
             visit: OnceLock::new(),
@@ -229,6 +233,14 @@ impl Pool {
 
     /// Counts a task that is not bounded by the queue.
     pub fn reserve_always(&self) {
+        self.shared.posted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a task that the calling thread, which may be another pool's, runs
+    /// at once: it is not queued.
+    pub fn reserve_nested(&self) {
+        // Relaxed: figures.
+        self.shared.nested.fetch_add(1, Ordering::Relaxed);
         self.shared.posted.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -242,9 +242,101 @@ function _M.keep(bytes)
 end
 
 
--- The thread that this is.
+-- Allocate until there is no more.
+function _M.hoard_tables()
+    local list = {}
+    for i = 1, math.huge do list[i] = { i } end
+end
+
+function _M.hoard_strings()
+    local text = "x"
+    while true do text = text .. text end
+end
+
+
+-- Hits the memory limit and lives on.
+function _M.survive()
+    return pcall(_M.hoard_tables) and "unlimited" or "survived"
+end
+
+
+-- Leaves something in the VM that notes its end in cell 5.
+local at_end
+
+function _M.at_end(address)
+    at_end = newproxy(true)
+    getmetatable(at_end).__gc = function()
+        board.at(address):add(5)
+    end
+end
+
+
+-- If this is thread `index`: counts in cell `start` + index, and stays until
+-- cell `go` + index is set.
+function _M.hold_on(address, index, start, go)
+    if worker.index() == index then
+        local memory = board.at(address)
+        memory:add(start + index)
+        memory:await(go + index, 1)
+    end
+end
+
+
+-- Where this runs.
 function _M.whoami()
     return worker.name(), worker.index(), worker.pool()
+end
+
+function _M.comm()
+    local file = io.open("/proc/thread-self/comm")
+    local name = file:read("*l")
+    file:close()
+    return name
+end
+
+
+-- Seconds until the deadline.
+function _M.deadline()
+    return worker.deadline()
+end
+
+function _M.cast_deadline(address)
+    local memory = board.at(address)
+    memory:set(7, math.floor(worker.deadline()))
+    memory:set(6, 1)
+end
+
+
+-- Stays a moment longer than the deadline, and notes that in cell 8.
+function _M.overstay(address)
+    while worker.deadline() > 0 do
+        ffi.C.usleep(500)
+    end
+    board.at(address):set(8, worker.deadline() < 0 and 1 or 2)
+end
+
+
+-- Calls another runtime.
+function _M.ask(...)
+    return worker.call(...)
+end
+
+function _M.ask_many(runtime, count)
+    for i = 1, count do
+        local request = "1 " .. i
+        local res = worker.call(runtime, request)
+        if res ~= request and res ~= tostring(i) then
+            error(i .. ": " .. tostring(res))
+        end
+    end
+    return count
+end
+
+function _M.blame(arguments)
+    local code = "local worker = ...\nlocal a = worker.call(" .. arguments
+                 .. ")\nreturn a"
+    local ok, err = pcall(assert(loadstring(code, "=caller")), worker)
+    return ok and "no error" or err
 end
 
 

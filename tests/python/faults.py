@@ -18,15 +18,19 @@ STARTED, ENDED, CANCELLED, INITS, CLOSES, RUNNING, HEADER = 0, 1, 2, 6, 7, 8, 16
 
 
 class Counters:
-    """Exact for one worker, under the GIL; for each id, for any number."""
+    """Exact for one worker; for each id, for any number of them."""
+
+    lock = threading.Lock()
 
     def __init__(self, path):
         with open(path, "r+b") as file:
             self.memory = mmap.mmap(file.fileno(), 0)
 
     def add(self, place, number=1):
-        value, = struct.unpack_from("=Q", self.memory, place * 8)
-        struct.pack_into("=Q", self.memory, place * 8, value + number)
+        # Counts are exact also if the task is being stopped.
+        with nonblocking_ffi.shield(), self.lock:
+            value, = struct.unpack_from("=q", self.memory, place * 8)
+            struct.pack_into("=q", self.memory, place * 8, value + number)
 
 
 class Faults:
@@ -54,7 +58,7 @@ class Faults:
             counters.add(CANCELLED)
             raise
         finally:
-            counters.add(RUNNING, -1 % 2**64)
+            counters.add(RUNNING, -1)
             counters.add(ENDED)
 
     def echo(self, argument):
@@ -140,7 +144,7 @@ class Loop:
             counters.add(CANCELLED)
             raise
         finally:
-            counters.add(RUNNING, -1 % 2**64)
+            counters.add(RUNNING, -1)
             counters.add(ENDED)
 
     async def echo(self, argument):

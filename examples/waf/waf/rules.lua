@@ -75,17 +75,16 @@ local HEADINGS = {
 }
 
 
-local function check(rule, fail)
+-- What is wrong with a rule, or nil.
+local function fault(rule)
     if not rule.pattern then
-        fail("rule " .. rule.id .. " has no pattern")
+        return "no pattern"
     end
     if #rule.attacks == 0 then
-        fail("rule " .. rule.id .. " has no attack that it is to find")
+        return "no attack that it is to find"
     end
     local _, _, err = ngx_find("", rule.pattern, _M.OPTIONS)
-    if err then
-        fail("rule " .. rule.id .. ": " .. err)
-    end
+    return err
 end
 
 
@@ -103,15 +102,20 @@ local function read_file(path, list, seen)
     file:close()
     local group = { form = "text" }
     local rule
+    local function finish()
+        local wrong = rule and fault(rule)
+        if wrong then
+            fail("the rule above, " .. rule.id .. ": " .. wrong)
+        end
+    end
+
     for line in io_lines(path) do
         number = number + 1
         local mark, text = match(line, "^([@~=?!]) (.*)$")
         local id, score, what = match(line, "^(%d+) (%d+) (.+)$")
         local heading, value = match(line, "^(%a+) (.+)$")
         if id then
-            if rule then
-                check(rule, fail)
-            end
+            finish()
             if not (group.name and group.parts) then
                 fail("group or parts are missing above the first rule")
             end
@@ -133,9 +137,7 @@ local function read_file(path, list, seen)
             fail("not understood: " .. line)
         end
     end
-    if rule then
-        check(rule, fail)
-    end
+    finish()
 end
 
 

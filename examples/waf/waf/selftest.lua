@@ -5,6 +5,12 @@ local format = string.format
 local gsub = string.gsub
 local lower = string.lower
 local match = string.match
+local rep = string.rep
+
+
+local function repeated(text, count)
+    return rep(text, tonumber(count))
+end
 
 
 -- Makes a request with a text in a part of it.
@@ -40,6 +46,8 @@ local BUILD = {
 
 local function finds(inspect, rule, part, text)
     local request = { method = "GET", target = "/", headers = {} }
+    -- "<<ab*3>>" is "ababab".
+    text = gsub(text, "<<(.-)%*(%d+)>>", repeated)
     BUILD[part](request, text, #rule.parts == 1)
     local _, hits = inspect(request)
     for i = 1, hits and #hits or 0 do

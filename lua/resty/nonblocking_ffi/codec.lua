@@ -233,7 +233,8 @@ function _M.traceback(err)
         local readable, text = pcall(tostring, err)
         err = readable and text or "(an error that is a table)"
     end
-    return debug.traceback(tostring(err), 2)
+    -- Not as the argument: what follows a NUL would be cut off.
+    return tostring(err) .. debug.traceback("", 2)
 end
 
 

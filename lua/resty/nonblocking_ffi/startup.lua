@@ -12,8 +12,24 @@ local require = require
 local sub = string.sub
 local type = type
 
+-- What `require` keeps in package.loaded for a module while it loads it, as it
+-- does for this one now; and for ever, if that fails.
+local LOADING = package.loaded[...]
+
 
 local _M = {}
+
+
+-- Lets modules that failed to load be loaded again when they are asked for
+-- next: `require` would answer "loop or previous error", for ever. Not to be
+-- called while one is being loaded.
+function _M.forget_failed()
+    for name, module in next, package.loaded do
+        if module == LOADING then
+            package.loaded[name] = nil
+        end
+    end
+end
 
 
 -- Runs init code: Lua code, or a module that is required. A name without a

@@ -177,7 +177,7 @@ func (in *instance) log(level Level, message []byte) {
 	in.lock.RLock()
 	defer in.lock.RUnlock()
 	if in.host != nil {
-		data, length := bytes(message)
+		data, length := pointer(message)
 		C.nbffi_go_log(in.host, C.int(level), data, length)
 	}
 }
@@ -187,7 +187,7 @@ func (in *instance) setStatus(handle C.nbffi_task, code int64, message string) {
 	in.lock.RLock()
 	defer in.lock.RUnlock()
 	if in.host != nil {
-		data, length := bytes([]byte(message))
+		data, length := pointer([]byte(message))
 		C.nbffi_go_set_status(in.host, handle, C.int64_t(code), data, length)
 	}
 }
@@ -196,6 +196,9 @@ func (in *instance) setStatus(handle C.nbffi_task, code int64, message string) {
 func (in *instance) deadline(handle C.nbffi_task) (time.Time, bool) {
 	in.lock.RLock()
 	defer in.lock.RUnlock()
+	// Before the host is asked: if this thread is held up meanwhile, the context
+	// rather ends too early than after the caller.
+	now := time.Now()
 	remaining := int64(C.NBFFI_GO_NO_DEADLINE)
 	if in.host != nil {
 		remaining = int64(C.nbffi_go_remaining(in.host, handle))
@@ -203,7 +206,7 @@ func (in *instance) deadline(handle C.nbffi_task) (time.Time, bool) {
 	if remaining == C.NBFFI_GO_NO_DEADLINE {
 		return time.Time{}, false
 	}
-	return time.Now().Add(time.Duration(remaining)), true
+	return now.Add(time.Duration(remaining)), true
 }
 
 // watch begins to look whether a task is cancelled; until it is removed.
@@ -218,8 +221,8 @@ func (in *instance) watch(handle C.nbffi_task, deadline time.Time,
 	return watch
 }
 
-// bytes is how C takes a slice.
-func bytes(slice []byte) (*C.char, C.uint64_t) {
+// pointer is how C takes a slice.
+func pointer(slice []byte) (*C.char, C.uint64_t) {
 	if len(slice) == 0 {
 		return nil, 0
 	}

@@ -54,7 +54,7 @@ func (in *instance) serveHere(visit *C.nbffi_go_visit) {
 // in its place now.
 func (in *instance) serveFirst(visit *C.nbffi_go_visit, t *task) bool {
 	answer := in.handle(visit.tasks[0], t)
-	data, length := bytes(answer.data)
+	data, length := pointer(answer.data)
 	if answer.failed {
 		return C.nbffi_go_fail_next(visit, answer.code, data, length) != 0
 	}
@@ -77,7 +77,7 @@ func (in *instance) serveElsewhere(request C.nbffi_go_task) {
 
 // complete ends a task, on any thread; if it has ended, nothing happens.
 func (in *instance) complete(handle C.nbffi_task, answer answer) {
-	data, length := bytes(answer.data)
+	data, length := pointer(answer.data)
 	if answer.failed {
 		C.nbffi_go_fail(in.table, handle, answer.code, data, length)
 		return

@@ -3,6 +3,7 @@ asyncio loops, the log, tracebacks. One instance per process, run before any
 plugin's code."""
 
 import asyncio
+import gc
 import importlib
 import importlib.machinery
 import io
@@ -487,8 +488,11 @@ class _Runtime:
                 if sys.modules.get(name) is module:
                     del sys.modules[name]
             _remove_folders(self.folders)
-        self.modules = {}
         nonblocking_ffi._runtimes.pop(self.number, None)
+        # So that what the plugin leaves behind is garbage, whoever still has
+        # this object.
+        self.loop = self.handler = None
+        self.modules = {}
 
 
 def open(number, name, entry, config, folders, venv):
@@ -513,6 +517,12 @@ def close(runtime):
         runtime.close()
     except BaseException as error:
         describe(runtime.number, error, False)
+
+
+def collect():
+    """Frees what closed runtimes have left: modules are cycles, and may be
+    large."""
+    gc.collect()
 
 
 def task_of_loop(number):

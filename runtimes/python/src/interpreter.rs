@@ -72,6 +72,7 @@ pub struct Interpreter {
 struct Host {
     open: Ref,
     close: Ref,
+    collect: Ref,
     describe: Ref,
     task_of_loop: Ref,
     stopped: Ref,
@@ -119,7 +120,8 @@ pub fn obtain(config: &Config) -> std::result::Result<&'static Interpreter, Stri
 fn start(found: Found) -> std::result::Result<&'static Interpreter, String> {
     let (send, receive) = mpsc::channel();
     let body = move || {
-        block_signals();
+        // All signals are blocked: the host's threads have it so, and threads
+        // that they start inherit it.
         // SAFETY: this thread is nothing but Python's main thread.
         let started = unsafe { initialize(found) };
         let interpreter = started.map(|i| -> &'static Interpreter { Box::leak(Box::new(i)) });
@@ -136,16 +138,6 @@ fn start(found: Found) -> std::result::Result<&'static Interpreter, String> {
         .map_err(|error| format!("cannot start a thread for Python: {error}"))?;
     let started = receive.recv();
     started.unwrap_or_else(|_| Err("Python's thread has ended".to_owned()))
-}
-
-/// All signals are nginx's.
-fn block_signals() {
-    let mut all = std::mem::MaybeUninit::uninit();
-    // SAFETY: sigfillset initialises `all`; nothing else is read or written.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
-    }
 }
 
 /// Memory for one of Python's structures.
@@ -257,6 +249,7 @@ fn load_host(gil: Gil) -> Result<Host> {
     Ok(Host {
         open: gil.attribute(&host, c"open")?,
         close: gil.attribute(&host, c"close")?,
+        collect: gil.attribute(&host, c"collect")?,
         describe: gil.attribute(&host, c"describe")?,
         task_of_loop: gil.attribute(&host, c"task_of_loop")?,
         stopped: gil.attribute(&host, c"Stopped")?,
@@ -370,6 +363,13 @@ impl Interpreter {
     pub fn close(&self, gil: Gil, handle: Ref) {
         if gil.call(&self.host.close, [handle]).is_err() {
             // host.py logs what goes wrong in there.
+            gil.take_exception();
+        }
+    }
+
+    /// Frees what closed runtimes have left, once nothing of theirs is held.
+    pub fn collect(&self, gil: Gil) {
+        if gil.call(&self.host.collect, []).is_err() {
             gil.take_exception();
         }
     }

@@ -334,10 +334,11 @@ impl Runtime {
             let close = || self.interpreter.close(attached.gil(), handle);
             attached.record.visit(self.id, close);
         }
-        // With the GIL, as it may hold the last reference to the function.
         runtimes().remove(&self.id);
+        let interpreter = self.interpreter;
+        // With the GIL, as it may hold the last reference to the function.
         drop(self);
-        drop(attached);
+        interpreter.collect(attached.gil());
     }
 }
 

@@ -158,7 +158,7 @@ fn run(runtime: &Runtime, slot: &'static Slot, request: &[u8], now: u64, deadlin
         bulk: false,
         tag: 0,
     };
-    runtime.pool().reserve_always();
+    runtime.pool().reserve_nested();
     runtime.stats().nested.bump_shared();
     runtime.note_start();
     // SAFETY: the slot is free and this thread's.

@@ -3,29 +3,35 @@
 //! nginx's regular expressions share one match context, one JIT stack and one
 //! allocator among all requests, which is right on its only thread and wrong on
 //! any other. So this PCRE2 is linked into our shared object, none of its names
-//! are exported, and what matching writes to belongs to one thread ([`Scratch`]).
+//! are exported, and what matching writes to belongs to one thread.
 //!
-//! | role | |
-//! |------|-|
-//! | [`Regex`]    | a compiled pattern; never changes, so any thread may use it |
-//! | [`Template`] | a compiled replacement: text and references like `$1` |
-//! | [`Scratch`]  | what a thread needs to match: offsets, limits, stack, result |
+//! | file         | role |
+//! |--------------|------|
+//! | this one     | [`Regex`], a compiled pattern: never changes, so any thread may use it |
+//! | [`scratch`]  | what a thread needs to match: offsets, limits, stack, result |
+//! | [`template`] | [`Template`], a compiled replacement: text and references like `$1` |
 //!
 //! # Limits
 //!
 //! A pattern that backtracks without end stops at PCRE2's match limit, as it
 //! does in nginx where `lua_regex_match_limit` is not set. The memory for it is
-//! limited too ([`HEAP_LIMIT_KIB`]), where PCRE2 alone would take gigabytes, and
-//! what is more than [`KEPT_BYTES`] goes back after the match.
+//! limited too, where PCRE2 alone would take gigabytes, and what is more than a
+//! thread should keep goes back after the match ([`scratch`]).
 
-use std::cell::RefCell;
-use std::ffi::c_int;
-use std::ops::Range;
+mod scratch;
+mod template;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use std::ptr::{self, NonNull};
 
 use pcre2_sys as sys;
 
 use super::belongings::in_foreign_code;
+pub use scratch::set_jit_stack;
+use scratch::{Scratch, WORKSPACE};
+use template::append;
+pub use template::Template;
 
 /// Bits of the options that `ngx.re` has letters for; `vm/re.lua` has the same.
 pub mod option {
@@ -52,20 +58,6 @@ pub mod option {
     /// `d`: the longest match, by the algorithm that has no captures.
     pub const DFA: u32 = 1 << 10;
 }
-
-/// Memory that the interpreter may use for one match, in KiB.
-const HEAP_LIMIT_KIB: u32 = 128 * 1024;
-/// Memory that a thread keeps from one match to the next, for each purpose.
-const KEPT_BYTES: usize = 1 << 20;
-/// The JIT stack of a thread: what it starts with, and its limit unless
-/// `ngx.re.opt("jit_stack_size")` says otherwise. Only what is used is backed by
-/// memory.
-const JIT_STACK_MIN: usize = 32 * 1024;
-const JIT_STACK_MAX: usize = 1 << 20;
-/// Numbers of the DFA algorithm's workspace.
-const WORKSPACE: usize = 4096;
-/// Pairs of offsets that a thread begins with.
-const PAIRS: u32 = 32;
 
 /// What matching found: pairs of offsets, or PCRE2's negative error code.
 pub type Matched = Result<u32, i32>;
@@ -342,7 +334,14 @@ impl Regex {
             count += 1;
             let (from, to) = (scratch.offset(0), scratch.offset(1));
             append(result, subject.get(copied..from))?;
-            template.append(scratch, pairs, subject, result)?;
+            let capture = |number: u32| {
+                let index = 2 * number as usize;
+                let range = || scratch.offset(index)..scratch.offset(index + 1);
+                (number < pairs)
+                    .then(range)
+                    .and_then(|range| subject.get(range))
+            };
+            template.expand(capture, result)?;
             copied = to;
             if !global {
                 break;
@@ -374,18 +373,6 @@ fn is_trailing(byte: u8) -> bool {
     byte & 0xc0 == 0x80
 }
 
-fn append(result: &mut Vec<u8>, bytes: Option<&[u8]>) -> Result<(), i32> {
-    if let Some(bytes) = bytes {
-        // A Lua string cannot be longer.
-        if result.len() + bytes.len() >= i32::MAX as usize {
-            return Err(NO_MEMORY);
-        }
-        result.try_reserve(bytes.len()).map_err(|_| NO_MEMORY)?;
-        result.extend_from_slice(bytes);
-    }
-    Ok(())
-}
-
 /// PCRE2's words for an error.
 fn error_text(code: i32) -> String {
     let mut buffer = [0u8; 256];
@@ -394,254 +381,4 @@ fn error_text(code: i32) -> String {
     // A negative length: cut, which no message of PCRE2 needs.
     let len = usize::try_from(len).unwrap_or_default();
     String::from_utf8_lossy(&buffer[..len]).into_owned()
-}
-
-/// Part of a replacement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    /// This part of the source.
-    Text(Range<usize>),
-    /// What the group of this number captured, or nothing.
-    Capture(u32),
-}
-
-/// A compiled replacement.
-#[derive(Debug, Clone)]
-pub struct Template {
-    source: Vec<u8>,
-    pieces: Vec<Piece>,
-}
-
-impl Template {
-    /// Compiles a replacement: `$0` is the match, `$1` and `${1}` the first
-    /// group, `$$` a dollar sign. The error is what nginx logs for it.
-    pub fn new(source: &[u8]) -> Result<Self, String> {
-        let mut pieces = Vec::new();
-        let mut at = 0;
-        while at < source.len() {
-            if source[at] != b'$' {
-                let rest = &source[at..];
-                let len = rest.iter().position(|&byte| byte == b'$');
-                let end = at + len.unwrap_or(rest.len());
-                pieces.push(Piece::Text(at..end));
-                at = end;
-            } else if source.get(at + 1) == Some(&b'$') {
-                pieces.push(Piece::Text(at + 1..at + 2));
-                at += 2;
-            } else {
-                let (number, end) = reference(source, at + 1)?;
-                pieces.push(Piece::Capture(number));
-                at = end;
-            }
-        }
-        Ok(Self {
-            source: source.to_vec(),
-            pieces,
-        })
-    }
-
-    fn append(
-        &self,
-        scratch: &Scratch,
-        pairs: u32,
-        subject: &[u8],
-        result: &mut Vec<u8>,
-    ) -> Result<(), i32> {
-        for piece in &self.pieces {
-            match piece {
-                Piece::Text(range) => append(result, self.source.get(range.clone()))?,
-                Piece::Capture(number) if *number < pairs => {
-                    let index = 2 * *number as usize;
-                    let range = scratch.offset(index)..scratch.offset(index + 1);
-                    append(result, subject.get(range))?;
-                }
-                Piece::Capture(_) => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The number of a group after a dollar sign, at `start`, and where it ends.
-fn reference(source: &[u8], start: usize) -> Result<(u32, usize), String> {
-    let text = |range: Range<usize>| String::from_utf8_lossy(&source[range]).into_owned();
-    let bracket = source.get(start) == Some(&b'{');
-    let first = start + usize::from(bracket);
-    let numeric = source.get(first).is_some_and(u8::is_ascii_digit);
-    let mut end = first;
-    while source.get(end).is_some_and(|&byte| {
-        byte.is_ascii_digit() || !numeric && (byte.is_ascii_alphabetic() || byte == b'_')
-    }) {
-        end += 1;
-    }
-    let closed = bracket && source.get(end) == Some(&b'}');
-    if first == source.len() || (end == first && !bracket) || (end == first && closed) {
-        let whole = text(0..source.len());
-        return Err(format!(
-            "lua script: invalid capturing variable name found in \"{whole}\""
-        ));
-    }
-    if bracket && !closed {
-        let name = text(first..end);
-        return Err(format!(
-            "the closing bracket in \"{name}\" variable is missing"
-        ));
-    }
-    if !numeric {
-        let name = text(first..end);
-        return Err(format!(
-            "attempt to use named capturing variable \"{name}\" (named captures not supported yet)"
-        ));
-    }
-    // There is no group with a number too large for this.
-    let number = text(first..end).parse().unwrap_or(u32::MAX);
-    Ok((number, end + usize::from(bracket)))
-}
-
-/// What a thread matches with.
-struct Scratch {
-    data: NonNull<sys::pcre2_match_data_8>,
-    /// Pairs of offsets that `data` has room for.
-    pairs: u32,
-    context: NonNull<sys::pcre2_match_context_8>,
-    jit_stack: *mut sys::pcre2_jit_stack_8,
-    workspace: Vec<c_int>,
-    result: Vec<u8>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Option<Scratch>> = const { RefCell::new(None) };
-}
-
-fn new_data(pairs: u32) -> Result<NonNull<sys::pcre2_match_data_8>, i32> {
-    // SAFETY: any number of pairs is fine, and so is no context.
-    let data = unsafe { sys::pcre2_match_data_create_8(pairs, ptr::null_mut()) };
-    NonNull::new(data).ok_or(NO_MEMORY)
-}
-
-impl Scratch {
-    fn new() -> Result<Self, i32> {
-        // SAFETY: PCRE2 takes its memory from malloc if given no context.
-        let context = unsafe { sys::pcre2_match_context_create_8(ptr::null_mut()) };
-        let context = NonNull::new(context).ok_or(NO_MEMORY)?;
-        let data = match new_data(PAIRS) {
-            Ok(data) => data,
-            Err(code) => {
-                // SAFETY: it was made above.
-                unsafe { sys::pcre2_match_context_free_8(context.as_ptr()) };
-                return Err(code);
-            }
-        };
-        let mut scratch = Self {
-            data,
-            pairs: PAIRS,
-            context,
-            jit_stack: ptr::null_mut(),
-            workspace: Vec::new(),
-            result: Vec::new(),
-        };
-        // SAFETY: the context is live.
-        unsafe { sys::pcre2_set_heap_limit_8(scratch.context.as_ptr(), HEAP_LIMIT_KIB) };
-        scratch.set_jit_stack(JIT_STACK_MAX);
-        Ok(scratch)
-    }
-
-    /// Calls `body` with this thread's scratch.
-    fn with(body: impl FnOnce(&mut Self) -> Matched) -> Matched {
-        SCRATCH.with(|scratch| {
-            // Nothing that runs in here calls back.
-            let mut scratch = scratch.borrow_mut();
-            if scratch.is_none() {
-                *scratch = Some(Self::new()?);
-            }
-            let scratch = scratch.as_mut().ok_or(NO_MEMORY)?;
-            if scratch.result.capacity() > KEPT_BYTES {
-                // Not when it was made: the caller looks at it then.
-                scratch.result = Vec::new();
-            }
-            body(scratch)
-        })
-    }
-
-    /// Limits the JIT stack. False if there is no memory, or no machine code.
-    fn set_jit_stack(&mut self, limit: usize) -> bool {
-        let limit = limit.max(JIT_STACK_MIN);
-        // SAFETY: the sizes are sensible, and no context is needed. The old
-        // stack is not in use, and no longer assigned when it is freed.
-        unsafe {
-            let stack = sys::pcre2_jit_stack_create_8(JIT_STACK_MIN, limit, ptr::null_mut());
-            if stack.is_null() {
-                return false;
-            }
-            sys::pcre2_jit_stack_assign_8(self.context.as_ptr(), None, stack.cast());
-            sys::pcre2_jit_stack_free_8(self.jit_stack);
-            self.jit_stack = stack;
-        }
-        true
-    }
-
-    fn make_room(&mut self, pairs: u32) -> Result<(), i32> {
-        if pairs > self.pairs {
-            let pairs = pairs.next_power_of_two();
-            self.replace_data(new_data(pairs)?);
-            self.pairs = pairs;
-        }
-        Ok(())
-    }
-
-    fn replace_data(&mut self, data: NonNull<sys::pcre2_match_data_8>) {
-        let old = std::mem::replace(&mut self.data, data);
-        // SAFETY: nobody else has the old one.
-        unsafe { sys::pcre2_match_data_free_8(old.as_ptr()) };
-    }
-
-    /// Gives memory back that the interpreter took for a deep match. The
-    /// offsets stay.
-    fn trim(&mut self) {
-        // SAFETY: it is live.
-        let size = unsafe { sys::pcre2_get_match_data_heapframes_size_8(self.data.as_ptr()) };
-        if size <= KEPT_BYTES {
-            return;
-        }
-        if let Ok(data) = new_data(self.pairs) {
-            let count = 2 * self.pairs as usize;
-            // SAFETY: both are live and have room for that many offsets.
-            unsafe {
-                let from = sys::pcre2_get_ovector_pointer_8(self.data.as_ptr());
-                let to = sys::pcre2_get_ovector_pointer_8(data.as_ptr());
-                ptr::copy_nonoverlapping(from, to, count);
-            }
-            self.replace_data(data);
-        }
-    }
-
-    fn workspace(&mut self) -> *mut c_int {
-        self.workspace.resize(WORKSPACE, 0);
-        self.workspace.as_mut_ptr()
-    }
-
-    /// An offset of the last match: start and end of the match, then of each
-    /// group; `usize::MAX` for a group that did not take part.
-    fn offset(&self, index: usize) -> usize {
-        debug_assert!(index < 2 * self.pairs as usize);
-        // SAFETY: it is live, and the index below twice the pairs.
-        unsafe { *sys::pcre2_get_ovector_pointer_8(self.data.as_ptr()).add(index) }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // SAFETY: they are this scratch's own.
-        unsafe {
-            sys::pcre2_match_data_free_8(self.data.as_ptr());
-            sys::pcre2_match_context_free_8(self.context.as_ptr());
-            sys::pcre2_jit_stack_free_8(self.jit_stack);
-        }
-    }
-}
-
-/// Limits the JIT stack of this thread, in bytes. False if that fails.
-pub fn set_jit_stack(limit: usize) -> bool {
-    let set = Scratch::with(|scratch| Ok(scratch.set_jit_stack(limit).into()));
-    set == Ok(1)
 }

@@ -308,8 +308,10 @@ unsafe extern "C-unwind" fn prepare(state: *mut lua::lua_State) -> c_int {
 /// Opens the standard libraries and runs `vm/boot.lua`.
 unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
     const LOADER: &CStr = c"
-        local package_path, package_cpath, core, boot, desk = ...
+        local package_path, package_cpath, core, boot, desk, null = ...
         package.path, package.cpath = package_path, package_cpath
+        -- For codec.lua, until vm/ngx.lua has made the rest of it.
+        ngx = { null = null }
         return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk)
     ";
     // SAFETY: the upvalue is a `Start` that outlives the call. What is pushed
@@ -332,7 +334,8 @@ unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
             lua::lua_pushlstring_(state, text.as_ptr().cast::<c_char>(), text.len());
         }
         lua::lua_pushlightuserdata(state, (*start).desk);
-        lua::lua_call(state, 5, 2);
+        lua::lua_pushlightuserdata(state, ptr::null_mut());
+        lua::lua_call(state, 6, 2);
         (*start).dispatcher = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
         (*start).message_handler = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
     }

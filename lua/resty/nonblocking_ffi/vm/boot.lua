@@ -51,6 +51,7 @@ local function load_runtime(number)
     C.nbffi_vm_module(name_buffer)
     runtime.name = ffi_string(name_bytes)
     if runtime.name ~= "" then
+        startup.forget_failed()
         runtime.module = require(runtime.name)
     end
     runtimes[number] = runtime
@@ -60,6 +61,7 @@ end
 
 -- Loads the runtime's module again; the old code stays if that fails.
 local function reload(runtime, modules)
+    startup.forget_failed()
     local forgotten = startup.forget(runtime.name, modules)
     local ok, module = pcall(require, runtime.name)
     if ok then

@@ -300,6 +300,8 @@ start(void *(*body)(void *), void *arg)
     return thread;
 }
 
+static __thread int on_pool_thread;
+
 static void *
 pool_thread(void *arg)
 {
@@ -307,6 +309,7 @@ pool_thread(void *arg)
     nbffi_task   task;
     slot        *slot;
 
+    on_pool_thread = 1;
     pthread_mutex_lock(&host->lock);
     for ( ;; ) {
         while (host->head == host->tail && !host->stopping) {
@@ -559,4 +562,10 @@ uint64_t
 fakehost_now(void)
 {
     return now_ns();
+}
+
+int
+fakehost_on_pool_thread(void)
+{
+    return on_pool_thread;
 }

@@ -100,7 +100,7 @@ func (h *Host) Call(request string) Result {
 	return h.Post([]byte(request), 0).Wait()
 }
 
-// Close closes the runtime after its tasks, and frees the host if free.
+// Close closes the runtime, after its tasks have ended.
 func (h *Host) Close() {
 	C.fakehost_close(h.host)
 }
@@ -127,6 +127,11 @@ func (h *Host) Stale() int {
 // for the first host that there is.
 func (h *Host) Bench(tasks, batch, length int) time.Duration {
 	return time.Duration(C.fakehost_bench(h.host, C.uint64_t(tasks), C.uint64_t(batch), C.uint64_t(length)))
+}
+
+// OnPoolThread says whether the calling goroutine is on a thread of a pool.
+func OnPoolThread() bool {
+	return C.fakehost_on_pool_thread() != 0
 }
 
 // monotonic is the clock of deadlines.

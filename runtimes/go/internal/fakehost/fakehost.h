@@ -46,6 +46,9 @@ uint64_t fakehost_stale(fakehost *host);
 uint64_t fakehost_bench(fakehost *host, uint64_t tasks, uint64_t batch,
                         uint64_t len);
 
+/* Whether the caller is on a thread of a pool. */
+int fakehost_on_pool_thread(void);
+
 /* CLOCK_MONOTONIC. */
 uint64_t fakehost_now(void);
 

@@ -1,0 +1,812 @@
+# runtime = "java": methods of Java classes in the worker's JVM.
+
+use strict;
+use warnings;
+
+BEGIN {
+    my @built = ('target/release/libnonblocking_ffi_java.so',
+                 'target/test-plugins/java/verbs.jar');
+    if (grep { !-e } @built) {
+        print "1..0 # SKIP built without a JDK (see runtimes/java/build.sh)\n";
+        exit 0;
+    }
+}
+
+use Test::Nginx::Socket::Lua;
+use Cwd qw( cwd );
+
+my $pwd = cwd();
+our $HttpConfig = qq{
+    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+    lua_package_cpath "$pwd/target/release/?.so;;";
+    init_by_lua_block {
+        -- A runtime of the test classes.
+        function java(entry, given)
+            local nbffi = require "resty.nonblocking_ffi"
+            local options = {
+                runtime = "java", entry = "verbs." .. entry,
+                class_path = "$pwd/target/test-plugins/java/verbs.jar",
+            }
+            for key, value in pairs(given or {}) do
+                options[key] = value
+            end
+            return nbffi.load(options)
+        end
+
+        -- The first line of an error, and how many there are.
+        function head(err)
+            local lines = select(2, err:gsub("\\n", "\\n"))
+            return err:match("^[^\\n]*"), lines
+        end
+    }
+};
+# Tests add versions of a class to it.
+$ENV{TEST_NGINX_PWD} = $pwd;
+
+log_level('info');
+repeat_each(2);
+plan tests => repeat_each() * (blocks() * 3 + 22);
+no_long_string();
+timeout(60);
+run_tests();
+
+__DATA__
+
+=== TEST 1: requests and responses of every size come through
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local random = {}
+        for i = 1, 4096 do random[i] = string.char(math.random(0, 255)) end
+        random = table.concat(random)
+        local entries = {
+            "Buffers#echo", "Buffers#heap", "Buffers#readOnlyHeap",
+            "Buffers#fromBytes", "Futures#how",
+        }
+        for _, entry in ipairs(entries) do
+            local rt = assert(java(entry, {
+                name = entry, jvm_args = { "-Xmx256m" },
+            }))
+            local wrong = 0
+            for _, size in ipairs { 0, 1, 7, 64, 65, 512, 513, 4096, 4097,
+                                    65536, 1000000, 10485760 } do
+                local text = random:rep(math.ceil(size / #random)):sub(1, size)
+                for i = 1, size < 10000 and 50 or 2 do
+                    local res, err = rt:call(text)
+                    if res ~= text then
+                        ngx.say(size, " ", err)
+                        wrong = wrong + 1
+                    end
+                end
+            end
+            ngx.say(entry, " wrong: ", wrong)
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+Buffers#echo wrong: 0
+Buffers#heap wrong: 0
+Buffers#readOnlyHeap wrong: 0
+Buffers#fromBytes wrong: 0
+Futures#how wrong: 0
+--- no_error_log
+[error]
+
+
+
+=== TEST 2: buffers: read-only, in place if large, slices of them, nothing
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local describe = assert(java("Buffers#describe", { name = "a" }))
+        ngx.say(describe:call("tiny"))
+        ngx.say(describe:call(("x"):rep(100000)))
+        local inner = assert(java("Buffers#inner", { name = "b" }))
+        ngx.say(inner:call("<inside>"))
+        for _, size in ipairs { 600, 5000, 1000000 } do
+            local text = ("y"):rep(size)
+            ngx.say(inner:call { "<", text, ">" } == text)
+        end
+        local own = assert(java("Buffers#own", { name = "c" }))
+        ngx.say(#own:call("1"), " ", #own:call("600"), " ", #own:call("500000"))
+        ngx.say("'", java("Buffers#nothing", { name = "d" }):call("x"), "'")
+        ngx.say("'", java("Buffers#nil", { name = "e" }):call("x"), "'")
+        ngx.say("'", java("Verbs", { name = "f" }):call("nothing"), "'")
+    }
+}
+--- request
+GET /t
+--- response_body
+direct=true readonly=true order=BIG_ENDIAN remaining=4 refused
+direct=true readonly=true order=BIG_ENDIAN remaining=100000 refused
+inside
+true
+true
+true
+1 600 500000
+''
+''
+''
+--- no_error_log
+[error]
+
+
+
+=== TEST 3: exceptions, with their stack traces, for the caller and in the log
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = assert(java("Verbs", { name = "thrower" }))
+        local res, err, code, message = rt:call("throw text of it")
+        ngx.say(res, " ", code, " ", (err:gsub("Verbs.java:%d+", "line")))
+        ngx.say(err == "runtime error: " .. message)
+        res, err = rt:call("caused inner")
+        ngx.say((err:gsub("Verbs.java:%d+", "line")))
+        ngx.say(rt:call("echo still there"))
+    }
+}
+--- request
+GET /t
+--- response_body eval
+"nil 1 runtime error: java.lang.IllegalStateException: text of it
+\tat verbs.Verbs.run(line)
+\tat verbs.Verbs.call(line)
+true
+runtime error: java.lang.Exception: outer
+\tat verbs.Verbs.run(line)
+\tat verbs.Verbs.call(line)
+Caused by: java.lang.RuntimeException: inner
+\tat verbs.Verbs.run(line)
+\tat verbs.Verbs.call(line)
+still there
+"
+--- error_log eval
+[
+    qr/\[error\] .*\[thrower\] java.lang.IllegalStateException: text of it/,
+    qr/^\tat verbs\.Verbs\.run\(Verbs\.java:\d+\)/m,
+]
+
+
+
+=== TEST 4: errors of the machine are errors of the call
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = assert(java("Verbs"))
+        for _, request in ipairs {
+            "error assertion", "recurse", "exhaust", "npe", "divide 0", "recurse",
+            "exhaust", "npe",
+        } do
+            local res, err, code = rt:call(request)
+            ngx.say(res, " ", code, " ", (head(err)))
+        end
+        -- The first implicit null checks run in the interpreter, later ones in
+        -- compiled code, where they are a SIGSEGV.
+        local others = 0
+        for i = 1, 20000 do
+            local _, err = rt:call(i % 2 == 0 and "npe" or "divide 0")
+            if not err:find(i % 2 == 0 and "NullPointerException"
+                            or "ArithmeticException") then
+                others = others + 1
+            end
+        end
+        ngx.say("others: ", others, " ", rt:call("echo alive"))
+    }
+}
+--- request
+GET /t
+--- response_body
+nil 1 runtime error: java.lang.AssertionError: assertion
+nil 1 runtime error: java.lang.StackOverflowError
+nil 1 runtime error: java.lang.OutOfMemoryError: Java heap space
+nil 1 runtime error: java.lang.NullPointerException: Cannot invoke "String.length()" because "<parameter1>" is null
+nil 1 runtime error: java.lang.ArithmeticException: / by zero
+nil 1 runtime error: java.lang.StackOverflowError
+nil 1 runtime error: java.lang.OutOfMemoryError: Java heap space
+nil 1 runtime error: java.lang.NullPointerException: Cannot invoke "String.length()" because "<parameter1>" is null
+others: 0 alive
+--- no_error_log
+[alert]
+
+
+
+=== TEST 5: failures and statuses of the author's own: no trace, nothing in the log
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = assert(java("Verbs"))
+        ngx.say(table.concat({ select(2, rt:call("fail 404 missing")) }, ", "))
+        ngx.say(table.concat({ select(2, rt:call("fail -9 minus")) }, ", "))
+        local res, err, code, message = rt:call("status half of it")
+        ngx.say(res, " ", err, " ", code, " ", message)
+        ngx.say(select(4, rt:call("who")))
+    }
+}
+--- request
+GET /t
+--- response_body
+runtime error: missing, 404, missing
+runtime error: minus, -9, minus
+done nil 206 half of it
+what is who?
+--- no_error_log
+[error]
+
+
+
+=== TEST 6: futures: from other threads, failing, of any type, twice
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(java("Futures#later", { name = "later" }))
+        local futures = {}
+        for i = 1, 1000 do futures[i] = rt:submit(i % 50 .. " " .. i) end
+        local results = nbffi.wait_all(futures)
+        local wrong = 0
+        for i = 1, 1000 do
+            if results[i] ~= tostring(i) then wrong = wrong + 1 end
+        end
+        ngx.say("wrong: ", wrong)
+        rt = assert(java("Futures#how", { name = "how" }))
+        for _, how in ipairs {
+            "nothing", "direct", "twice", "status", "code", "echo this", "null",
+            "string", "later string", "throw", "fail",
+        } do
+            local res, err, code, message = rt:call(how)
+            ngx.say(how, ": ", res and "'" .. res .. "'" or head(err), " ", code,
+                    " ", res and message)
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+wrong: 0
+nothing: '' nil nil
+direct: 'direc' nil nil
+twice: '1' nil nil
+status: 'ok' 206 partly
+code: runtime error: seven 7 nil
+echo this: 'echo this' nil nil
+null: runtime error: java.lang.NullPointerException: the method returned null instead of a future 1 nil
+string: runtime error: java.lang.ClassCastException: the future's value is of class java.lang.String, neither byte[] nor ByteBuffer 1 nil
+later string: runtime error: java.lang.ClassCastException: the future's value is of class java.lang.String, neither byte[] nor ByteBuffer 1 nil
+throw: runtime error: java.lang.IllegalStateException: at once 1 nil
+fail: runtime error: java.lang.IllegalStateException: failed 1 nil
+--- no_error_log
+[alert]
+
+
+
+=== TEST 7: futures that nobody waits for any more are cancelled, and their tasks end
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local rt = assert(java("Futures#never", { name = ngx.var.request_id }))
+        local futures = {}
+        for i = 1, 20 do
+            futures[i] = rt:submit("future", { timeout = 3600 })
+        end
+        ngx.say(select(2, rt:call("future", { timeout = 0.05 })))
+        -- A stage that cannot be cancelled; one that nobody waits for at all.
+        ngx.say(select(2, rt:call("stage", { timeout = 0.05 })))
+        rt:cast("future", { timeout = 0.05 })
+        for i = 1, 20 do futures[i]:cancel() end
+        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+        ngx.say(tp.poll(function()
+            return rt:call("counts") == "given=23 cancelled=22"
+        end))
+    }
+}
+--- request
+GET /t
+--- response_body
+timeout
+timeout
+true
+true
+--- no_error_log
+[error]
+
+
+
+=== TEST 8: a method sees that its caller is gone; a thread that waits is woken
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local rt = assert(java("Verbs", { name = ngx.var.request_id }))
+        local function counts(text)
+            return tp.poll(function() return rt:call("counts"):find(text) end)
+        end
+        ngx.say(rt:call("remaining", { timeout = 3600 }):match("^359%d%d%d%d ms"))
+        -- Computing: asks.
+        local quiet = assert(java("Verbs", {
+            name = "quiet" .. ngx.var.request_id, interrupt = false }))
+        ngx.say(select(2, quiet:call("spin", { timeout = 0.05 })))
+        ngx.say(tp.poll(function()
+            return quiet:call("counts") == "calls=" .. quiet:stats().calls + 1
+                                           .. " cancelled=1 interrupted=0"
+        end))
+        -- Waiting: is interrupted, at the end of the timeout, when it is
+        -- cancelled, and when there is nobody to tell but the deadline.
+        ngx.say(select(2, rt:call("doze 3600000", { timeout = 0.05 })))
+        ngx.say(counts("interrupted=1"))
+        local future = rt:submit("doze 3600000", { timeout = 3600 })
+        ngx.say(tp.poll(function() return rt:stats().running == 1 end))
+        ngx.say(future:cancel(), " ", counts("interrupted=2"))
+        rt:cast("doze 3600000", { timeout = 0.05 })
+        ngx.say(counts("interrupted=3"))
+        -- And the next task on that thread knows nothing of it.
+        rt:call("interrupt")
+        for i = 1, 100 do
+            local is = rt:call("is_interrupted")
+            if is ~= "false" then ngx.say(is) end
+        end
+        -- What it throws then is of no interest to anybody.
+        rt:call("sleep 3600000", { timeout = 0.05 })
+        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+    }
+}
+--- request
+GET /t
+--- response_body_like eval
+qr/^359\d+ ms
+timeout
+true
+timeout
+true
+true
+true true
+true
+true
+$/
+--- no_error_log
+[error]
+
+
+
+=== TEST 9: without interrupts a thread goes on
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local rt = assert(java("Verbs", { name = ngx.var.request_id,
+                                          interrupt = false }))
+        ngx.say(select(2, rt:call("doze 300", { timeout = 0.02 })))
+        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+        ngx.say(rt:call("counts"):match("interrupted=%d"))
+        -- It looks at the deadline itself.
+        local res, err = rt:call("block 3600000", { timeout = 0.02 })
+        ngx.say(res or err)
+        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+    }
+}
+--- request
+GET /t
+--- response_body_like eval
+qr/^timeout
+true
+interrupted=0
+(timeout|blocked)
+true
+$/
+--- no_error_log
+[error]
+
+
+
+=== TEST 10: ten thousand in flight
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        for _, entry in ipairs { "Futures#later", "Verbs" } do
+            local rt = assert(java(entry, { name = entry }))
+            local futures = {}
+            for i = 1, 10000 do
+                futures[i] = assert(rt:submit(
+                    entry == "Verbs" and "echo " .. i or "300 " .. i))
+            end
+            local in_flight = rt:stats().in_flight
+            local results, errors = nbffi.wait_all(futures)
+            local wrong = 0
+            for i = 1, 10000 do
+                if results[i] ~= tostring(i) then wrong = wrong + 1 end
+            end
+            ngx.say(in_flight == 10000, " wrong: ", wrong, " ", next(errors))
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+true wrong: 0 nil
+true wrong: 0 nil
+--- no_error_log
+[error]
+
+
+
+=== TEST 11: two runtimes: configurations, classes and statics of their own
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local a = assert(java("Verbs", { config = "tea, grüße", name = "a" }))
+        local b = assert(java("Verbs", { name = "b" }))
+        ngx.say(a:call("config"))
+        ngx.say("'", b:call("config"), "'")
+        local base = "$TEST_NGINX_PWD/target/test-plugins/java/"
+        local one = assert(nbffi.load{ runtime = "java", entry = "Greeter",
+                                       class_path = base .. "v1" })
+        local two = assert(nbffi.load{ runtime = "java", entry = "Greeter",
+                                       class_path = { base .. "v2" } })
+        ngx.say(one:stats().name, " ", two:stats().name)
+        for i = 1, 2 do ngx.say(one:call(""), "; ", two:call("")) end
+        for _, rt in ipairs { one, two } do assert(rt:close()) end
+        local string = assert(java("Wrong$Child#call", { config = "given" }))
+        ngx.say(string:call("x"))
+        string = assert(java("Wrong$Child#inherited", { config = "given" }))
+        ngx.say(string:call("x"))
+    }
+}
+--- request
+GET /t
+--- response_body
+a: tea, grüße
+'b: '
+Greeter Greeter-2
+version 1, call 1; version 2, call 1
+version 1, call 2; version 2, call 2
+given!
+given!
+--- no_error_log
+[error]
+
+
+
+=== TEST 12: close and load again: the class as it is now
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local base = "$TEST_NGINX_PWD/target/test-plugins/java/"
+        local folder = ngx.config.prefix() .. "html/" .. ngx.var.request_id
+        os.execute("mkdir -p '" .. folder .. "'")
+        for round = 1, 4 do
+            local version = round % 2 + 1
+            local from = io.open(base .. "v" .. version .. "/Greeter.class",
+                                 "rb")
+            local to = io.open(folder .. "/Greeter.class", "wb")
+            to:write(from:read("*a"))
+            to:close()
+            local rt = assert(nbffi.load{ runtime = "java", entry = "Greeter",
+                                          class_path = folder })
+            ngx.say(rt:call(""))
+            assert(rt:close())
+        end
+    }
+}
+--- user_files
+>>> x
+--- request
+GET /t
+--- response_body
+version 2, call 1
+version 1, call 1
+version 2, call 1
+version 1, call 1
+--- no_error_log
+[error]
+
+
+
+=== TEST 13: close is called once, after the last call
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = assert(java("Verbs", { name = "first" }))
+        for i = 1, 7 do rt:call("echo") end
+        ngx.say(rt:close())
+        rt = assert(java("Verbs", { name = "second", config = "bad close" }))
+        ngx.say(rt:close())
+        rt = assert(java("Futures#never", { name = "third" }))
+        ngx.say(rt:close())
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+true
+true
+--- error_log
+[first] closed after 7 calls
+[second] closed after 0 calls
+[second] close: java.lang.IllegalStateException: cannot close
+[third] futures closed
+
+
+
+=== TEST 14: what cannot be loaded says why
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local function try(entry, given)
+            local rt, err = java(entry, given)
+            ngx.say((head(rt and "loaded" or err):gsub('plugin ".-": ', "")
+                     :gsub("%S+/test%-plugins", "...")))
+        end
+        try("Nowhere")
+        try("Verbs#nothing")
+        try("Wrong$Parameters")
+        try("Wrong$Result")
+        try("Wrong$Several")
+        try("Wrong$Constructor")
+        try("Wrong$Unfinished")
+        try("Wrong$Initializer")
+        try("Verbs", { config = "throw in the constructor" })
+        try("Verbs", { class_path = "/no/such.jar" })
+        try("Verbs", { class_path = "/no/such/*" })
+        try("Verbs", { class_path = "/etc/*" })
+        try("Futures#later", { virtual_threads = true })
+        -- And nothing of all that is left.
+        try("Verbs")
+    }
+}
+--- request
+GET /t
+--- response_body
+there is no class verbs.Nowhere in class_path .../java/verbs.jar
+class verbs.Verbs has no method nothing: it must take byte[] or ByteBuffer, and Context behind it if it likes, and return byte[], ByteBuffer, void or a CompletionStage
+class verbs.Wrong$Parameters has no call that can be called, only byte[] call(String), byte[] call(byte[], int): it must take byte[] or ByteBuffer, and Context behind it if it likes, and return byte[], ByteBuffer, void or a CompletionStage
+class verbs.Wrong$Result has no call that can be called, only String call(byte[]): it must take byte[] or ByteBuffer, and Context behind it if it likes, and return byte[], ByteBuffer, void or a CompletionStage
+class verbs.Wrong$Several has several methods byte[] call(byte[]), void call(ByteBuffer): give the one to be called a name of its own
+class verbs.Wrong$Constructor has no constructor that takes a Host, a String or nothing
+class verbs.Wrong$Unfinished is abstract
+java.lang.ExceptionInInitializerError
+java.lang.IllegalStateException: in the constructor
+class_path: there is no /no/such.jar (or nginx's user may not see it)
+class_path: /no/such/*: cannot list the folder (java.nio.file.NoSuchFileException: /no/such)
+class_path: /etc/*: there are no jars
+virtual_threads is for methods that return the response itself, not a future of it
+loaded
+--- error_log
+Caused by: java.lang.NumberFormatException: For input string: "ten"
+
+
+
+=== TEST 15: misuse is blamed on the caller
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        for _, options in ipairs {
+            {},
+            { class_path = "/a.jar" },
+            { class_path = "/a.jar", entry = "" },
+            { class_path = "/a.jar", entry = "a b" },
+            { class_path = "/a.jar", entry = "a.B#" },
+            { class_path = "/a.jar", entry = "a.B#c#d" },
+            { class_path = {}, entry = "a.B" },
+            { class_path = ":", entry = "a.B" },
+            { class_path = "/a.jar", entry = "a.B", jvm_args = "-Xmx1g" },
+            { class_path = "/a.jar", entry = "a.B", interrupt = "no" },
+            { class_path = "/a.jar", entry = "a.B", config = "a\0b" },
+            { class_path = "/a.jar", entry = "a.B", library = "x" },
+        } do
+            options.runtime = "java"
+            local ok, err = pcall(nbffi.load, options)
+            ngx.say(ok, " ", err)
+        end
+    }
+}
+--- request
+GET /t
+--- response_body eval
+q{false load: class_path is missing: jars and folders with classes
+false load: entry is missing: "package.Class#method"
+false load: entry must be "package.Class#method", got ""
+false load: entry must be "package.Class#method", got "a b"
+false load: entry must be "package.Class#method", got "a.B#"
+false load: entry must be "package.Class#method", got "a.B#c#d"
+false load: class_path must be jars and folders, with ":" between them or as a list, got <table>
+false load: class_path must be jars and folders, with ":" between them or as a list, got ":"
+false load: jvm_args must be a list of the JVM's arguments, got "-Xmx1g"
+false load: interrupt must be a boolean, got "no"
+false load: config must be a string without NUL, got "a\0b"
+false load: unknown option "library"
+}
+--- response_body_filters eval
+sub { my $text = shift; $text =~ s/table: 0x\w+/<table>/g; $text }
+--- no_error_log
+[error]
+
+
+
+=== TEST 16: what Java code prints and logs is in nginx's log, with its runtime
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = assert(java("Verbs", { name = "talker" }))
+        local other = assert(java("Verbs", { name = "other" }))
+        other:call("echo")
+        rt:call("out printed, grüße")
+        rt:call("err first|second|unfinished")
+        rt:call("trace of the stack")
+        rt:call("thread of its own")
+        rt:call("log WARNING a warning")
+        rt:call("log INFO for information")
+        rt:call("log OFF never")
+        rt:call("logger a value")
+        rt:call("jul severe")
+        other:call("out by another")
+        -- A line of nginx's ends somewhere; the next one goes on.
+        rt:call("log ERROR " .. ("long "):rep(1000) .. "end")
+        ngx.say("done")
+    }
+}
+--- request
+GET /t
+--- response_body
+done
+--- error_log eval
+[
+    qr/\[notice\] .*\[talker\] printed, grüße/,
+    qr/\[error\] .*\[talker\] first/,
+    qr/\[error\] .*\[talker\] second/,
+    qr/\[error\] .*\[talker\] unfinished/,
+    qr/\[error\] .*\[talker\] java.lang.RuntimeException: of the stack/,
+    qr/\[notice\] .*\[talker\] from a thread: of its own/,
+    qr/\[warn\] .*\[talker\] a warning/,
+    qr/\[info\] .*\[talker\] for information/,
+    qr/\[warn\] .*\[talker\] my.logger: via System: a value/,
+    qr/\[error\] .*\[talker\] my.jul: severe: java.lang.RuntimeException: thrown/,
+    qr/\[notice\] .*\[other\] by another/,
+    qr/\[error\] .*\[talker\] (long )+long? ?\n/,
+    qr/\[error\] .*\[talker\] .*long end/,
+]
+--- no_error_log
+never
+
+
+
+=== TEST 17: the threads of the pool are Java's, as daemons, with its class loader
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        nbffi.pool("wide", { threads = 64 })
+        local rt = assert(java("Verbs", { name = "mine", pool = "wide" }))
+        ngx.say((rt:call("where"):gsub("%d+", "n")))
+        local futures = {}
+        for i = 1, 64 do futures[i] = rt:submit("doze 100") end
+        local before = rt:stats().running
+        nbffi.wait_all(futures)
+        -- All 64, and the JVM's own.
+        local threads = tonumber(rt:call("threads"))
+        ngx.say(threads >= 64, " ", threads < 80)
+        ngx.say(rt:call("property file.encoding"), " ",
+                rt:call("property java.awt.headless"))
+    }
+}
+--- request
+GET /t
+--- response_body
+nbffi/wide/n daemon=true loader=mine
+true true
+UTF-8 true
+--- no_error_log
+[error]
+
+
+
+=== TEST 18: System.exit ends neither the worker nor other calls
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        nbffi.pool("doomed", { threads = 2 })
+        local rt = assert(java("Verbs", { pool = "doomed" }))
+        ngx.say(select(2, rt:call("exit")))
+        ngx.say(rt:call("echo still here"), " ", ngx.worker.pid() > 0)
+        ngx.say(select(2, rt:call("exit")))
+    }
+}
+--- request
+GET /t
+--- response_body
+runtime error: System.exit was called
+still here true
+runtime error: System.exit was called
+--- error_log
+System.exit was called: it does not end nginx's worker
+
+
+
+=== TEST 19: relative paths start at nginx's prefix
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local folder = ngx.config.prefix() .. "html/jars"
+        os.execute("mkdir -p '" .. folder .. "' && cp "
+                   .. "'$TEST_NGINX_PWD/target/test-plugins/java/verbs.jar' '"
+                   .. folder .. "'")
+        local rt = assert(nbffi.load{ runtime = "java", class_path = "html/jars/*",
+                                      entry = "verbs.Verbs#call" })
+        ngx.say(rt:call("echo found"))
+        assert(rt:close())
+        rt = assert(nbffi.load{ runtime = "java", entry = "verbs.Verbs#call",
+                                class_path = "html/jars/verbs.jar:html" })
+        ngx.say(rt:call("echo found"))
+    }
+}
+--- user_files
+>>> x
+--- request
+GET /t
+--- response_body
+found
+found
+--- no_error_log
+[error]
+
+
+
+=== TEST 20: the JVM's arguments: ours, the user's, and those of a second runtime
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local base = { name = "a", jvm_args = { "-Xmx100m", "-Dtea=green" } }
+        local rt, err = java("Verbs", {
+            jvm_args = { "-cp", "/a.jar" } })
+        if not rt then ngx.say((err:gsub('plugin ".-": ', ""))) end
+        rt = assert(java("Verbs", base))
+        ngx.say(rt:call("property tea"))
+        ngx.say(tonumber(rt:call("memory"):match("max=(%d+)")) > 90e6)
+        base.name = "b"
+        ngx.say(assert(java("Verbs", base)):call("echo the same"))
+        ngx.say(assert(java("Verbs", { name = "c" })):call("echo none"))
+        rt, err = java("Verbs", { name = "d", jvm_args = { "-Xmx1g" } })
+        ngx.say((err:gsub('plugin ".-": ', "")))
+    }
+}
+--- request
+GET /t
+--- response_body_like eval
+qr/^(jvm_args: "-cp": the classes of a runtime are in class_path
+)?green
+true
+the same
+none
+jvm_args: a worker has one JVM, and this one was made with "-Xmx100m -Dtea=green", not with "-Xmx1g": give all Java runtimes the same, or only the one that is loaded first
+$/
+--- no_error_log
+[error]

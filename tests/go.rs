@@ -1,0 +1,476 @@
+//! Go in a worker: signals, reload, quit and stop under load, memory, and a
+//! client that lives as long as the worker. What handlers do is in `t/54-go.t`;
+//! the Go side alone is tested with `go test`, which runs here too.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use support::builder::Builder;
+use support::http::Load;
+use support::process::{self, Signal};
+use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+
+/// How handlers are called: see `t/plugins/go/main.go`.
+const ENTRIES: [&str; 3] = ["do", "do inline", "do goroutines"];
+
+/// An nginx whose Lua code has `go(entry)`, a runtime of the library for tests,
+/// and `count(key)`, what that library has counted.
+fn builder() -> Builder {
+    Nginx::builder()
+        .init(
+            "nbffi.pool('wide', { threads = 4 })
+             function go(entry, given)
+                 local options = { runtime = 'go', library = 'go_verbs', pool = 'wide',
+                                   entry = entry }
+                 for key, value in pairs(given or {}) do
+                     options[key] = value
+                 end
+                 return assert(nbffi.load(options))
+             end",
+        )
+        .location(
+            "/counts",
+            "ngx.print(assert(go('do'):call('counts', { timeout = 20 })))",
+        )
+        .location(
+            "/echo",
+            "local entry, id = ngx.unescape_uri(ngx.var.args):match('^(.*)-(%d+)$')
+             ngx.print(assert(go(entry):call('echo ' .. id)))",
+        )
+        .location(
+            "/do",
+            "local entry, request = ngx.unescape_uri(ngx.var.args):match('^(.-)-(.*)$')
+             ngx.print(assert(go(entry):call(request)))",
+        )
+}
+
+/// Starts it, with the library for tests where `library = "go_verbs"` finds it.
+fn start(builder: Builder) -> Nginx {
+    let nginx = builder.start();
+    let library = "libgo_verbs.so";
+    let built = root().join("target/test-plugins").join(library);
+    fs::copy(&built, nginx.dir().join("prefix/lib").join(library))
+        .unwrap_or_else(|error| panic!("{}: {error}: run `make examples`", built.display()));
+    nginx
+}
+
+/// The signals of a mask in `/proc/<pid>/status`, or of a thread's.
+fn signals(status: &Path, key: &str) -> BTreeSet<i32> {
+    let text = fs::read_to_string(status).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let mask = line.unwrap().trim_start_matches(':').trim();
+    let mask = u64::from_str_radix(mask, 16).unwrap();
+    (1..=64)
+        .filter(|signal| mask >> (signal - 1) & 1 == 1)
+        .collect()
+}
+
+fn kill(pid: i32, signal: i32) {
+    // SAFETY: plain numbers; the pid is that of a worker of the test.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+#[test]
+fn signals_stay_nginxs() {
+    let nginx = start(builder());
+    let worker = nginx.worker();
+    let status = PathBuf::from(format!("/proc/{worker}/status"));
+    let before = ["SigIgn", "SigCgt"].map(|key| signals(&status, key));
+    for entry in ENTRIES {
+        assert_eq!(nginx.text(&format!("/echo?{entry}-1")), "1");
+    }
+    // Faults are Go's, since a nil pointer is a panic, and SIGURG, with which it
+    // stops its threads. (33 is glibc's, for its own threads.)
+    let [ignored, caught] = ["SigIgn", "SigCgt"].map(|key| signals(&status, key));
+    assert_eq!(ignored, before[0]);
+    let more: BTreeSet<i32> = caught.difference(&before[1]).copied().collect();
+    let go = [libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGURG];
+    let expected: BTreeSet<i32> = go.into_iter().chain([33]).collect();
+    assert!(
+        more.is_subset(&expected) && more.contains(&libc::SIGURG),
+        "{more:?}"
+    );
+    assert!(caught.is_superset(&before[1]));
+    // What controls nginx goes to its main thread.
+    for (thread, name) in process::threads(worker) {
+        let status = PathBuf::from(format!("/proc/{worker}/task/{thread}/status"));
+        let blocked = signals(&status, "SigBlk");
+        let control = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+        let control = control
+            .into_iter()
+            .chain([libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH]);
+        for signal in control {
+            let main = thread == worker;
+            assert_eq!(blocked.contains(&signal), !main, "{signal} in {name}");
+        }
+    }
+    // What a worker lives through without Go, it does with it: in the middle of
+    // work, too.
+    let load = Load::start(&nginx, 4, "/echo?do-", "");
+    let harmless = [
+        libc::SIGPIPE,
+        libc::SIGURG,
+        libc::SIGCHLD,
+        libc::SIGHUP,
+        libc::SIGUSR1,
+    ];
+    for _ in 0..20 {
+        for signal in harmless {
+            kill(worker, signal);
+        }
+        load.await_more(20);
+    }
+    assert_eq!(nginx.text("/do?do-pipe"), "true");
+    let outcome = load.stop();
+    assert_eq!(outcome.failures, [""; 0]);
+    assert_eq!(nginx.worker(), worker);
+}
+
+#[test]
+fn quit_and_term_of_a_worker_are_nginxs() {
+    let nginx = start(builder());
+    for round in 0..6 {
+        let worker = nginx.worker();
+        for entry in ENTRIES {
+            assert_eq!(nginx.text(&format!("/echo?{entry}-1")), "1");
+        }
+        let signal = [libc::SIGQUIT, libc::SIGTERM, libc::SIGINT][round % 3];
+        kill(worker, signal);
+        nginx.wait_gone(worker, EXIT_PROMISE);
+        eventually("another worker", PATIENCE, || {
+            let workers = nginx.workers();
+            workers.len() == 1 && !workers.contains(&worker)
+        });
+    }
+    eventually("the exits are in the log", PATIENCE, || {
+        nginx.clean_exits() == 6
+    });
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    for entry in ENTRIES {
+        let nginx = start(builder().workers(2));
+        let load = Load::start(
+            &nginx,
+            8,
+            &format!("/echo?{}-", entry.replace(' ', "%20")),
+            "",
+        );
+        for _ in 0..4 {
+            load.await_more(50);
+            for worker in nginx.reload() {
+                nginx.wait_gone(worker, EXIT_PROMISE);
+            }
+        }
+        load.await_more(50);
+        let outcome = load.stop();
+        assert_eq!(outcome.failures, [""; 0], "{entry}");
+        assert_eq!(outcome.answered, outcome.sent);
+    }
+}
+
+/// Sends so many requests that last, and waits until all of them are in Go.
+fn occupy(nginx: &Nginx, number: usize, request: &str) -> Vec<std::net::TcpStream> {
+    let streams = (0..number).map(|_| nginx.client().send_only(request));
+    let streams = streams.collect();
+    eventually("all are in Go", PATIENCE, || {
+        nginx.figures("/counts")["running"] >= number as f64
+    });
+    streams
+}
+
+#[test]
+fn quit_answers_what_it_has_begun() {
+    let mut nginx = start(builder());
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = ["sleep 400", "wait 400", "spin 100"]
+            .into_iter()
+            .flat_map(|request| ENTRIES.map(|entry| (entry, request)))
+            .map(|(entry, request)| {
+                let path = format!("/do?{entry}-{request}").replace(' ', "%20");
+                let nginx = &nginx;
+                scope.spawn(move || (nginx.text(&path), request))
+            })
+            .collect();
+        eventually("all calls have begun", PATIENCE, || {
+            nginx.figure("slots.used") >= 9.0
+        });
+        nginx.signal(Signal::Quit);
+        for call in calls {
+            let (answer, request) = call.join().unwrap();
+            assert_eq!(answer, request.split(' ').nth(1).unwrap());
+        }
+    });
+    nginx.wait_stopped(EXIT_PROMISE);
+}
+
+#[test]
+fn stop_ends_at_once_whatever_goroutines_do() {
+    for request in [
+        "do-sleep%20600000",
+        "do%20inline-sleep%20600000",
+        "do%20goroutines-spin%20600000",
+        "do%20goroutines-hold%201",
+    ] {
+        let mut nginx = start(builder());
+        let path = format!("/do?{request}");
+        let streams = occupy(&nginx, 3, &path);
+        nginx.stop(Signal::Term, EXIT_PROMISE);
+        drop(streams);
+    }
+}
+
+/// Worker after worker leaves while pool threads are in Go, goroutines compute,
+/// and garbage is collected.
+#[test]
+fn workers_leave_whatever_goroutines_do() {
+    let nginx = start(builder().setup("shutdown_timeout = 0.02").location(
+        "/busy",
+        "local function cast(entry, request)
+             assert(go(entry):cast(request, { timeout = 3600 }))
+         end
+         for i = 1, 3 do
+             cast('do inline', 'spin 3600000')
+             cast('do goroutines', 'spin 3600000')
+             cast('do goroutines', 'wait 3600000')
+             cast('do goroutines', 'sleep 3600000')
+         end
+         cast('do goroutines', 'gc 3600000')",
+    ));
+    const ROUNDS: usize = 12;
+    for round in 0..ROUNDS {
+        let worker = nginx.worker();
+        nginx.text("/busy");
+        eventually("it is busy", PATIENCE, || {
+            nginx.figures("/counts")["running"] >= 11.0
+        });
+        match round % 3 {
+            0 => nginx.signal(Signal::Hup),
+            1 => process::signal(worker, Signal::Term),
+            _ => process::signal(worker, Signal::Quit),
+        }
+        nginx.wait_gone(worker, EXIT_PROMISE);
+        eventually("another worker", PATIENCE, || nginx.workers().len() == 1);
+    }
+    eventually("the exits are in the log", PATIENCE, || {
+        nginx.clean_exits() == ROUNDS
+    });
+}
+
+/// `NBFFI_SOAK_CALLS` calls, as in `tests/soak.rs`.
+#[test]
+fn soak() {
+    const PER_REQUEST: u64 = 5_000;
+    let calls = std::env::var("NBFFI_SOAK_CALLS").map_or(200_000, |text| {
+        text.parse::<u64>().expect("NBFFI_SOAK_CALLS is a number")
+    });
+    let requests = calls.div_ceil(PER_REQUEST).max(8);
+    let nginx = start(builder().location(
+        "/soak",
+        "local runtimes = { go('echo'), go('echo zero copy'), go('do inline'),
+                            go('do goroutines') }
+         local wrong = 0
+         local function one(i)
+             local rt = runtimes[i % 4 + 1]
+             local text = 'echo ' .. ('x'):rep(i * 7 % 3000)
+             local res, err
+             if i % 50 == 0 then
+                 res, err = rt:call(text, { timeout = 0.0005 })
+                 if not res and err == 'timeout' then return end
+             else
+                 res, err = rt:call(text)
+             end
+             if res ~= text and 'echo ' .. tostring(res) ~= text then
+                 wrong = wrong + 1
+                 ngx.log(ngx.ERR, err)
+             end
+         end
+         local threads = {}
+         for i = 1, 50 do
+             threads[i] = ngx.thread.spawn(function()
+                 for j = 1, 100 do one(i * 100 + j) end
+             end)
+         end
+         for i = 1, 50 do ngx.thread.wait(threads[i]) end
+         go('counter', { config = '1' }):close()
+         ngx.print(wrong)",
+    ));
+    let worker = nginx.worker();
+    let mut client = nginx.client();
+    let mut soak = |requests: u64| {
+        for _ in 0..requests {
+            let response = client.get("/soak").unwrap();
+            assert_eq!(response.text(), "0", "{}", nginx.log());
+        }
+        eventually("all slots are free again", PATIENCE, || {
+            nginx.figure("slots.used") <= 1.0
+        });
+        let figures = nginx.figures("/counts");
+        (
+            process::rss(worker),
+            process::threads(worker).len(),
+            figures["goroutines"],
+        )
+    };
+    let (memory, threads, _) = soak(requests / 4);
+    let (memory_after, threads_after, goroutines) = soak(requests - requests / 4);
+    let grown = memory_after.saturating_sub(memory);
+    assert!(grown < 16_000, "{grown} KiB more after {calls} calls");
+    // Go makes threads as it needs them, and keeps them.
+    assert!(
+        threads_after <= threads + 4,
+        "{threads} threads, then {threads_after}"
+    );
+    assert!(goroutines < 20.0, "{goroutines} goroutines");
+}
+
+/// A Redis server with a unix socket in a folder.
+struct Redis {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Redis {
+    fn start(folder: &Path) -> Self {
+        let socket = folder.join("redis.sock");
+        let child = Command::new("redis-server")
+            .args([
+                "--port",
+                "0",
+                "--unixsocketperm",
+                "777",
+                "--save",
+                "",
+                "--unixsocket",
+            ])
+            .arg(&socket)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server");
+        let redis = Self { child, socket };
+        eventually("Redis listens", PATIENCE, || {
+            std::os::unix::net::UnixStream::connect(&redis.socket).is_ok()
+        });
+        redis
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+#[test]
+fn a_client_keeps_its_connections() {
+    let nginx = Nginx::builder()
+        .plugin("go_redis")
+        .location(
+            "/redis",
+            "local rt, err = nbffi.load {
+                 runtime = 'go', library = 'go_redis', entry = 'redis',
+                 config = 'unix://' .. ngx.config.prefix() .. '../temp/redis.sock?pool_size=4',
+             }
+             if not rt then
+                 return ngx.print(err)
+             end
+             ngx.req.read_body()
+             harness.say(rt:call(ngx.req.get_body_data(), { timeout = 5 }))",
+        )
+        .start();
+    let folder = nginx.dir().join("temp");
+    let call = |command: &str| nginx.post("/redis", command.as_bytes()).text();
+    // Nobody there yet: load says so, and tries again the next time.
+    let refused = call(r#"["PING"]"#);
+    assert!(
+        refused.contains("redis.sock: connect: no such file"),
+        "{refused}"
+    );
+    let redis = Redis::start(&folder);
+    assert_eq!(call(r#"["PING"]"#), "ok \"PONG\"");
+    assert_eq!(call(r#"["SET", "key", "value"]"#), "ok \"OK\"");
+    assert_eq!(call(r#"["GET", "key"]"#), "ok \"value\"");
+    assert_eq!(call(r#"["GET", "none"]"#), "ok null");
+    assert_eq!(call(r#"["RPUSH", "list", "a", "b"]"#), "ok 2");
+    assert_eq!(call(r#"["LRANGE", "list", 0, -1]"#), r#"ok ["a","b"]"#);
+    assert!(call("nonsense").contains("code=400"));
+    let wrong = call(r#"["INCR", "key"]"#);
+    assert!(
+        wrong.contains("ERR value is not an integer") && wrong.contains("code=422"),
+        "{wrong}"
+    );
+    // Very many calls, few connections.
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut client = nginx.client();
+                for _ in 0..50 {
+                    let response = client.post("/redis", br#"["INCR", "visits"]"#).unwrap();
+                    assert!(response.text().starts_with("ok "), "{}", response.text());
+                }
+            });
+        }
+    });
+    assert_eq!(call(r#"["GET", "visits"]"#), "ok \"800\"");
+    let clients = call(r#"["CLIENT", "LIST"]"#);
+    let connections = clients.matches("cmd=").count();
+    assert!((1..=4).contains(&connections), "{clients}");
+    // A caller that has no time left does not wait for the server.
+    let slow = call(r#"["BLPOP", "empty", 60]"#);
+    assert_eq!(slow, "error timeout code=nil message=nil");
+    // It comes back when the server does.
+    drop(redis);
+    let gone = call(r#"["PING"]"#);
+    assert!(gone.contains("code=503"), "{gone}");
+    let _redis = Redis::start(&folder);
+    assert_eq!(call(r#"["PING"]"#), "ok \"PONG\"");
+    assert!(nginx.log().contains("connected to "), "{}", nginx.log());
+}
+
+/// Runs a command of the Go tools, with nothing to complain about.
+fn go(folder: &str, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(root().join(folder))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(
+        output.status.success(),
+        "{folder}: {program} {arguments:?}: {text}"
+    );
+    text
+}
+
+#[test]
+fn the_go_code_is_tested_vetted_and_formatted() {
+    for folder in ["runtimes/go", "examples/go", "t/plugins/go"] {
+        assert_eq!(go(folder, "gofmt", &["-l", "."]), "", "gofmt -w {folder}");
+        go(folder, "go", &["vet", "./..."]);
+    }
+    let tested = go("runtimes/go", "go", &["test", "-count=1", "./..."]);
+    assert!(tested.contains("ok"), "{tested}");
+    // Every template is short.
+    let template = fs::read_to_string(root().join("examples/go/template/main.go")).unwrap();
+    assert!(template.lines().count() < 30);
+}
+
+/// A module is downloaded without what is outside of its folder.
+#[test]
+fn the_module_has_the_header() {
+    let name = "nonblocking_ffi.h";
+    let read = |folder: &str| fs::read_to_string(root().join(folder).join(name)).unwrap();
+    let same = read("include") == read("runtimes/go/nonblockingffi");
+    assert!(same, "cp include/{name} runtimes/go/nonblockingffi/");
+}
