@@ -20,6 +20,7 @@ local library = require "resty.nonblocking_ffi.library"
 local log = require "resty.nonblocking_ffi.log"
 local options = require "resty.nonblocking_ffi.options"
 local turns = require "resty.nonblocking_ffi.turns"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local ceil = math.ceil
 local concat = table.concat
@@ -27,29 +28,24 @@ local ffi_cast = ffi.cast
 local ffi_gc = ffi.gc
 local ffi_new = ffi.new
 local ffi_string = ffi.string
-local max = math.max
-local min = math.min
+local has_sleeper = waiting.has_sleeper
 local ngx = ngx
 local ngx_log = ngx.log
 local now = ngx.now
 local pairs = pairs
 local pcall = pcall
 local sleep = ngx.sleep
+local sleep_on = waiting.sleep_on
 local timer_at = ngx.timer.at
 local tostring = tostring
+local wake = waiting.wake
 
-local DONE = cdefs.DONE
+local LONGEST = waiting.LONGEST
 local RUNTIME = cdefs.RUNTIME
 
 local BATCH = 64
 local LINE_BYTES = 4096
 local PATH_BYTES = 256
--- So many waiters and semaphores are kept for reuse.
-local MAX_SPARE = 16384
--- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
-local LONGEST = 2000000
--- Half of what the clock of nginx can tell apart.
-local HALF_MS = 0.0005
 -- A timer that far in the future fires when the worker exits.
 local NEVER = 10 * 365 * 86400
 -- How often a worker looks for completions where it cannot be woken.
@@ -81,9 +77,6 @@ local line_buffer
 -- `false` where there is none, so that the tables stay arrays.
 local waiters, requests = {}, {}
 _M.requests = requests
--- Waiters and semaphores for reuse.
-local spare, spares = {}, 0
-local spare_semas, spare_semas_count = {}, 0
 -- Called after completions were delivered.
 local hooks = {}
 
@@ -92,45 +85,6 @@ local state = "down"
 local exiting = false
 local flushes
 local flush_posted = false
-
-
--- A waiter: {
---   sema      = its semaphore, while coroutines wait on it
---   sleeping  = how many coroutines wait on it
---   deadline  = ngx.now() by which the task ends for its caller, if that is
---               not the task's own
---   slot      = of its task, once that is posted
---   done      = whether the rest is valid
---   res, err, code, message
---   watchers  = waiters (as keys) that are done when this one is
---   callback  = called when it is done
---   unpack    = applied to what outcome() returns
--- }
-local function new_waiter()
-    if spares > 0 then
-        local waiter = spare[spares]
-        spares = spares - 1
-        return waiter
-    end
-    return { sleeping = 0, done = false }
-end
-_M.new_waiter = new_waiter
-
-
--- Makes a waiter that is done, and that nobody knows any more, a new one.
-function _M.recycle(waiter)
-    waiter.done = false
-    waiter.slot = nil
-    waiter.deadline = nil
-    waiter.res = nil
-    waiter.err = nil
-    waiter.code = nil
-    waiter.message = nil
-    if spares < MAX_SPARE then
-        spares = spares + 1
-        spare[spares] = waiter
-    end
-end
 
 
 -- The results of a completion, as `call` returns them.
@@ -153,34 +107,6 @@ local function results(done)
     return nil, "runtime error: " .. message, done.code, message
 end
 _M.results = results
-
-
-local function wake(waiter)
-    waiter.done = true
-    if waiter.sleeping > 0 then
-        waiter.sema:post(waiter.sleeping)
-    end
-    local watchers = waiter.watchers
-    if watchers then
-        for watcher in pairs(watchers) do
-            if not watcher.done then
-                wake(watcher)
-            end
-        end
-    end
-    local callback = waiter.callback
-    if callback then
-        callback(waiter)
-    end
-end
-
-
--- Ends a waiter with an error before its task has ended.
-local function finish(waiter, err)
-    waiter.err = err
-    wake(waiter)
-end
-_M.finish = finish
 
 
 local function deliver(done)
@@ -284,40 +210,6 @@ local function poll(waiter, deadline)
 end
 
 
--- Puts a coroutine to sleep on a waiter. True if it was posted.
-local function sleep_on(waiter, seconds)
-    local sema = waiter.sema
-    if not sema then
-        if spare_semas_count > 0 then
-            sema = spare_semas[spare_semas_count]
-            spare_semas_count = spare_semas_count - 1
-        else
-            local err
-            sema, err = semaphore.new(0)
-            if not sema then
-                return nil, err
-            end
-        end
-        waiter.sema = sema
-    end
-    waiter.sleeping = waiter.sleeping + 1
-    -- A semaphore cuts fractions of a millisecond off; a wait until a deadline
-    -- must not end before it.
-    local ok, err = sema:wait(min(max(seconds, 0.001) + HALF_MS, LONGEST))
-    local sleeping = waiter.sleeping - 1
-    waiter.sleeping = sleeping
-    if sleeping == 0 then
-        waiter.sema = nil
-        -- Posted and timed out in the same turn: the post is still in it.
-        if (ok or not waiter.done) and spare_semas_count < MAX_SPARE then
-            spare_semas_count = spare_semas_count + 1
-            spare_semas[spare_semas_count] = sema
-        end
-    end
-    return ok, err
-end
-
-
 -- Waits until a waiter is done or for so many seconds. True if it is done;
 -- false if it is not; nil and an error if the coroutine could not wait.
 function _M.wait(waiter, seconds)
@@ -332,27 +224,6 @@ function _M.wait(waiter, seconds)
         return nil, err
     end
     return waiter.done
-end
-
-
--- What `call` returns for a waiter that is done.
-function _M.outcome(waiter)
-    local err, code, message = waiter.err, waiter.code, waiter.message
-    local unpack = waiter.unpack
-    if unpack then
-        return unpack(waiter.res, err, code, message)
-    end
-    if err or code or message then
-        return waiter.res, err, code, message
-    end
-    return waiter.res
-end
-
-
--- Whether a coroutine sleeps on a waiter. `sleeping` alone does not tell: a
--- coroutine that was killed has not decremented it, but is off the semaphore.
-local function has_sleeper(waiter)
-    return waiter.sleeping > 0 and waiter.sema:count() < 0
 end
 
 
@@ -601,9 +472,6 @@ end
 function _M.error_text()
     return ffi_string(ffi_cast("const char *", line))
 end
-
-
-_M.DONE = DONE
 
 
 return _M

@@ -5,6 +5,7 @@
 local cdefs = require "resty.nonblocking_ffi.cdefs"
 local channel = require "resty.nonblocking_ffi.channel"
 local phase = require "resty.nonblocking_ffi.phase"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
 local error = error
@@ -12,7 +13,7 @@ local getmetatable = getmetatable
 local huge = math.huge
 local min = math.min
 local now = ngx.now
-local outcome = channel.outcome
+local outcome = waiting.outcome
 local setmetatable = setmetatable
 local type = type
 local wait = channel.wait
@@ -47,7 +48,7 @@ local function end_early(waiter, code)
     if waiter.slot then
         channel.abandon(waiter, code)
     end
-    channel.finish(waiter, channel.texts[code])
+    waiting.finish(waiter, channel.texts[code])
 end
 
 

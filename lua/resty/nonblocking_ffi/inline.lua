@@ -52,18 +52,24 @@ function _M.call(self, func, ...)
 end
 
 
-local function finished(...)
-    local count = select("#", ...)
-    local values = { ... }
+-- A future that is done, of what xpcall has returned.
+local function finished(ok, ...)
     local waiter = { sleeping = 0, done = true, deadline = 0 }
-    waiter.unpack = function() return unpack(values, 1, count) end
+    if ok then
+        local count = select("#", ...)
+        local values = { ... }
+        waiter.unpack = function() return unpack(values, 1, count) end
+    else
+        waiter.res, waiter.err, waiter.code, waiter.message = results(ok, ...)
+    end
     return future.new(waiter)
 end
 
 
 -- The same, as a future that is done.
 function _M.submit(self, func, ...)
-    return finished(_M.call(self, func, ...))
+    self.inline_calls = self.inline_calls + 1
+    return finished(xpcall(invoke, traceback, self, func, ...))
 end
 
 

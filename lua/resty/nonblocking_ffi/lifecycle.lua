@@ -5,6 +5,7 @@ local ffi = require "ffi"
 local cdefs = require "resty.nonblocking_ffi.cdefs"
 local channel = require "resty.nonblocking_ffi.channel"
 local phase = require "resty.nonblocking_ffi.phase"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
 local error = error
@@ -143,7 +144,7 @@ local function advance_closing()
             local id = C.nbffi_post_control(client, self.ptr, true)
             if id < 0 then
                 -- No memory even for that: its state is left as it is.
-                channel.finish(waiter)
+                waiting.finish(waiter)
             else
                 register(id, waiter)
             end

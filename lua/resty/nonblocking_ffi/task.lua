@@ -14,14 +14,15 @@ local channel = require "resty.nonblocking_ffi.channel"
 local future = require "resty.nonblocking_ffi.future"
 local phase = require "resty.nonblocking_ffi.phase"
 local pools = require "resty.nonblocking_ffi.pool"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
 local ffi_new = ffi.new
 local is_contended = pools.is_contended
-local new_waiter = channel.new_waiter
+local new_waiter = waiting.new
 local now = ngx.now
-local outcome = channel.outcome
-local recycle = channel.recycle
+local outcome = waiting.outcome
+local recycle = waiting.recycle
 local register = channel.register
 local requests = channel.requests
 local results = channel.results
@@ -64,7 +65,7 @@ end
 local function post_blocked(entry)
     local self, waiter = entry.runtime, entry.waiter
     if not self.ptr or self.closing then
-        channel.finish(waiter, texts[CLOSED])
+        waiting.finish(waiter, texts[CLOSED])
     else
         local id = C.nbffi_post(client, self.ptr, entry.data, entry.len,
                                 waiter.deadline - now(), entry.priority,
@@ -74,13 +75,13 @@ local function post_blocked(entry)
         end
         if id < 0 then
             C.nbffi_count(self.ptr, -id)
-            channel.finish(waiter, texts[-id])
+            waiting.finish(waiter, texts[-id])
         else
             register(id, waiter, entry.request)
         end
     end
     if entry.admission then
-        channel.finish(entry.admission)
+        waiting.finish(entry.admission)
     end
 end
 

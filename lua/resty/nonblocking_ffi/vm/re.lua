@@ -215,6 +215,8 @@ function _M.new(C, env, log_error)
             return ffi_string(result.data, result.len), count
         elseif count == 0 then
             return subject, 0
+        elseif count == regex.STOPPED then
+            regex.stop()
         end
         return nil, nil, exec_error(count)
     end

@@ -27,7 +27,7 @@ local sub = string.sub
 local _M = {}
 
 
--- Bits of src/runtime/lua/regex.rs, and two of our own.
+-- Bits of src/runtime/lua/regex.rs, and one of our own.
 local DUPNAMES = lshift(1, 7)
 local DFA = lshift(1, 10)
 local ONCE = lshift(1, 11)
@@ -46,6 +46,9 @@ local LETTERS = {
     d = DFA,
     o = ONCE,
 }
+
+-- What C returns if the VM's code is to end.
+local STOPPED = -1000
 
 local ERROR_SIZE = 256
 local INT_MAX = 0x7fffffff
@@ -66,6 +69,13 @@ local function names_of(info)
         entry = entry + info.name_size
     end
     return list
+end
+
+
+-- Ends the VM's code. Code that LuaJIT has compiled does not look whether it
+-- should end, so it must get here by itself.
+local function stop()
+    error("stopped: its caller has given up", 0)
 end
 
 
@@ -195,8 +205,12 @@ function _M.new(C, max_entries, pcre2)
         if start > INT_MAX then
             start = INT_MAX
         end
-        return C.nbffi_re_match(re.handle, subject, #subject, start, valid,
-                                re.offsets)
+        local count = C.nbffi_re_match(re.handle, subject, #subject, start,
+                                       valid, re.offsets)
+        if count == STOPPED then
+            stop()
+        end
+        return count
     end
 
 
@@ -250,6 +264,10 @@ function _M.after(re, subject, offset)
     end
     return next
 end
+
+
+_M.STOPPED = STOPPED
+_M.stop = stop
 
 
 return _M

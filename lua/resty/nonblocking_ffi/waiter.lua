@@ -1,0 +1,150 @@
+-- Waiters: who waits for a task, or for something else that ends once.
+
+local semaphore = require "ngx.semaphore"
+
+local max = math.max
+local min = math.min
+local new_semaphore = semaphore.new
+local pairs = pairs
+
+-- So many waiters and semaphores are kept for reuse.
+local MAX_SPARE = 16384
+-- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
+local LONGEST = 2000000
+-- Half of what the clock of nginx can tell apart.
+local HALF_MS = 0.0005
+
+
+local _M = {
+    LONGEST = LONGEST,
+}
+
+
+-- Waiters and semaphores for reuse.
+local spare, spares = {}, 0
+local spare_semas, spare_semas_count = {}, 0
+
+
+-- A waiter: {
+--   sema      = its semaphore, while coroutines wait on it
+--   sleeping  = how many coroutines wait on it
+--   deadline  = ngx.now() by which the task ends for its caller, if that is
+--               not the task's own
+--   slot      = of its task, once that is posted
+--   done      = whether the rest is valid
+--   res, err, code, message
+--   watchers  = waiters (as keys) that are done when this one is
+--   callback  = called when it is done
+--   unpack    = applied to what outcome() returns
+-- }
+function _M.new()
+    if spares > 0 then
+        local waiter = spare[spares]
+        spares = spares - 1
+        return waiter
+    end
+    return { sleeping = 0, done = false }
+end
+
+
+-- Makes a waiter that is done, and that nobody knows any more, a new one.
+function _M.recycle(waiter)
+    waiter.done = false
+    waiter.slot = nil
+    waiter.deadline = nil
+    waiter.res = nil
+    waiter.err = nil
+    waiter.code = nil
+    waiter.message = nil
+    if spares < MAX_SPARE then
+        spares = spares + 1
+        spare[spares] = waiter
+    end
+end
+
+
+-- Notes that a waiter's results are there.
+local function wake(waiter)
+    waiter.done = true
+    if waiter.sleeping > 0 then
+        waiter.sema:post(waiter.sleeping)
+    end
+    local watchers = waiter.watchers
+    if watchers then
+        for watcher in pairs(watchers) do
+            if not watcher.done then
+                wake(watcher)
+            end
+        end
+    end
+    local callback = waiter.callback
+    if callback then
+        callback(waiter)
+    end
+end
+_M.wake = wake
+
+
+-- Ends a waiter with an error before its task has ended.
+function _M.finish(waiter, err)
+    waiter.err = err
+    wake(waiter)
+end
+
+
+-- Puts a coroutine to sleep on a waiter. True if it was posted.
+function _M.sleep_on(waiter, seconds)
+    local sema = waiter.sema
+    if not sema then
+        if spare_semas_count > 0 then
+            sema = spare_semas[spare_semas_count]
+            spare_semas_count = spare_semas_count - 1
+        else
+            local err
+            sema, err = new_semaphore(0)
+            if not sema then
+                return nil, err
+            end
+        end
+        waiter.sema = sema
+    end
+    waiter.sleeping = waiter.sleeping + 1
+    -- A semaphore cuts fractions of a millisecond off; a wait until a deadline
+    -- must not end before it.
+    local ok, err = sema:wait(min(max(seconds, 0.001) + HALF_MS, LONGEST))
+    local sleeping = waiter.sleeping - 1
+    waiter.sleeping = sleeping
+    if sleeping == 0 then
+        waiter.sema = nil
+        -- Posted and timed out in the same turn: the post is still in it.
+        if (ok or not waiter.done) and spare_semas_count < MAX_SPARE then
+            spare_semas_count = spare_semas_count + 1
+            spare_semas[spare_semas_count] = sema
+        end
+    end
+    return ok, err
+end
+
+
+-- What `call` returns for a waiter that is done.
+function _M.outcome(waiter)
+    local err, code, message = waiter.err, waiter.code, waiter.message
+    local unpack = waiter.unpack
+    if unpack then
+        return unpack(waiter.res, err, code, message)
+    end
+    if err or code or message then
+        return waiter.res, err, code, message
+    end
+    return waiter.res
+end
+
+
+-- Whether a coroutine sleeps on a waiter. `sleeping` alone does not tell: a
+-- coroutine that was killed has not decremented it, but is off the semaphore.
+function _M.has_sleeper(waiter)
+    return waiter.sleeping > 0 and waiter.sema:count() < 0
+end
+
+
+return _M
