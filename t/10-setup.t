@@ -280,7 +280,7 @@ caller:2: setup: nice must be an integer from 0 to 19, got 20
 location = /t {
     content_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local function names()
+        local function names_now()
             local all = {}
             local pipe = io.popen("cat /proc/" .. ngx.worker.pid()
                                   .. "/task/*/comm")
@@ -289,18 +289,26 @@ location = /t {
             end
             pipe:close()
             table.sort(all)
-            return table.concat(all, ", ")
+            return table.concat(all, ", "), #all
+        end
+        -- A thread names itself when it first runs.
+        local function names(count)
+            local all, found
+            repeat
+                all, found = names_now()
+            until found >= count
+            return all
         end
         nbffi.pool("cpu", { threads = 2 })
         nbffi.pool("a-very-long-name", { threads = 1 })
         nbffi.pool("never", { threads = 1 })
-        ngx.say("[", names(), "]")
+        ngx.say("[", names(0), "]")
         local rt = assert(nbffi.load { runtime = "c", library = "verbs",
                                        pool = "cpu" })
-        ngx.say("[", names(), "]")
+        ngx.say("[", names(2), "]")
         assert(nbffi.load { runtime = "c", library = "verbs",
                             pool = "a-very-long-name" })
-        ngx.say("[", names(), "]")
+        ngx.say("[", names(3), "]")
         ngx.say((rt:call("thread")))
     }
 }
