@@ -6,7 +6,7 @@
 # a folder that is removed at the end; errors are shown as they come.
 #
 #   PORT=8080            where it listens, instead of the 127.0.0.1:8080 that the
-#                        configuration says
+#                        configuration says; a backend listens at the next one
 #   NGINX=/path/to/nginx as for make
 set -eu
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ if [ ! -f target/release/libnonblocking_ffi.so ]; then
     echo "run.sh: run 'make build' first" >&2
     exit 2
 fi
+port=${PORT:-8080}
 eval "$(sh scripts/nginx-env.sh)"
 
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/nbffi-example.XXXXXX")
@@ -51,7 +52,8 @@ for what in client_body proxy fastcgi uwsgi scgi; do
     temp="$temp ${what}_temp_path $tmp/$what;"
 done
 sed -e "s|^http {|http { $temp|" \
-    -e "s/127\.0\.0\.1:8080/127.0.0.1:${PORT:-8080}/" \
+    -e "s/127\.0\.0\.1:8080/127.0.0.1:$port/" \
+    -e "s/127\.0\.0\.1:8081/127.0.0.1:$((port + 1))/" \
     "$conf" >"$tmp/nginx.conf"
 
 "$TEST_NGINX_BINARY" -p "$root/examples/$name/" -c "$tmp/nginx.conf" -g "$main" &

@@ -549,13 +549,14 @@ $::Paths . q{
     }
 }
 --- config
+    server_rewrite_by_lua_block { require("try")() }
     location = /t {
         rewrite_by_lua_block { require("try")() }
         access_by_lua_block { require("try")() }
         content_by_lua_block {
             require("try")()
             local seen = require "seen"
-            require("test_plugins").poll(function() return #seen == 4 end)
+            require("test_plugins").poll(function() return #seen == 5 end)
             table.sort(seen)
             ngx.say(table.concat(seen, "\n"))
 
@@ -597,6 +598,7 @@ GET /t
 access true {[1]=1} nil
 content true {[1]=1} nil
 rewrite true {[1]=1} nil
+server_rewrite true {[1]=1} nil
 timer true {[1]=1} nil
 true in a coroutine
 true

@@ -123,9 +123,17 @@ $::HttpConfig . q{
         assert(tp.define("module", { threads = 1,
                                      process = "return require('jobs').kinds",
                                    }))
-        -- It was a function at first, so it is what the function returns.
-        assert(tp.define("twice", { threads = 1, process = [[
-            return function() return "once" end
+        assert(tp.define("made", { threads = 1, process = [[
+            return function() return "made" end
+        ]] }))
+        -- Functions that are not to be called: one that comes later, and one
+        -- that is not alone. They cannot be results either.
+        assert(tp.define("later", { threads = 1, process = [[
+            calls = (calls or 0) + 1
+            return calls < 2 and calls or function() return "called" end
+        ]] }))
+        assert(tp.define("pair", { threads = 1, process = [[
+            return function() return "called" end, 1
         ]] }))
         -- Strange bytes in the code
         assert(tp.define("bytes", { threads = 1,
@@ -139,14 +147,18 @@ $::HttpConfig . q{
             local tp = require "resty.threadpool"
             local function say(name, ...)
                 local list = require("both").list
-                ngx.say(name, ": ", list(tp[name]:push_task(...)))
-                ngx.say(name, ": ", list(tp[name]:push_task(...)))
+                for _ = 1, 2 do
+                    local text = list(tp[name]:push_task(...))
+                    ngx.say(name, ": ", text:match("is a function") or text)
+                end
             end
             say("nothing", 1)
             say("several", "x")
             say("refuses")
             say("module", 1, nil, "x", {})
-            say("twice")
+            say("made")
+            say("later")
+            say("pair")
             local res = tp.tables:push_task({ 5, { a = ngx.null } })
             ngx.say(res.n, " ", res[1][1], " ", res[1][2].a == ngx.null)
             ngx.say(tp.bytes:push_task("x") == "x\0\255")
@@ -163,8 +175,12 @@ refuses: nil not today
 refuses: nil not today
 module: number nil string table
 module: number nil string table
-twice: once
-twice: once
+made: made
+made: made
+later: 1
+later: is a function
+pair: is a function
+pair: is a function
 1 5 true
 true
 --- no_error_log
@@ -314,12 +330,12 @@ $::HttpConfig . q{
     init_worker_by_lua_block {
         local tp = require "resty.nonblocking_ffi.compat.threadpool"
         local nbffi = require "resty.nonblocking_ffi"
-        assert(tp.define("early", { threads = 2, timeout = 0.05,
+        assert(tp.define("early", { threads = 2,
             init = [[ngx.shared.state:set("ready", true)]],
-            process = [[
-                if (...) == "hold" then require("jobs").hold("open") end
-                return ...
-            ]],
+            process = "return ...",
+        }))
+        assert(tp.define("short", { threads = 1, timeout = 0.05,
+            process = [[return require("jobs").hold("open")]],
         }))
         tp.install()
         -- Its threads are there, the first has run init.
@@ -344,7 +360,7 @@ $::HttpConfig . q{
             ngx.say(state:get("phase"))
             ngx.say(state:get("broken"))
             ngx.say(list(tp.early:push_task(1, 2)))
-            local late, why = tp.early:push_task("hold")
+            local late, why = tp.short:push_task()
             ngx.say(list(late, why))
             state:set("open", true)
             local ok, err = pcall(tp.early.push_task, tp.early, { x = print })

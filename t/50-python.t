@@ -7,6 +7,7 @@ use Test::Nginx::Socket::Lua;
 use Cwd qw( cwd );
 
 my $pwd = cwd();
+$ENV{TEST_NGINX_PWD} = $pwd;
 our $HttpConfig = qq{
     lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
     lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
@@ -28,7 +29,7 @@ our $HttpConfig = qq{
 
 log_level('info');
 repeat_each(2);
-plan tests => repeat_each() * (blocks() * 3 + 19);
+plan tests => repeat_each() * (blocks() * 3 + 20);
 no_long_string();
 timeout(60);
 run_tests();
@@ -855,5 +856,139 @@ location = /t {
 GET /t
 --- response_body
 py_verbs:fail 8 5 3 0
+--- no_error_log
+[error]
+
+
+
+=== TEST 21: the examples: template, and coroutines
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local say = require("test_plugins").say
+        local function load(entry, config)
+            return assert(py("", {
+                entry = entry, config = config,
+                path = "$TEST_NGINX_PWD/examples/python",
+            }))
+        end
+        local words = load("template:Words", "2")
+        say(words:call("to be or not\nto be or To say"))
+        say(load("template:Words"):call(""))
+        local clock = load("clock:Clock")
+        local futures = {}
+        for i = 1, 1000 do futures[i] = clock:submit("0.3") end
+        local most = 0
+        for i = 1, 1000 do
+            most = math.max(most, tonumber((assert(futures[i]:wait()))))
+        end
+        say(most == 1000, clock:call("0"))
+        say((select(2, clock:call("60", { timeout = 0.02 }))))
+        say(clock:call("soon"))
+    }
+}
+--- request
+GET /t
+--- response_body
+{"to": 3, "be": 2}
+{}
+true 1
+timeout
+nil runtime error: a number of seconds is expected 400 a number of seconds is expected
+--- no_error_log
+[error]
+
+
+
+=== TEST 22: the examples: thumbnails with Pillow
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local say = require("test_plugins").say
+        local thumbs = assert(py("", {
+            entry = "thumbs:Thumbs", path = "$TEST_NGINX_PWD/examples/python",
+            config = '{"width": 64, "height": 48, "max_pixels": 1000000}',
+        }))
+        local paint = assert(py "picture")
+        for _, what in ipairs { "RGB 640 480 JPEG", "RGB 300 600 PNG",
+                                "RGBA 100 100 PNG", "L 10 10 PNG" } do
+            local picture = assert(paint:call(what))
+            local small, err, code, message = thumbs:call(picture)
+            say(what, code, message, #small > 100 and #small < #picture + 1000)
+            -- It is a picture itself, and fits the box.
+            say((select(4, thumbs:call(small))))
+        end
+        say(thumbs:call("no picture at all"))
+        local whole = paint:call("RGB 640 480 JPEG")
+        say((select(3, thumbs:call(whole:sub(1, 2000)))))
+        say(thumbs:call(paint:call("RGB 1001 1000 PNG")))
+        say((select(2, py("", {
+            entry = "thumbs:Thumbs", path = "$TEST_NGINX_PWD/examples/python",
+            config = '{"with": 64}',
+        })):gsub("^.-: ", ""):gsub(" %(.*", "")))
+    }
+}
+--- request
+GET /t
+--- response_body
+RGB 640 480 JPEG 0 image/jpeg 64x48 of 640x480 true
+image/jpeg 64x48 of 64x48
+RGB 300 600 PNG 0 image/jpeg 24x48 of 300x600 true
+image/jpeg 24x48 of 24x48
+RGBA 100 100 PNG 0 image/png 48x48 of 100x100 true
+image/png 48x48 of 48x48
+L 10 10 PNG 0 image/jpeg 10x10 of 10x10 true
+image/jpeg 10x10 of 10x10
+nil runtime error: not a picture 415 not a picture
+422
+nil runtime error: 1001x1000 is more than 1000000 pixels 413 1001x1000 is more than 1000000 pixels
+ValueError: unknown options: with
+--- no_error_log
+[alert]
+
+
+
+=== TEST 23: the examples: similar vectors with numpy
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local say = require("test_plugins").say
+        local rt = assert(py("", {
+            entry = "similar:Index", path = "$TEST_NGINX_PWD/examples/python",
+            config = "random 10000x3", threads = 2,
+        }))
+        local row = '{"vectors": [[1, 2, 3], [-1, 0, 0]], "most": 2}'
+        local first = assert(rt:call(row))
+        say(first:gsub("%[%d+, [01]%.%d+%]", "[row, cosine]"))
+        -- All are similar to 0.99 and more; the best comes first.
+        local cosines = {}
+        for cosine in first:gmatch(", ([01]%.%d+)%]") do
+            cosines[#cosines + 1] = tonumber(cosine)
+        end
+        say(cosines[1] >= cosines[2], cosines[2] > 0.99, cosines[4] > 0.99)
+        local futures = {}
+        for i = 1, 100 do futures[i] = rt:submit(row) end
+        for i = 1, 100 do assert(futures[i]:wait() == first) end
+        for _, wrong in ipairs { "", "[]", '{"vectors": [[1, 2]]}',
+                                 '{"vectors": [[1, 2, 3]], "most": 0}' } do
+            say((select(3, rt:call(wrong))))
+        end
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+[[[row, cosine], [row, cosine]], [[row, cosine], [row, cosine]]] 4
+true true true
+400
+400
+400
+400
+--- error_log eval
+qr/\[notice\].*\[similar:Index\] 10000 vectors of 3 numbers/
 --- no_error_log
 [error]

@@ -149,8 +149,8 @@ end
 
 -- syntax: failures = waf.selftest()
 --
--- Holds each rule to the texts that its file says it finds, or does not. Returns
--- a list of lines, one for each that is not so.
+-- Holds each rule to the texts that its file says it finds, or does not find.
+-- Returns a list of lines, one for each that is not so.
 function _M.selftest()
     return require("waf.selftest")(list, _M.inspect)
 end

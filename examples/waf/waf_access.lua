@@ -171,7 +171,7 @@ function _M.status()
         ngx.say(err)
         return
     end
-    local rules, checks = rt:call("count")
+    local rules, checks = require("waf").count()
     local stats = rt:stats()
     ngx.say("rules: ", rules, ", and ", checks, " checks\n",
             "requests: ", stats.calls, ", of which in the event loop: ",

@@ -59,6 +59,7 @@ build_tests() {
     mkdir -p "$tests"
     compile "$target/java/api" "$tests/verbs" t/plugins/java/verbs/*.java
     pack "$tests/verbs" "$tests/verbs.jar"
+    compile "$target/java/api" "$tests/faults" tests/java/*.java
     for version in v1 v2; do
         compile "" "$tests/$version" t/plugins/java/$version/*.java
     done

@@ -14,8 +14,9 @@
 //! | [`side_state`] | likewise: a Lua state beside the VM |
 //!
 //! Every function but those of the last four is called by the thread of the
-//! Lua VM that made the client, catches panics, and returns a status: 0 or more is success, `-n` the error
-//! of code `n`. Longer errors go into a caller-owned buffer.
+//! Lua VM that made the client, catches panics, and returns a status: 0 or more
+//! is success, `-n` the error of code `n`. Longer errors go into a caller-owned
+//! buffer.
 
 pub mod calls;
 pub mod client;

@@ -89,7 +89,7 @@ pub unsafe extern "C" fn nbffi_re_free(regex: *mut Regex) {
 
 /// Matches `len` bytes at `subject` from the offset `start` on. Returns the
 /// number of pairs of offsets that were set, or PCRE2's negative error code, -1
-/// for no match. `offsets` has a pair for the match and for each group, -1 for
+/// for no match; or [`regex::STOPPED`]. `offsets` has a pair for the match and for each group, -1 for
 /// one that did not take part. `valid`: this subject was matched before from
 /// offset 0, so is known to be UTF-8.
 ///
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn nbffi_re_match(
 }
 
 /// Replaces the first match in `len` bytes at `subject`, or all if `global`.
-/// Returns how many, or PCRE2's negative error code. `result` is the result if
+/// Returns how many, or a negative code as above. `result` is the result if
 /// there was a match, until this thread matches again.
 ///
 /// # Safety

@@ -350,3 +350,18 @@ def say_in_thread(request):
     thread = threading.Thread(target=print, args=("from a thread",))
     thread.start()
     thread.join()
+
+
+# Pictures, for the examples.
+
+def picture(request):
+    import io
+    from PIL import Image
+    mode, width, height, kind = request.decode().split()
+    size = int(width), int(height)
+    red = Image.linear_gradient("L").resize(size)
+    green = Image.radial_gradient("L").resize(size)
+    bands = [red, green, red, green][:len(Image.new(mode, (1, 1)).getbands())]
+    out = io.BytesIO()
+    Image.merge(mode, bands).save(out, kind)
+    return out.getvalue()

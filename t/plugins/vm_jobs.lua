@@ -95,6 +95,25 @@ function _M.watch(address)
 end
 
 
+-- The same without sleeping, which is compiled, ...
+function _M.cooperate(address)
+    local memory = board.at(address)
+    memory:set(2, 1)
+    local rounds = 0
+    while not worker.is_cancelled() do
+        rounds = rounds + 1
+    end
+    memory:set(3, 1)
+    return rounds
+end
+
+-- ... and which is not.
+function _M.cooperate_interpreted(...)
+    jit.off(true, true)
+    return _M.cooperate(...)
+end
+
+
 -- Cells for nginx's phases.
 _M.PHASES = {
     "init_worker", "set", "rewrite", "access", "content", "balancer",
@@ -112,6 +131,15 @@ end
 
 function _M.fail(why)
     error(why or "failed")
+end
+
+
+-- Works for a moment; where it did that is the third result.
+function _M.spin(...)
+    local sum = 0
+    for i = 1, 20000 do sum = sum + i % 7 end
+    local one, two = ...
+    return one, two, worker.name(), sum
 end
 
 
@@ -256,7 +284,9 @@ end
 
 -- Hits the memory limit and lives on.
 function _M.survive()
-    return pcall(_M.hoard_tables) and "unlimited" or "survived"
+    local unlimited = pcall(_M.hoard_tables)
+    collectgarbage()
+    return unlimited and "unlimited" or "survived"
 end
 
 

@@ -140,13 +140,16 @@ nbffi_go_remaining(const nbffi_host *host, nbffi_task task)
 }
 
 uint64_t
-nbffi_go_look(nbffi_go_watch *watches, uint64_t count)
+nbffi_go_look(nbffi_go_watch *watches, uint64_t count, int64_t due_ns)
 {
-    uint64_t i, cancelled = 0;
+    nbffi_go_watch  *watch;
+    uint64_t         cancelled = 0;
 
-    for (i = 0; i < count; i++) {
-        watches[i].cancelled = watches[i].host->is_cancelled(watches[i].task);
-        cancelled += watches[i].cancelled != 0;
+    for (watch = watches; watch < watches + count; watch++) {
+        watch->cancelled =
+            watch->host->is_cancelled(watch->task)
+            && nbffi_go_remaining(watch->host, watch->task) >= due_ns;
+        cancelled += (uint64_t) watch->cancelled;
     }
     return cancelled;
 }

@@ -67,8 +67,11 @@ const char *nbffi_go_name(const nbffi_host *host, uint64_t *len);
 /* Nanoseconds until the deadline of a task, not positive if it has passed. */
 int64_t nbffi_go_remaining(const nbffi_host *host, nbffi_task task);
 
-/* Sets `cancelled` of each, and returns how many are. */
-uint64_t nbffi_go_look(nbffi_go_watch *watches, uint64_t count);
+/* Sets `cancelled` of each, and returns how many are. A caller that has timed
+ * out looks as one that has cancelled. Go has a timer for that, which says why:
+ * who has less than `due_ns` until its deadline is left to it. */
+uint64_t nbffi_go_look(nbffi_go_watch *watches, uint64_t count,
+                       int64_t due_ns);
 
 /* 1 if the process ignored SIGPIPE when this library was loaded. */
 int nbffi_go_sigpipe_was_ignored(void);

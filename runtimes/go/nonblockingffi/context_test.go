@@ -277,3 +277,76 @@ func TestAContextThatIsAskedTooLate(t *testing.T) {
 		}
 	}
 }
+
+// watches counts the tasks of a runtime that are looked at.
+func watches(in *instance) int {
+	watcher.Lock()
+	defer watcher.Unlock()
+	count := 0
+	for _, watch := range watcher.tasks {
+		if watch.in == in {
+			count++
+		}
+	}
+	return count
+}
+
+func TestManyAskAtTheSameTime(t *testing.T) {
+	const askers = 8
+	counts := make(chan int, 1)
+	handler := func(ctx context.Context, _ []byte) ([]byte, error) {
+		channels := make(chan (<-chan struct{}), askers)
+		begin := make(chan struct{})
+		for i := 0; i < askers; i++ {
+			go func() {
+				<-begin
+				channels <- ctx.Done()
+			}()
+		}
+		close(begin)
+		for i := 0; i < askers; i++ {
+			if <-channels != ctx.Done() {
+				return nil, errors.New("another channel")
+			}
+		}
+		counts <- watches(runtimeOf(ctx))
+		return nil, nil
+	}
+	host := load(t, setting{entry: entry(handler, Goroutines), minor: 1})
+	for i := 0; i < 2000; i++ {
+		if result := host.Call(""); result.Failed {
+			t.Fatal(result.Message)
+		}
+		if count := <-counts; count != 1 {
+			t.Fatalf("%d watches", count)
+		}
+	}
+}
+
+// Whoever begins to look at a task too late: when the runtime is closed, nobody
+// looks at it any more.
+func TestCloseEndsTheWatch(t *testing.T) {
+	instances := make(chan *instance, 1)
+	handler := func(ctx context.Context, _ []byte) ([]byte, error) {
+		in := runtimeOf(ctx)
+		for i := 0; i < 3; i++ {
+			in.watch(ctx.(*task).handle, func() {})
+		}
+		instances <- in
+		return nil, nil
+	}
+	host := newHost(setting{entry: entry(handler), minor: 1, threads: 1})
+	if err := host.Load("nbffi_go_entry"); err != nil {
+		t.Fatal(err)
+	}
+	host.Call("")
+	in := <-instances
+	if count := watches(in); count != 3 {
+		t.Fatalf("%d watches", count)
+	}
+	host.Close()
+	host.Free()
+	if count := watches(in); count != 0 {
+		t.Fatalf("%d watches", count)
+	}
+}

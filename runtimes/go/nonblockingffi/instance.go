@@ -196,9 +196,6 @@ func (in *instance) setStatus(handle C.nbffi_task, code int64, message string) {
 func (in *instance) deadline(handle C.nbffi_task) (time.Time, bool) {
 	in.lock.RLock()
 	defer in.lock.RUnlock()
-	// Before the host is asked: if this thread is held up meanwhile, the context
-	// rather ends too early than after the caller.
-	now := time.Now()
 	remaining := int64(C.NBFFI_GO_NO_DEADLINE)
 	if in.host != nil {
 		remaining = int64(C.nbffi_go_remaining(in.host, handle))
@@ -206,13 +203,14 @@ func (in *instance) deadline(handle C.nbffi_task) (time.Time, bool) {
 	if remaining == C.NBFFI_GO_NO_DEADLINE {
 		return time.Time{}, false
 	}
-	return now.Add(time.Duration(remaining)), true
+	// If this thread was held up since, the context ends too late rather than too
+	// early: an error that came before the deadline would be the handler's.
+	return time.Now().Add(time.Duration(remaining)), true
 }
 
 // watch begins to look whether a task is cancelled; until it is removed.
-func (in *instance) watch(handle C.nbffi_task, deadline time.Time,
-	cancel context.CancelFunc) *watch {
-	watch := &watch{in: in, deadline: deadline, cancel: cancel, place: -1}
+func (in *instance) watch(handle C.nbffi_task, cancel context.CancelFunc) *watch {
+	watch := &watch{in: in, cancel: cancel, place: -1}
 	in.lock.RLock()
 	defer in.lock.RUnlock()
 	if in.host != nil {

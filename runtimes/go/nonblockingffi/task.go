@@ -93,7 +93,7 @@ func (t *task) ask() *inner {
 	} else {
 		made.Context, made.end = context.WithCancel(context.Background())
 	}
-	made.watch = t.in.watch(t.handle, deadline, made.end)
+	made.watch = t.in.watch(t.handle, made.end)
 	if t.inner.CompareAndSwap(nil, made) {
 		return made
 	}

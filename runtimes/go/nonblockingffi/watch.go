@@ -28,9 +28,8 @@ type watching struct {
 
 // A watch is a task that is looked at.
 type watch struct {
-	in       *instance
-	deadline time.Time
-	cancel   context.CancelFunc
+	in     *instance
+	cancel context.CancelFunc
 	// place is where in the lists it is, -1 if it is not.
 	place int
 }
@@ -97,20 +96,14 @@ func (w *watching) look() bool {
 		w.running = false
 		return false
 	}
-	if C.nbffi_go_look(&w.watches[0], C.uint64_t(len(w.watches))) == 0 {
+	if C.nbffi_go_look(&w.watches[0], C.uint64_t(len(w.watches)), C.int64_t(tick)) == 0 {
 		return true
 	}
 	for place := len(w.tasks) - 1; place >= 0; place-- {
-		if watch := w.tasks[place]; w.watches[place].cancelled != 0 && !watch.isDue() {
+		if watch := w.tasks[place]; w.watches[place].cancelled != 0 {
 			w.drop(watch)
 			watch.cancel()
 		}
 	}
 	return true
-}
-
-// isDue says whether the deadline has come. A caller that has timed out looks as
-// one that has cancelled; the context's timer says which it was.
-func (w *watch) isDue() bool {
-	return !w.deadline.IsZero() && time.Until(w.deadline) < tick
 }

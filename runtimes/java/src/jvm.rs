@@ -77,6 +77,7 @@ pub fn obtain(config: &Config) -> Result<&'static Jvm, String> {
                 .to_owned(),
         );
     }
+    options::check(&config.jvm_args)?;
     let mut made = lock(&MADE);
     let made = match &mut *made {
         Some(made) => {
@@ -86,7 +87,6 @@ pub fn obtain(config: &Config) -> Result<&'static Jvm, String> {
             made
         }
         none => {
-            options::check(&config.jvm_args)?;
             let home = locate::find(&Places::of_process(config.java_home.clone()))?;
             let result = make(&home, &config.jvm_args);
             none.insert(Made {

@@ -5,7 +5,7 @@ const MANDATORY: [&str; 1] = ["-Xrs"];
 
 /// Modest, as every worker has a JVM of its own. What the user says comes behind
 /// it, and counts.
-const DEFAULTS: [&str; 9] = [
+const DEFAULTS: [&str; 10] = [
     "-Xmx64m",
     "-Xss512k",
     // No file in /tmp, nor a socket, which would be left behind; tools that
@@ -18,6 +18,8 @@ const DEFAULTS: [&str; 9] = [
     // would mean ASCII.
     "-Dfile.encoding=UTF-8",
     "-Dsun.jnu.encoding=UTF-8",
+    // An exception has its message and its stack trace, however often it occurs.
+    "-XX:-OmitStackTraceInFastThrow",
     // Nobody has a screen.
     "-Djava.awt.headless=true",
     // Otherwise it would be the worker's working directory.

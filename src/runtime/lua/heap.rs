@@ -8,8 +8,23 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
+use std::sync::Once;
 
 use libmimalloc_sys as mimalloc;
+
+/// `mi_option_allow_thp` of the mimalloc that this crate's version of
+/// libmimalloc-sys builds, which has no name for it.
+const ALLOW_HUGE_PAGES: mimalloc::mi_option_t = 43;
+
+/// Has mimalloc ask for no huge pages, once: a small VM would take 5 MB of them
+/// instead of some hundred KB. (The variable of mimalloc's that does the same
+/// would do it for the whole process, nginx's memory included.)
+fn allow_no_huge_pages() {
+    static ONCE: Once = Once::new();
+    // SAFETY: a number that the linked mimalloc knows; it is read when memory is
+    // next asked for.
+    ONCE.call_once(|| unsafe { mimalloc::mi_option_set(ALLOW_HUGE_PAGES, 0) });
+}
 
 /// A heap. It belongs to the thread that made it.
 #[derive(Debug)]
@@ -23,6 +38,7 @@ pub struct Heap {
 impl Heap {
     /// A heap that gives up to `limit` bytes; `None` if there is no memory.
     pub fn new(limit: usize) -> Option<Box<Self>> {
+        allow_no_huge_pages();
         // SAFETY: may be called by any thread, which then owns the heap.
         let heap = NonNull::new(unsafe { mimalloc::mi_heap_new() })?;
         Some(Box::new(Self {

@@ -17,6 +17,10 @@
 //! does in nginx where `lua_regex_match_limit` is not set. The memory for it is
 //! limited too, where PCRE2 alone would take gigabytes, and what is more than a
 //! thread should keep goes back after the match ([`scratch`]).
+//!
+//! The watchdog cannot stop PCRE2. Instead every match ends with a look at
+//! whether the VM's code should go on: a loop that does little but match would
+//! hardly ever be found in Lua.
 
 mod scratch;
 mod template;
@@ -27,7 +31,7 @@ use std::ptr::{self, NonNull};
 
 use pcre2_sys as sys;
 
-use super::belongings::in_foreign_code;
+use super::belongings::{in_foreign_code, is_stopped};
 pub use scratch::set_jit_stack;
 use scratch::{Scratch, WORKSPACE};
 use template::append;
@@ -66,6 +70,8 @@ pub type Matched = Result<u32, i32>;
 pub const NO_MATCH: i32 = sys::PCRE2_ERROR_NOMATCH;
 /// No memory.
 pub const NO_MEMORY: i32 = sys::PCRE2_ERROR_NOMEMORY;
+/// The VM's code is to end, whatever was found. Not one of PCRE2's codes.
+pub const STOPPED: i32 = -1000;
 /// The start offset is beyond the subject's end.
 const BAD_OFFSET: i32 = sys::PCRE2_ERROR_BADOFFSET;
 
@@ -267,6 +273,9 @@ impl Regex {
             in_foreign_code(false);
         } else {
             scratch.trim();
+        }
+        if is_stopped() {
+            return Err(STOPPED);
         }
         match u32::try_from(rc) {
             // More matches than there are pairs: the DFA algorithm finds the

@@ -281,14 +281,14 @@ impl Drop for Vm {
         self.watched.forget();
         if !self.abandoned.get() {
             // Finalizers run in here, which may be anybody's code.
-            NOW.set(Some(Now {
+            let before = NOW.replace(Some(Now {
                 vm: ptr::from_ref(self),
                 host: ptr::null(),
                 task: NO_TASK,
             }));
             // SAFETY: the VM's thread; nobody uses the state any more.
             unsafe { lua::lua_close(self.state) };
-            NOW.set(None);
+            NOW.set(before);
         }
     }
 }

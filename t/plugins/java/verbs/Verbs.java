@@ -15,13 +15,12 @@ import java.util.logging.Logger;
 
 /** Does as the request says: a verb, a space, and what it is to work on. */
 public final class Verbs implements AutoCloseable {
-    private static final ThreadLocal<byte[]> MINE = new ThreadLocal<>();
-    private static final List<Thread> BEGUN = new ArrayList<>();
-
     private final Host host;
     private final AtomicInteger calls = new AtomicInteger();
     private final AtomicInteger cancelled = new AtomicInteger();
     private final AtomicInteger interrupted = new AtomicInteger();
+    private final AtomicInteger dozing = new AtomicInteger();
+    private final AtomicInteger meeting = new AtomicInteger();
 
     Verbs(Host host) {
         this.host = host;
@@ -75,6 +74,8 @@ public final class Verbs implements AutoCloseable {
                 return "slept";
             case "doze":
                 return doze(Long.parseLong(rest));
+            case "meet":
+                return meet(Integer.parseInt(rest));
             case "spin":
                 return spin(context);
             case "block":
@@ -82,15 +83,13 @@ public final class Verbs implements AutoCloseable {
             case "remaining":
                 return context.remaining().map(left -> left.toMillis() + " ms").orElse("no limit");
             case "counts":
-                return "calls=" + calls + " cancelled=" + cancelled + " interrupted=" + interrupted;
+                return "calls=" + calls + " cancelled=" + cancelled + " interrupted=" + interrupted
+                        + " dozing=" + dozing;
             case "interrupt":
                 Thread.currentThread().interrupt();
                 return "interrupted";
             case "is_interrupted":
                 return Thread.currentThread().isInterrupted();
-            case "remember":
-                MINE.set(new byte[1 << 20]);
-                return "remembered";
             case "out":
                 System.out.println(rest);
                 return "printed";
@@ -118,7 +117,7 @@ public final class Verbs implements AutoCloseable {
             case "where":
                 Thread here = Thread.currentThread();
                 return here.getName() + " daemon=" + here.isDaemon() + " loader="
-                        + here.getContextClassLoader().getName();
+                        + here.getContextClassLoader();
             case "property":
                 return System.getProperty(rest);
             case "memory":
@@ -150,13 +149,28 @@ public final class Verbs implements AutoCloseable {
     }
 
     private String doze(long millis) {
+        dozing.incrementAndGet();
         try {
             Thread.sleep(millis);
             return "dozed";
         } catch (InterruptedException woken) {
             interrupted.incrementAndGet();
             return "woken";
+        } finally {
+            dozing.decrementAndGet();
         }
+    }
+
+    /** Waits until so many tasks run at a time. */
+    private String meet(int number) throws InterruptedException {
+        synchronized (meeting) {
+            meeting.incrementAndGet();
+            meeting.notifyAll();
+            while (meeting.get() < number) {
+                meeting.wait();
+            }
+        }
+        return "met";
     }
 
     /** Computes until nobody waits any more. */

@@ -12,12 +12,15 @@ standard error. ``nonblocking_ffi.testing`` has more for tests.
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple
 
-try:
-    import _nonblocking_ffi as _host
-except ImportError:
+if TYPE_CHECKING:
     from nonblocking_ffi import _outside as _host
+else:
+    try:
+        import _nonblocking_ffi as _host
+    except ImportError:
+        from nonblocking_ffi import _outside as _host
 
 __version__ = "0.1.0"
 __all__ = [

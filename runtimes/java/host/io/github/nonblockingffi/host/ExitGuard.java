@@ -1,6 +1,8 @@
 package io.github.nonblockingffi.host;
 
 import java.lang.System.Logger.Level;
+import java.util.HashSet;
+import java.util.Set;
 
 /**
  * {@code System.exit} in a worker would end nginx's worker process. As a shutdown
@@ -10,6 +12,11 @@ import java.lang.System.Logger.Level;
 final class ExitGuard implements Runnable {
     private static final long INTERVAL_MS = 100;
 
+    private static final String MESSAGE = "System.exit was called";
+
+    /** Workers whose threads are lost. */
+    private final Set<Worker> lost = new HashSet<>();
+
     private ExitGuard() {}
 
     static void install() {
@@ -18,8 +25,6 @@ final class ExitGuard implements Runnable {
 
     @Override
     public void run() {
-        Log.write(0, Level.ERROR, "System.exit was called: it does not end nginx's worker, but the"
-                + " thread that called it is lost, and shutdown hooks have run");
         while (true) {
             try {
                 failThoseWhoExit();
@@ -30,12 +35,14 @@ final class ExitGuard implements Runnable {
         }
     }
 
-    private static void failThoseWhoExit() {
+    private void failThoseWhoExit() {
         for (Worker worker : Worker.all()) {
             boolean running = (Native.turn(worker.frame) & Worker.RUNNING) != 0;
-            if (running && isExiting(worker.thread)) {
-                byte[] message = Failures.utf8("System.exit was called");
-                Native.fail(worker.task(), Failures.CODE, message);
+            if (running && !lost.contains(worker) && isExiting(worker.thread)) {
+                lost.add(worker);
+                Native.fail(worker.task(), Failures.CODE, Failures.utf8(MESSAGE));
+                Log.write(0, Level.ERROR, MESSAGE + ": that does not end nginx's worker, but "
+                        + worker.thread.getName() + " is lost, and shutdown hooks have run");
             }
         }
     }

@@ -3,7 +3,6 @@ package io.github.nonblockingffi.host;
 import io.github.nonblockingffi.CallException;
 import java.lang.System.Logger.Level;
 import java.nio.charset.StandardCharsets;
-import java.util.concurrent.CancellationException;
 
 /** Failing a task with what was thrown. */
 final class Failures {
@@ -16,7 +15,7 @@ final class Failures {
     private Failures() {}
 
     /**
-     * Ends a task, and writes why to nginx's error log unless nobody cares.
+     * Ends a task, and writes why to nginx's error log unless nobody waits for it.
      *
      * @return {@link Native#DONE}
      */
@@ -27,11 +26,7 @@ final class Failures {
                 Native.fail(task, failure.code(), utf8(message == null ? "" : message));
                 return Native.DONE;
             }
-            boolean wanted = !Native.isCancelled(task);
-            if (thrown instanceof CancellationException && !wanted) {
-                Native.fail(task, CODE, utf8(thrown.toString()));
-                return Native.DONE;
-            }
+            boolean wanted = !isOver(task);
             String text = Traces.describe(thrown);
             Native.fail(task, CODE, utf8(text));
             if (wanted) {
@@ -41,6 +36,12 @@ final class Failures {
             Native.fail(task, CODE, BEYOND_WORDS);
         }
         return Native.DONE;
+    }
+
+    /** Whether nobody waits for a task any more. */
+    private static boolean isOver(long task) {
+        long deadline = Native.deadline(task);
+        return deadline >= 0 && deadline - System.nanoTime() <= 0 || Native.isCancelled(task);
     }
 
     static byte[] utf8(String text) {

@@ -65,9 +65,12 @@ abstract class Handler {
             if (future == null) {
                 throw new NullPointerException("the method returned null instead of a future");
             }
-            if (future instanceof CompletableFuture<?> done
-                    && done.isDone() && !done.isCompletedExceptionally()) {
-                return worker.respond(done.join());
+            // Of that very class: those that extend it may not say.
+            if (future.getClass() == CompletableFuture.class) {
+                CompletableFuture<?> done = (CompletableFuture<?>) future;
+                if (done.isDone() && !done.isCompletedExceptionally()) {
+                    return worker.respond(done.join());
+                }
             }
             new PendingFuture(runtime, worker.task(), (CompletionStage<?>) future).begin();
             return Native.DONE;

@@ -21,11 +21,14 @@ final class Loader extends URLClassLoader {
         registerAsParallelCapable();
     }
 
+    private final String name;
     private final String places;
     private final long runtime;
 
+    /** Without a name of its own: that would be in every line of a stack trace. */
     private Loader(String name, long runtime, List<String> places, URL[] urls) {
-        super(name, urls, Loader.class.getClassLoader());
+        super(urls, Loader.class.getClassLoader());
+        this.name = name;
         this.runtime = runtime;
         this.places = String.join(":", places);
     }
@@ -80,6 +83,11 @@ final class Loader extends URLClassLoader {
     /** The class path as it was given. */
     String places() {
         return places;
+    }
+
+    @Override
+    public String toString() {
+        return "classes of " + name;
     }
 
     /** The runtime that the calling thread works for; 0 if that is not known. */

@@ -1,0 +1,427 @@
+# Lua code whose caller has given up is stopped, whatever it does; its VM is
+# replaced, and nobody else is concerned.
+
+use strict;
+use warnings;
+
+use Test::Nginx::Socket::Lua;
+use Cwd qw( cwd );
+
+my $pwd = cwd();
+our $HttpConfig = qq{
+    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
+};
+
+log_level('info');
+repeat_each(1);
+plan tests => repeat_each() * (blocks() * 4);
+no_long_string();
+timeout(60);
+run_tests();
+
+__DATA__
+
+=== TEST 1: every kind of loop is stopped when its deadline has passed
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local names = require("runaways").names
+        nbffi.pool("four", { threads = 4 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+                                       pool = "four" })
+        local jobs = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                                         pool = "four" })
+        tp.poll(function() return rt:stats().vm.vms == 4 end)
+        local next_one = 0
+        local function work()
+            while next_one < #names do
+                next_one = next_one + 1
+                local name = names[next_one]
+                local board = require("board").new()
+                local fut = rt:submit({ "run", timeout = 0.1 }, board.address,
+                                      name)
+                if not board:has(0, 1) then ngx.say(name, ": not begun") end
+                local res, err = fut:wait()
+                if res or err ~= "timeout" then
+                    ngx.say(name, ": ", res, " ", err)
+                end
+            end
+        end
+        local threads = {}
+        for i = 1, 4 do threads[i] = ngx.thread.spawn(work) end
+        for i = 1, 4 do ngx.thread.wait(threads[i]) end
+        ngx.say(tp.poll(function()
+            local stats = rt:stats()
+            return stats.in_flight == 0 and stats.vm.vms == 4
+        end))
+        -- Each of them cost one VM, and the new ones work.
+        local vm = rt:stats().vm
+        ngx.say(#names > 30, " ", vm.replaced.stopped == #names, " ",
+                vm.made == #names + 4, " ", vm.stuck, " ", vm.replaced.memory)
+        ngx.say(vm.memory > 4e5 and vm.memory < 4e7)
+        for i = 1, 40 do
+            if jobs:call({ "echo", key = "k" .. i }, i) ~= i then
+                ngx.say("not well: ", i)
+            end
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+true true true 0 0
+true
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]
+
+
+
+=== TEST 2: cancel stops them, too
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local board = require("board").new()
+        nbffi.pool("one", { threads = 1 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+                                       pool = "one", timeout = 3600 })
+        for i, name in ipairs { "while", "counting", "pcall of a loop",
+                                "interpreted", "in a coroutine", "tables",
+                                "gsub", "sort" } do
+            local fut = rt:submit("run", board.address, name)
+            board:has(0, i)
+            local waiting = rt:submit("run", board.address, name)
+            ngx.say(name, ": ", fut:cancel(), " ", waiting:cancel(), " ",
+                    select(2, fut:wait()), " ",
+                    tp.poll(function() return rt:stats().in_flight == 0 end))
+        end
+        tp.poll(function() return rt:stats().vm.vms == 1 end)
+        local stats = rt:stats()
+        ngx.say(stats.vm.replaced.stopped, " ", stats.vm.made, " ",
+                stats.errors.cancelled, " ", board:get(0))
+        ngx.say((rt:call_fn(function() return "well" end)))
+    }
+}
+--- request
+GET /t
+--- response_body
+while: true true cancelled true
+counting: true true cancelled true
+pcall of a loop: true true cancelled true
+interpreted: true true cancelled true
+in a coroutine: true true cancelled true
+tables: true true cancelled true
+gsub: true true cancelled true
+sort: true true cancelled true
+8 9 16 8
+well
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]
+
+
+
+=== TEST 3: so does the deadline of a cast, and of a future that nobody has
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local board = require("board").new()
+        nbffi.pool("one", { threads = 1 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+                                       pool = "one" })
+        assert(rt:cast({ "run", timeout = 0.1 }, board.address, "while"))
+        ngx.say(board:has(0, 1))
+        ngx.say((rt:call_fn(function() return "well" end)))
+        ngx.say(rt:stats().errors.timeout)
+        assert(rt:submit({ "run", timeout = 0.1 }, board.address, "pcall"))
+        ngx.say(board:has(0, 2))
+        ngx.say((rt:call_fn(function() return "well" end)))
+        -- A task without any code of ours on the way: call_fn.
+        ngx.say(select(2, rt:call_fn { function()
+            while true do end
+        end, timeout = 0.1 }))
+        ngx.say((rt:call_fn(function() return "well" end)))
+        tp.poll(function() return rt:stats().vm.replaced.stopped == 3 end)
+        ngx.say(rt:stats().vm.replaced.stopped)
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+well
+1
+true
+well
+timeout
+well
+3
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]
+
+
+
+=== TEST 4: nobody else is concerned: other threads, groups, pools, languages
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local board = require("board").new()
+        nbffi.pool("two", { threads = 2 })
+        nbffi.pool("other", { threads = 1 })
+        local function load(options)
+            options.runtime = options.runtime or "lua"
+            options.module = options.runtime == "lua"
+                             and (options.module or "vm_jobs") or nil
+            return assert(nbffi.load(options))
+        end
+        local rt = load { module = "runaways", pool = "two" }
+        local group = load { pool = "two", vm = "another" }
+        local pool = load { pool = "other" }
+        local echo = load { runtime = "c", library = "echo", pool = "other" }
+        local timer = load { runtime = "c", library = "async_timer" }
+        tp.poll(function()
+            return rt:stats().vm.vms == 2 and group:stats().vm.vms == 2
+        end)
+        local kept = {}
+        for i = 1, 20 do
+            local _, index = group:call({ "count", key = "k" .. i })
+            kept[index] = true
+        end
+        -- One thread of two, then both.
+        local futures = {}
+        for i = 1, 2 do
+            futures[i] = rt:submit({ "run", timeout = 0.4 }, board.address,
+                                   "counting")
+            board:has(0, i)
+            for n = 1, 50 do
+                if i == 1 and group:call("echo", n) ~= n
+                   or pool:call("echo", n) ~= n or echo:call("e") ~= "e"
+                   or timer:call("1 t") ~= "t"
+                then
+                    ngx.say("not well")
+                end
+            end
+        end
+        ngx.say(futures[1]:wait(), " ", select(2, futures[2]:wait()))
+        tp.poll(function() return rt:stats().in_flight == 0 end)
+        -- The other group's VMs on these threads are the same as before.
+        local count = 0
+        for i = 1, 20 do
+            local number, index = group:call({ "count", key = "k" .. i })
+            count = count + (number > 1 and kept[index] and 1 or 0)
+        end
+        ngx.say(count, " ", group:stats().vm.made, " ", pool:stats().vm.made,
+                " ", rt:stats().vm.replaced.stopped)
+    }
+}
+--- request
+GET /t
+--- response_body
+nil timeout
+20 2 1 2
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]
+
+
+
+=== TEST 5: code that asks and ends in time keeps its VM, compiled or not
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local board = require("board").new()
+        nbffi.pool("one", { threads = 1 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                                       pool = "one" })
+        local function ended()
+            return tp.poll(function() return rt:stats().in_flight == 0 end)
+        end
+        -- On a machine that is very busy it may come too late, so it has
+        -- several attempts.
+        for _, how in ipairs { "cooperate", "cooperate_interpreted" } do
+            for _, way in ipairs { "timeout", "cancel" } do
+                ngx.say(how, " ", way, ": ", tp.poll(function()
+                    local before = rt:stats().vm.replaced.stopped
+                    board:set(2, 0)
+                    board:set(3, 0)
+                    local fut = rt:submit({ how, timeout = way == "timeout"
+                                                           and 0.1 or 30 },
+                                          board.address)
+                    board:has(2, 1)
+                    if way == "cancel" then
+                        -- Long enough to be compiled.
+                        ngx.sleep(0.02)
+                        fut:cancel()
+                    end
+                    fut:wait()
+                    ended()
+                    return board:get(3) == 1
+                           and rt:stats().vm.replaced.stopped == before
+                end))
+            end
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+cooperate timeout: true
+cooperate cancel: true
+cooperate_interpreted timeout: true
+cooperate_interpreted cancel: true
+--- error_log
+gracefully shutting down
+--- no_error_log
+[error]
+
+
+
+=== TEST 6: a blocking C call is reported as stuck, and what comes after it is stopped
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local runaways = require "runaways"
+        local board = require("board").new()
+        nbffi.pool("one", { threads = 1 })
+        nbffi.pool("other", { threads = 1 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+                                       pool = "one" })
+        local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                                          pool = "other" })
+        local pipe = runaways.pipe()
+        local fut = rt:submit({ "read", timeout = 0.05 }, board.address,
+                              pipe.reading)
+        board:has(0, 1)
+        ngx.say(rt:stats().vm.stuck, " ", select(2, fut:wait()))
+        ngx.say(tp.poll(function() return rt:stats().vm.stuck == 1 end))
+        local stats = rt:stats()
+        ngx.say(stats.running, " ", stats.vm.vms, " ", stats.vm.made, " ",
+                stats.vm.replaced.stopped)
+        -- What waits for that thread waits; others do not.
+        ngx.say(select(2, rt:call_fn({ function() end, timeout = 0.02 })))
+        ngx.say((other:call("echo", "well")), " ", other:stats().vm.stuck)
+        pipe.write("x")
+        ngx.say(tp.poll(function() return rt:stats().vm.stuck == 0 end))
+        ngx.say((rt:call_fn(function() return "well" end)))
+        tp.poll(function() return rt:stats().vm.vms == 1 end)
+        ngx.say(rt:stats().vm.replaced.stopped, " ", rt:stats().vm.made)
+        pipe.close()
+    }
+}
+--- request
+GET /t
+--- response_body
+0 timeout
+true
+1 1 1 0
+timeout
+well 0
+true
+well
+1 2
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]
+
+
+
+=== TEST 7: what catches the error, again and again, does not live on
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local board = require("board").new()
+        nbffi.pool("one", { threads = 1 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+                                       pool = "one" })
+        for i = 1, 3 do
+            local res, err = rt:call({ "stubborn", timeout = 0.1 },
+                                     board.address)
+            ngx.say(res, " ", err, " ",
+                    tp.poll(function() return rt:stats().in_flight == 0 end))
+        end
+        ngx.say((rt:call_fn(function() return "well" end)))
+        ngx.say(rt:stats().vm.replaced.stopped, " ", board:get(0))
+    }
+}
+--- request
+GET /t
+--- response_body
+nil timeout true
+nil timeout true
+nil timeout true
+well
+3 3
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]
+
+
+
+=== TEST 8: loops that wait in a C function all the time
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local runaways = require "runaways"
+        nbffi.pool("four", { threads = 4 })
+        local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+                                       pool = "four" })
+        local threads = {}
+        for i, name in ipairs(runaways.waiting_names) do
+            threads[i] = ngx.thread.spawn(function()
+                local board = require("board").new()
+                -- Cell 1 counts its rounds: enough of them to be compiled.
+                local fut = rt:submit({ "wait", timeout = 30 }, board.address,
+                                      name)
+                board:has(1, 300)
+                fut:cancel()
+            end)
+        end
+        for i = 1, #threads do ngx.thread.wait(threads[i]) end
+        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+        ngx.say((rt:call_fn(function() return "well" end)))
+        ngx.say(rt:stats().vm.replaced.stopped == #threads)
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+well
+true
+--- error_log
+a VM is replaced: its code had to be stopped
+--- no_error_log
+[error]

@@ -1,0 +1,613 @@
+//! Java in nginx's workers, and what can go wrong with it: signals, reloads and
+//! stops under load, a JVM that does not start, classes that stay, memory.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use support::builder::Builder;
+use support::http::Load;
+use support::plugins::Count;
+use support::process::{self, Signal};
+use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+
+/// The host of Java, as `library` names it.
+const HOST: &str = "nonblocking_ffi_java";
+
+/// The test classes, in a folder that every user may read.
+struct Classes(PathBuf);
+
+impl Classes {
+    /// `None`, and a word about it, if there was no JDK to build them with.
+    fn new() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let built = root().join("target/test-plugins/java/faults/faults");
+        let host = root().join(format!("target/release/lib{HOST}.so"));
+        if !built.exists() || !host.exists() {
+            println!("skipped: built without a JDK (see runtimes/java/build.sh)");
+            return None;
+        }
+        // Relaxed: only to be different.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("nbffi-java-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(path.join("faults")).unwrap();
+        for folder in [&path, &path.join("faults")] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        for class in fs::read_dir(built).unwrap() {
+            let class = class.unwrap();
+            fs::copy(class.path(), path.join("faults").join(class.file_name())).unwrap();
+        }
+        Some(Self(path.canonicalize().unwrap()))
+    }
+
+    /// An nginx with functions that load them: `java(options)`, `faults(options)`
+    /// for the class `Faults`.
+    fn nginx(&self) -> Builder {
+        let path = self.0.display();
+        Nginx::builder().plugin(HOST).init(&format!(
+            "function java(given)
+                 local options = {{ runtime = 'java', class_path = '{path}' }}
+                 for key, value in pairs(given) do
+                     options[key] = value
+                 end
+                 return nbffi.load(options)
+             end
+             function faults(given)
+                 local options = {{ entry = 'faults.Faults#call',
+                                    config = harness.counters }}
+                 for key, value in pairs(given or {{}}) do
+                     options[key] = value
+                 end
+                 return assert(java(options))
+             end"
+        ))
+    }
+
+    /// The same with `/call?<verb>-<ms>-<id>`, which answers with the request.
+    fn caller(&self) -> Builder {
+        self.nginx()
+            .init("nbffi.pool('wide', { threads = 8 })")
+            .location(
+                "/call",
+                "local request = ngx.var.args:gsub('-', ' ')
+                 ngx.print(assert(faults { pool = 'wide' }:call(request)))",
+            )
+            .location(
+                "/later",
+                "local request = ngx.var.args:gsub('-', ' ')
+                 local rt = faults { pool = 'wide', name = 'later',
+                                     entry = 'faults.Faults#later' }
+                 ngx.print(assert(rt:call(request)))",
+            )
+    }
+}
+
+impl Drop for Classes {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a process does at each signal: the masks of those that it ignores and of
+/// those that it catches, without those that a JVM has to have.
+fn dispositions(pid: i32) -> (u64, u64) {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    let own = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL]
+        .iter()
+        .fold(1 << (libc::SIGRTMAX() - 3), |all, signal| {
+            all | 1 << (signal - 1)
+        });
+    (mask("SigIgn:") & !own, mask("SigCgt:") & !own)
+}
+
+#[test]
+fn signals_are_as_they_were_and_do_what_they_did() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let mut nginx = classes.caller().workers(1).start();
+    let before = dispositions(nginx.worker());
+    assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
+    let worker = nginx.worker();
+    assert_eq!(dispositions(worker), before);
+    assert!(process::threads(worker)
+        .iter()
+        .any(|(_, name)| name == "nbffi-java"));
+
+    // What nginx ignores in a worker, it still does, and says so.
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGUSR2,
+        libc::SIGIO,
+        libc::SIGPIPE,
+        libc::SIGALRM,
+    ] {
+        // SAFETY: plain numbers, of a process of this test.
+        unsafe { libc::kill(worker, signal) };
+    }
+    assert_eq!(nginx.text("/call?echo-0-2"), "echo 0 2");
+    assert_eq!(nginx.worker(), worker);
+    // SAFETY: as above.
+    unsafe { libc::kill(worker, libc::SIGUSR1) };
+    eventually("the log is reopened", PATIENCE, || {
+        nginx.log().contains("reopening logs")
+    });
+
+    // These end it, each in its way; every one with code 0.
+    for (index, signal) in [libc::SIGQUIT, libc::SIGTERM, libc::SIGINT]
+        .iter()
+        .enumerate()
+    {
+        let worker = nginx.worker();
+        // SAFETY: as above.
+        unsafe { libc::kill(worker, *signal) };
+        nginx.wait_gone(worker, EXIT_PROMISE);
+        eventually("a new worker", PATIENCE, || nginx.workers().len() == 1);
+        assert_eq!(nginx.text("/call?echo-0-3"), "echo 0 3");
+        assert_eq!(nginx.clean_exits(), index + 1);
+    }
+    nginx.stop(Signal::Quit, EXIT_PROMISE);
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    for (path, answer) in [
+        ("/call?sleep-5-", "sleep 5 "),
+        ("/later?later-5-", "later 5 "),
+    ] {
+        let nginx = classes.caller().workers(2).start();
+        let load = Load::start(&nginx, 8, path, answer);
+        for _ in 0..4 {
+            load.await_more(50);
+            for worker in nginx.reload() {
+                nginx.wait_gone(worker, EXIT_PROMISE);
+            }
+        }
+        load.await_more(50);
+        let outcome = load.stop();
+        assert_eq!(outcome.failures, [""; 0]);
+        assert_eq!(outcome.answered, outcome.sent);
+        let runs = nginx.counters().runs(outcome.sent);
+        assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
+    }
+}
+
+#[test]
+fn quit_answers_what_it_has_begun() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let mut nginx = classes.caller().start();
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (1..=8)
+            .map(|id| {
+                let nginx = &nginx;
+                scope.spawn(move || nginx.text(&format!("/call?sleep-500-{id}")))
+            })
+            .collect();
+        eventually("all calls run", PATIENCE, || {
+            nginx.counters().get(Count::Started) == 8
+        });
+        nginx.signal(Signal::Quit);
+        for (index, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.join().unwrap(), format!("sleep 500 {}", index + 1));
+        }
+    });
+    nginx.wait_stopped(EXIT_PROMISE);
+    // The runtime was closed, too.
+    assert_eq!(nginx.counters().get(Count::Closes), 1);
+}
+
+#[test]
+fn stop_ends_at_once_whatever_java_does() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    for path in [
+        "/call?sleep-60000-",
+        "/call?spin-60000-",
+        "/later?later-60000-",
+    ] {
+        let mut nginx = classes.caller().workers(2).start();
+        let load = Load::start(&nginx, 16, path, "");
+        eventually("Java is busy", PATIENCE, || {
+            nginx.counters().get(Count::Started) >= 8
+        });
+        nginx.stop(Signal::Term, EXIT_PROMISE);
+        assert_eq!(load.stop().answered, 0);
+        assert_eq!(nginx.clean_exits(), 2);
+    }
+}
+
+/// Nobody waits for them, so nobody will: the worker leaves after its timeout.
+#[test]
+fn a_worker_leaves_runaway_java_behind() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let nginx = classes
+        .nginx()
+        .setup("threads = 2, shutdown_timeout = 0.1")
+        .location(
+            "/cast",
+            "for _ = 1, 4 do
+                 faults():cast('spin 3600000', { timeout = 3600 })
+             end",
+        )
+        .start();
+    for round in 1..=3 {
+        nginx.text("/cast");
+        eventually("Java is busy", PATIENCE, || {
+            nginx.counters().get(Count::Started) == 2 * round
+        });
+        for worker in nginx.reload() {
+            nginx.wait_gone(worker, EXIT_PROMISE);
+        }
+    }
+}
+
+/// Whatever the JVM is at: being made, loading classes, running them.
+#[test]
+fn a_worker_stops_while_the_jvm_starts() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    for delay in [0, 5, 10, 20, 30, 40, 60, 80, 100, 150] {
+        let mut nginx = classes
+            .nginx()
+            .init_worker(
+                "ngx.timer.at(0, function()
+                     faults():cast('spin 1000')
+                 end)",
+            )
+            .start();
+        std::thread::sleep(Duration::from_millis(delay));
+        nginx.stop(Signal::Term, EXIT_PROMISE);
+    }
+}
+
+#[test]
+fn a_jvm_that_cannot_start_is_an_error_of_load() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let load = |arguments: &str| {
+        format!(
+            "local rt, err = java {{ entry = 'faults.Faults#echo', {arguments} }}
+             ngx.print(rt and rt:call('loaded') or err)"
+        )
+    };
+    for (arguments, said) in [
+        (
+            "jvm_args = { '-Xmx99999999g' }",
+            "Invalid maximum heap size",
+        ),
+        // The first of these is found wrong late, when it would end a program.
+        ("jvm_args = { '-Xmx64m', '-Xms32g' }", "heap size"),
+        ("jvm_args = { '-XX:+NoSuchFlag' }", "NoSuchFlag"),
+        (
+            "jvm_args = { '-Xbootclasspath/a:/x', '-XX:MaxRAM=oops' }",
+            "MaxRAM",
+        ),
+        ("jvm_args = { '-javaagent:/no/such.jar' }", "no/such.jar"),
+        (
+            "jvm_args = { '-XX:+PrintFlagsFinal', '-Xlog:help' }",
+            "code 0",
+        ),
+    ] {
+        let nginx = classes
+            .nginx()
+            .location("/load", &load(arguments))
+            .location("/plain", &load(""))
+            .start();
+        let worker = nginx.worker();
+        let text = nginx.text("/load");
+        assert!(text.contains("does not start: "), "{arguments}: {text}");
+        assert!(text.contains(said), "{arguments}: {text}");
+        // There is no second attempt in this worker, which is alive.
+        assert_eq!(nginx.text("/plain"), text);
+        assert_eq!(nginx.worker(), worker);
+    }
+}
+
+#[test]
+fn a_java_that_is_not_there_is_an_error_of_load() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let nginx = classes
+        .nginx()
+        .location(
+            "/load",
+            "local rt, err = java { entry = 'faults.Faults#echo',
+                                    java_home = ngx.var.args }
+             ngx.print(rt and rt:call('loaded') or err)",
+        )
+        .start();
+    let text = nginx.text("/load?/no/java");
+    assert!(
+        text.contains("java_home: /no/java: there is none"),
+        "{text}"
+    );
+    let text = nginx.text("/load?/usr");
+    assert!(text.contains("no lib/server/libjvm.so in it"), "{text}");
+    // It was not the last word.
+    let homes = java_homes();
+    assert_eq!(
+        nginx.text(&format!("/load?{}", homes[0].display())),
+        "loaded"
+    );
+    if let Some(other) = homes.get(1) {
+        let text = nginx.text(&format!("/load?{}", other.display()));
+        assert!(text.contains("this one is that of"), "{text}");
+    }
+}
+
+/// Every Java of this machine that will do.
+fn java_homes() -> Vec<PathBuf> {
+    let mut homes: Vec<PathBuf> = fs::read_dir("/usr/lib/jvm")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.path().canonicalize().ok())
+        .filter(|home| home.join("lib/server/libjvm.so").exists())
+        .filter(|home| {
+            let release = fs::read_to_string(home.join("release")).unwrap_or_default();
+            let version = release.split("JAVA_VERSION=\"").nth(1).unwrap_or("0");
+            let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
+            version[..end].parse::<u32>().unwrap_or(0) >= 17
+        })
+        .collect();
+    homes.sort();
+    homes.dedup();
+    if homes.is_empty() {
+        homes.extend(std::env::var_os("JAVA_HOME").map(PathBuf::from));
+    }
+    assert!(
+        !homes.is_empty(),
+        "no Java in /usr/lib/jvm, and no JAVA_HOME"
+    );
+    homes
+}
+
+/// All of it, with each Java that is installed; virtual threads if it has them.
+#[test]
+fn every_java_that_is_installed_will_do() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    for home in java_homes() {
+        let home = home.display();
+        let nginx = classes
+            .nginx()
+            .init(&format!("home = '{home}'"))
+            .location(
+                "/memory",
+                "local rt = assert(java { entry = 'faults.Faults#memory', java_home = home })
+                 ngx.print(rt:call(''))",
+            )
+            .location(
+                "/echo",
+                "for _, how in ipairs { 'echo', 'echoBuffer', 'echoFuture' } do
+                     local rt = assert(java { entry = 'faults.Faults#' .. how,
+                                              java_home = home })
+                     for _, size in ipairs { 0, 100, 5000, 1000000 } do
+                         local text = ('x'):rep(size)
+                         for i = 1, 200 do
+                             assert(rt:call(text) == text)
+                         end
+                     end
+                 end
+                 ngx.print('the end')",
+            )
+            .location(
+                "/virtual",
+                "local rt, err = java { entry = 'faults.Faults#call',
+                                        config = harness.counters, java_home = home,
+                                        virtual_threads = true }
+                 if not rt then
+                     return ngx.print(err)
+                 end
+                 nbffi.pool('one', { threads = 1 })
+                 rt = assert(java { entry = 'faults.Faults#call', java_home = home,
+                                    config = harness.counters, pool = 'one',
+                                    virtual_threads = true })
+                 local futures = {}
+                 for id = 1, 5000 do
+                     futures[id] = rt:submit('sleep 200 ' .. id)
+                 end
+                 local results = nbffi.wait_all(futures)
+                 for id = 1, 5000 do
+                     assert(results[id] == 'sleep 200 ' .. id)
+                 end
+                 -- One that is given up, and one that throws.
+                 local _, timeout = rt:call('sleep 3600000', { timeout = 0.1 })
+                 local _, wrong = rt:call('nonsense')
+                 ngx.print(timeout, ' ', wrong:match('^[^\\n]*'))",
+            )
+            .start();
+        let worker = nginx.worker();
+        let before = dispositions(worker);
+        let version = nginx.figures("/memory")["version"];
+        assert_eq!(dispositions(worker), before, "{home}");
+        assert_eq!(nginx.text("/echo"), "the end");
+        let text = nginx.text("/virtual");
+        if version < 21.0 {
+            assert!(
+                text.contains("virtual_threads needs Java 21"),
+                "{home}: {text}"
+            );
+            continue;
+        }
+        let wrong = "runtime error: java.lang.IllegalArgumentException: nonsense";
+        assert_eq!(text, format!("timeout {wrong}"), "{home}");
+        eventually("the interrupted thread ends", PATIENCE, || {
+            nginx.counters().get(Count::Running) == 0
+        });
+        assert_eq!(nginx.counters().runs(5000), [1; 5000]);
+    }
+}
+
+/// Loads and closes the same classes again and again. Each time they take a
+/// megabyte, and the pool's threads remember one of their objects: if that kept
+/// them, the heap of 64 MB would not do.
+#[test]
+fn closed_runtimes_leave_no_classes_behind() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let nginx = classes
+        .nginx()
+        .setup("threads = 2")
+        .init("nbffi.pool('observer', { threads = 1 })")
+        .location(
+            "/memory",
+            "local rt = assert(java { entry = 'faults.Faults#memory', pool = 'observer' })
+             ngx.print(rt:call(''))",
+        )
+        .location(
+            "/rounds",
+            "for _ = 1, tonumber(ngx.var.args) do
+                 local rt = faults()
+                 local futures = {}
+                 for i = 1, 20 do
+                     futures[i] = rt:submit('remember')
+                 end
+                 local results, errors = nbffi.wait_all(futures)
+                 assert(not next(errors), errors[next(errors)])
+                 assert(rt:close())
+             end",
+        )
+        .start();
+    nginx.text("/rounds?10");
+    let before = nginx.figures("/memory");
+    let rss = process::rss(nginx.worker());
+    nginx.text("/rounds?100");
+    // Both threads have to run once more to let go of what they remember last.
+    nginx.text("/rounds?1");
+    let after = nginx.figures("/memory");
+    let grown = |key: &str| after[key] - before[key];
+    // Four classes of each round, if they stayed.
+    assert!(grown("classes") < 200.0, "{before:?} {after:?}");
+    assert!(grown("heap") < 8e6, "{before:?} {after:?}");
+    assert!(grown("threads").abs() < 4.0, "{before:?} {after:?}");
+    let more = process::rss(nginx.worker()).saturating_sub(rss);
+    assert!(more < 40_000, "{more} KiB more");
+    assert_eq!(nginx.counters().get(Count::Closes), 111);
+}
+
+/// Very many calls: what is in use comes back to where it was.
+/// `NBFFI_SOAK_CALLS` says how many.
+#[test]
+fn soak() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    const PER_REQUEST: u64 = 20_000;
+    let calls = std::env::var("NBFFI_SOAK_CALLS").map_or(200_000, |text| {
+        text.parse::<u64>().expect("NBFFI_SOAK_CALLS is a number")
+    });
+    let nginx = classes
+        .nginx()
+        .setup("threads = 2")
+        .location(
+            "/memory",
+            "local rt = assert(java { entry = 'faults.Faults#memory' })
+             collectgarbage()
+             ngx.print(rt:call(''))",
+        )
+        .location(
+            "/soak",
+            &format!(
+                "local all = {{}}
+                 for i, how in ipairs {{ 'echo', 'echoBuffer', 'echoFuture' }} do
+                     all[i] = assert(java {{ entry = 'faults.Faults#' .. how }})
+                 end
+                 local large = ('x'):rep(100000)
+                 local function some()
+                     for i = 1, {PER_REQUEST} / 50 do
+                         local text = i % 100 == 0 and large or 'call ' .. i
+                         assert(all[i % 3 + 1]:call(text) == text)
+                     end
+                 end
+                 local threads = {{}}
+                 for i = 1, 50 do
+                     threads[i] = ngx.thread.spawn(some)
+                 end
+                 for i = 1, 50 do
+                     assert(ngx.thread.wait(threads[i]))
+                 end"
+            ),
+        )
+        .start();
+    let worker = nginx.worker();
+    let soak = |calls: u64| {
+        let mut client = nginx.client();
+        for _ in 0..calls.div_ceil(PER_REQUEST) {
+            let response = client.get("/soak").unwrap();
+            assert_eq!(response.status, 200, "{}", nginx.log());
+        }
+    };
+    soak(calls / 4);
+    let (before, rss) = (nginx.figures("/memory"), process::rss(worker));
+    soak(calls);
+    let (after, more) = (
+        nginx.figures("/memory"),
+        process::rss(worker).saturating_sub(rss),
+    );
+    assert!(after["heap"] - before["heap"] < 4e6, "{before:?} {after:?}");
+    assert!(
+        after["threads"] - before["threads"] < 4.0,
+        "{before:?} {after:?}"
+    );
+    // The heap may still have grown to its 64 MB.
+    assert!(more < 60_000, "{more} KiB more after {calls} calls");
+}
+
+/// A worker leaves nothing of the JVM's in the usual places.
+#[test]
+fn no_file_is_left_behind() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let mut nginx = classes.caller().start();
+    assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
+    let worker = nginx.worker();
+    let traces = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap().to_string_lossy();
+                name.contains(&format!("{worker}")) && name.contains("java")
+                    || name.starts_with("hs_err")
+                    || name == "core"
+            })
+            .collect()
+    };
+    let places = ["/tmp", "/tmp/hsperfdata_nobody", "/tmp/hsperfdata_root"].map(Path::new);
+    for running in [true, false] {
+        if !running {
+            nginx.stop(Signal::Quit, EXIT_PROMISE);
+        }
+        for place in places.iter().copied().chain([&*nginx.dir().join("prefix")]) {
+            let own: Vec<PathBuf> = traces(place)
+                .into_iter()
+                .filter(|path| !path.to_string_lossy().contains("nbffi-java-"))
+                .collect();
+            assert!(own.is_empty(), "{own:?}");
+        }
+    }
+}

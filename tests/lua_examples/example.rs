@@ -1,0 +1,111 @@
+//! An example's nginx.conf, taken apart and given to the harness, which brings
+//! what all tests have: ports, folders, and a strict look at how it ends.
+
+use std::fs;
+use std::path::Path;
+
+use crate::document::Folder;
+use crate::support::builder::Builder;
+use crate::support::{root, Nginx};
+
+/// Directives of `http` that the harness has itself.
+const OF_THE_HARNESS: [&str; 4] = [
+    "access_log ",
+    "lua_package_path ",
+    "lua_package_cpath ",
+    "client_body_buffer_size ",
+];
+
+/// An example whose files were copied, so that a test may change them.
+pub struct Example {
+    /// The copy.
+    pub folder: Folder,
+    /// nginx with the example's configuration.
+    pub builder: Builder,
+}
+
+impl Example {
+    /// The example of a name, with its configuration as it is but for
+    /// `replaced`, pairs of texts that are in it and what is to be there
+    /// instead.
+    pub fn new(name: &str, replaced: &[(&str, &str)]) -> Self {
+        let source = root().join("examples").join(name);
+        let folder = Folder::new();
+        copy(&source, &folder.0);
+        let mut conf = fs::read_to_string(source.join("nginx.conf")).unwrap();
+        for (old, new) in replaced {
+            assert!(conf.contains(old), "{name}: no {old}");
+            conf = conf.replace(old, new);
+        }
+
+        let (_, http, _) = cut(&conf, "http").expect("http");
+        let (init, http) = take(&http, "init_by_lua_block");
+        let (init_worker, http) = take(&http, "init_worker_by_lua_block");
+        // The first server is the example's; others are its backends.
+        let (server, http) = take(&http, "server");
+        let path = format!("package.path = '{}/?.lua;' .. package.path\n", folder.0.display());
+        let builder = Nginx::builder()
+            .http(&without(&http, &OF_THE_HARNESS))
+            .init(&(path + &init))
+            .init_worker(&init_worker)
+            .server(&without(&server, &["listen "]))
+            .location("/port", "ngx.print(ngx.var.server_port)");
+        Self { folder, builder }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn without(text: &str, directives: &[&str]) -> String {
+    let kept = |line: &&str| !directives.iter().any(|start| line.trim_start().starts_with(start));
+    let lines: Vec<&str> = text.lines().filter(kept).collect();
+    lines.join("\n") + "\n"
+}
+
+/// The first block `head { ... }` that begins a line: what is before it, in it,
+/// and behind it. Lua's braces have to match.
+fn cut(text: &str, head: &str) -> Option<(String, String, String)> {
+    let opening = format!("{head} {{");
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if line.trim() == opening {
+            let inside = start + line.len();
+            let mut depth = 1;
+            for (at, character) in text[inside..].char_indices() {
+                depth += match character {
+                    '{' => 1,
+                    '}' => -1,
+                    _ => 0,
+                };
+                if depth == 0 {
+                    let end = inside + at;
+                    let part = |range: &str| range.to_owned();
+                    return Some((
+                        part(&text[..start]),
+                        part(&text[inside..end]),
+                        part(&text[end + 1..]),
+                    ));
+                }
+            }
+        }
+        start += line.len();
+    }
+    None
+}
+
+/// What is in a block, and the text without the block.
+fn take(text: &str, head: &str) -> (String, String) {
+    let (before, inside, behind) = cut(text, head).unwrap_or_else(|| panic!("no {head}"));
+    (inside, before + &behind)
+}
