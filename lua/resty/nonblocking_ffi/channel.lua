@@ -99,9 +99,11 @@ local function results(done)
                ffi_string(done.message, done.message_len)
     end
     if status ~= RUNTIME then
+        if done.message_len == 0 then
+            return nil, _M.texts[status]
+        end
         return nil, _M.texts[status], nil,
-               done.message_len > 0
-               and ffi_string(done.message, done.message_len) or nil
+               ffi_string(done.message, done.message_len)
     end
     local message = ffi_string(done.message, done.message_len)
     return nil, "runtime error: " .. message, done.code, message

@@ -116,7 +116,10 @@ end
 -- The results of a call of ours, of those of task.call.
 local function results(res, err, code, message)
     if err then
-        return nil, err, code, message
+        if message then
+            return nil, err, code, message
+        end
+        return nil, err
     end
     if code == VALUES then
         return decode(res)

@@ -106,16 +106,25 @@ local function block(self, request, data, len, seconds, priority, tag, key,
 end
 
 
+-- What `call` returns: no more values than there are.
+local function trimmed(res, err, code, message)
+    if code or message then
+        return res, err, code, message
+    end
+    if err then
+        return nil, err
+    end
+    return res
+end
+
+
 -- Waits for a call's result, up to its deadline, and ends it there.
 local function await(self, waiter, seconds, entry)
     local ok, err = wait(waiter, seconds)
     if ok then
         local res, failed, code, message = outcome(waiter)
         recycle(waiter)
-        if failed or code then
-            return res, failed, code, message
-        end
-        return res
+        return trimmed(res, failed, code, message)
     end
     if waiter.slot then
         channel.abandon(waiter, TIMEOUT)
@@ -150,10 +159,7 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
     if id == DONE then
         local res, err, code, message = results(done)
         C.nbffi_release(client, done, 1)
-        if err or code then
-            return res, err, code, message
-        end
-        return res
+        return trimmed(res, err, code, message)
     end
 
     local waiter, entry

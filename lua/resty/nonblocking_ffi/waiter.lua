@@ -133,8 +133,11 @@ function _M.outcome(waiter)
     if unpack then
         return unpack(waiter.res, err, code, message)
     end
-    if err or code or message then
+    if code or message then
         return waiter.res, err, code, message
+    end
+    if err then
+        return nil, err
     end
     return waiter.res
 end

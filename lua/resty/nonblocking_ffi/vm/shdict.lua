@@ -14,7 +14,9 @@ local _G = _G
 local error = error
 local ffi_cast = ffi.cast
 local ffi_string = ffi.string
+local format = string.format
 local loadfile = loadfile
+local match = string.match
 local next = next
 local package = package
 local pairs = pairs
@@ -137,8 +139,19 @@ local function pull(state, index)
 end
 
 
+-- An error of the method `name`, as it would be in this VM. In the small state
+-- it is nobody's method, so its arguments count from the dictionary.
+local function text_of_error(text, name)
+    local number, rest = match(text, "^bad argument #(%d+) to '%?' (.*)$")
+    if not number then
+        return text
+    end
+    return format("bad argument #%d to '%s' %s", number - 1, name, rest)
+end
+
+
 -- Calls a method's C function with a zone and further arguments.
-local function call(func, zone, ...)
+local function call(name, func, zone, ...)
     local state = small_state()
     local count = select("#", ...)
     -- What an error before left.
@@ -151,7 +164,8 @@ local function call(func, zone, ...)
         push(state, (select(i, ...)))
     end
     if C.nbffi_lua_pcall(state, count + 1, MULTRET, 0) ~= 0 then
-        error(pull_string(state, -1), 3)
+        -- The caller calls this by a tail call.
+        error(text_of_error(pull_string(state, -1), name), 2)
     end
 
     local top = C.nbffi_lua_gettop(state)
@@ -172,14 +186,14 @@ local function call(func, zone, ...)
 end
 
 
-local function method_of(address)
+local function method_of(name, address)
     local func = ffi_cast("void *", ffi_cast("uintptr_t", address))
     return function(dict, ...)
         local zone = type(dict) == "table" and dict[1]
         if type(zone) ~= "cdata" then
             error("bad \"zone\" argument", 2)
         end
-        return call(func, zone, ...)
+        return call(name, func, zone, ...)
     end
 end
 
@@ -225,7 +239,7 @@ function _M.install(ngx, zones, addresses, functions)
     load_core()
     for name, address in pairs(addresses) do
         if not methods[name] then
-            methods[name] = method_of(address)
+            methods[name] = method_of(name, address)
         end
     end
 end
