@@ -18,6 +18,17 @@ need() { # need PACKAGE COMMAND...: the package, unless the command succeeds
         packages="$packages $package"
     fi
 }
+any_file() { # any_file FILE...: whether one of them exists
+    for file in "$@"; do
+        [ ! -e "$file" ] || return 0
+    done
+    return 1
+}
+lua_file() { # lua_file FILE: whether nginx finds this file of a Lua module
+    any_file /usr/share/lua/5.1/$1 /usr/local/share/lua/5.1/$1 \
+        /usr/lib/*/lua/5.1/$1 /usr/local/lib/lua/5.1/$1 \
+        /usr/local/openresty/lualib/$1
+}
 for_any() { # for_any "targets..." : whether this run is for one of them
     case " all $1 " in *" $what "*) return 0 ;; *) return 1 ;; esac
 }
@@ -42,6 +53,13 @@ if for_any "test bench demo"; then
 fi
 if for_any "test bench"; then
     need wrk command -v wrk
+    need lua-cjson lua_file cjson.so
+fi
+if for_any "test"; then
+    # Debian's package has another place for it than OpenResty.
+    lua_file resty/sha256.lua || need lua-nginx-string lua_file nginx/sha256.lua
+    need lua-socket lua_file socket.lua
+    need libgd3 any_file /usr/lib/*/libgd.so.3 /usr/lib*/libgd.so.3
 fi
 if for_any "test"; then
     need perl perl -MTAP::Harness -MTest::More -e1
