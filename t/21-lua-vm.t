@@ -996,7 +996,7 @@ location = /t {
         board:has(6, 1)
         say(board:get(7) <= 13 and board:get(7) >= 6)
         -- Given up: by a timeout, by cancel; a task that looks ends by itself.
-        say(rt:call({ "watch", timeout = 0.02 }, board.address))
+        say(rt:call({ "watch", timeout = 0.3 }, board.address))
         say(board:has(3, 1))
         board:set(2, 0)
         board:set(3, 0)
@@ -1005,7 +1005,7 @@ location = /t {
         fut:cancel()
         say(board:has(3, 1), fut:wait())
         -- Past the deadline it is less than nothing.
-        rt:call({ "overstay", timeout = 0.02 }, board.address)
+        rt:call({ "overstay", timeout = 0.3 }, board.address)
         say(board:has(8, 1))
         -- Whoever ends in time keeps the VM. (On a machine that is very busy
         -- the thread may not come to it in time.)
@@ -1018,6 +1018,7 @@ location = /t {
             given_up:cancel()
             board:has(3, 1)
             tp.poll(function() return rt:stats().in_flight == 0 end)
+            rt:call("deadline")
             return rt:stats().vm.replaced.stopped == before
         end))
     }

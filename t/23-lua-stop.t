@@ -36,19 +36,31 @@ location = /t {
         local jobs = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
                                          pool = "four" })
         tp.poll(function() return rt:stats().vm.vms == 4 end)
-        local next_one = 0
+        local next_one, boards = 0, {}
+        local function begun()
+            local count = 0
+            for i = 1, #boards do count = count + boards[i]:get(0) end
+            return count
+        end
+        -- A task that never begins, since its deadline passes in the queue of a
+        -- busy machine, is not what this is about: then there is another one.
+        local function run(name)
+            local board = require("board").new()
+            boards[#boards + 1] = board
+            return tp.poll(function()
+                local res, err = rt:call({ "run", timeout = 0.2 },
+                                         board.address, name)
+                if res or err ~= "timeout" then
+                    ngx.say(name, ": ", res, " ", err)
+                end
+                return board:get(0) > 0
+            end)
+        end
         local function work()
             while next_one < #names do
                 next_one = next_one + 1
                 local name = names[next_one]
-                local board = require("board").new()
-                local fut = rt:submit({ "run", timeout = 0.1 }, board.address,
-                                      name)
-                if not board:has(0, 1) then ngx.say(name, ": not begun") end
-                local res, err = fut:wait()
-                if res or err ~= "timeout" then
-                    ngx.say(name, ": ", res, " ", err)
-                end
+                if not run(name) then ngx.say(name, ": never begun") end
             end
         end
         local threads = {}
@@ -57,11 +69,13 @@ location = /t {
         ngx.say(tp.poll(function()
             local stats = rt:stats()
             return stats.in_flight == 0 and stats.vm.vms == 4
+                   and stats.vm.made >= begun() + 4
         end))
         -- Each of them cost one VM, and the new ones work.
         local vm = rt:stats().vm
-        ngx.say(#names > 30, " ", vm.replaced.stopped == #names, " ",
-                vm.made == #names + 4, " ", vm.stuck, " ", vm.replaced.memory)
+        ngx.say(begun() >= #names, " ", #names > 30, " ",
+                vm.replaced.stopped - begun(), " ", vm.made - begun(), " ",
+                vm.stuck, " ", vm.replaced.memory)
         ngx.say(vm.memory > 4e5 and vm.memory < 4e7)
         for i = 1, 40 do
             if jobs:call({ "echo", key = "k" .. i }, i) ~= i then
@@ -74,7 +88,7 @@ location = /t {
 GET /t
 --- response_body
 true
-true true true 0 0
+true true 0 4 0 0
 true
 --- error_log
 a VM is replaced: its code had to be stopped
@@ -104,7 +118,9 @@ location = /t {
                     select(2, fut:wait()), " ",
                     tp.poll(function() return rt:stats().in_flight == 0 end))
         end
-        tp.poll(function() return rt:stats().vm.vms == 1 end)
+        tp.poll(function()
+            return rt:stats().vm.made == 9 and rt:stats().vm.vms == 1
+        end)
         local stats = rt:stats()
         ngx.say(stats.vm.replaced.stopped, " ", stats.vm.made, " ",
                 stats.errors.cancelled, " ", board:get(0))
@@ -142,17 +158,17 @@ location = /t {
         nbffi.pool("one", { threads = 1 })
         local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
                                        pool = "one" })
-        assert(rt:cast({ "run", timeout = 0.1 }, board.address, "while"))
+        assert(rt:cast({ "run", timeout = 0.5 }, board.address, "while"))
         ngx.say(board:has(0, 1))
         ngx.say((rt:call_fn(function() return "well" end)))
         ngx.say(rt:stats().errors.timeout)
-        assert(rt:submit({ "run", timeout = 0.1 }, board.address, "pcall"))
+        assert(rt:submit({ "run", timeout = 0.5 }, board.address, "pcall"))
         ngx.say(board:has(0, 2))
         ngx.say((rt:call_fn(function() return "well" end)))
         -- A task without any code of ours on the way: call_fn.
-        ngx.say(select(2, rt:call_fn { function()
+        ngx.say((select(2, rt:call_fn { function()
             while true do end
-        end, timeout = 0.1 }))
+        end, timeout = 0.5 })))
         ngx.say((rt:call_fn(function() return "well" end)))
         tp.poll(function() return rt:stats().vm.replaced.stopped == 3 end)
         ngx.say(rt:stats().vm.replaced.stopped)
@@ -208,7 +224,7 @@ location = /t {
         -- One thread of two, then both.
         local futures = {}
         for i = 1, 2 do
-            futures[i] = rt:submit({ "run", timeout = 0.4 }, board.address,
+            futures[i] = rt:submit({ "run", timeout = 1 }, board.address,
                                    "counting")
             board:has(0, i)
             for n = 1, 50 do
@@ -220,8 +236,10 @@ location = /t {
                 end
             end
         end
-        ngx.say(futures[1]:wait(), " ", select(2, futures[2]:wait()))
-        tp.poll(function() return rt:stats().in_flight == 0 end)
+        for i = 1, 2 do
+            ngx.say((select(2, futures[i]:wait())))
+        end
+        tp.poll(function() return rt:stats().vm.made == 4 end)
         -- The other group's VMs on these threads are the same as before.
         local count = 0
         for i = 1, 20 do
@@ -235,7 +253,8 @@ location = /t {
 --- request
 GET /t
 --- response_body
-nil timeout
+timeout
+timeout
 20 2 1 2
 --- error_log
 a VM is replaced: its code had to be stopped
@@ -277,6 +296,8 @@ location = /t {
                     end
                     fut:wait()
                     ended()
+                    -- Its VM has been replaced by now, if it is to be.
+                    rt:call_fn(function() end)
                     return board:get(3) == 1
                            and rt:stats().vm.replaced.stopped == before
                 end))
@@ -291,10 +312,9 @@ cooperate timeout: true
 cooperate cancel: true
 cooperate_interpreted timeout: true
 cooperate_interpreted cancel: true
---- error_log
-gracefully shutting down
 --- no_error_log
 [error]
+[alert]
 
 
 
@@ -314,16 +334,16 @@ location = /t {
         local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
                                           pool = "other" })
         local pipe = runaways.pipe()
-        local fut = rt:submit({ "read", timeout = 0.05 }, board.address,
+        local fut = rt:submit({ "read", timeout = 0.5 }, board.address,
                               pipe.reading)
         board:has(0, 1)
-        ngx.say(rt:stats().vm.stuck, " ", select(2, fut:wait()))
+        ngx.say(rt:stats().vm.stuck, " ", (select(2, fut:wait())))
         ngx.say(tp.poll(function() return rt:stats().vm.stuck == 1 end))
         local stats = rt:stats()
         ngx.say(stats.running, " ", stats.vm.vms, " ", stats.vm.made, " ",
                 stats.vm.replaced.stopped)
         -- What waits for that thread waits; others do not.
-        ngx.say(select(2, rt:call_fn({ function() end, timeout = 0.02 })))
+        ngx.say((select(2, rt:call_fn({ function() end, timeout = 0.02 }))))
         ngx.say((other:call("echo", "well")), " ", other:stats().vm.stuck)
         pipe.write("x")
         ngx.say(tp.poll(function() return rt:stats().vm.stuck == 0 end))
@@ -363,7 +383,7 @@ location = /t {
         local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
                                        pool = "one" })
         for i = 1, 3 do
-            local res, err = rt:call({ "stubborn", timeout = 0.1 },
+            local res, err = rt:call({ "stubborn", timeout = 0.5 },
                                      board.address)
             ngx.say(res, " ", err, " ",
                     tp.poll(function() return rt:stats().in_flight == 0 end))
@@ -412,7 +432,9 @@ location = /t {
         for i = 1, #threads do ngx.thread.wait(threads[i]) end
         ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
         ngx.say((rt:call_fn(function() return "well" end)))
-        ngx.say(rt:stats().vm.replaced.stopped == #threads)
+        ngx.say(tp.poll(function()
+            return rt:stats().vm.replaced.stopped == #threads
+        end))
     }
 }
 --- request

@@ -404,10 +404,16 @@ bounded
 location = /t {
     content_by_lua_block {
         local rt = vm_re()
-        for _, opts in ipairs { "jo", "o", "jo", "j" } do
-            local _, err = rt:call({ "match_for_ever", timeout = 0.1 }, opts)
-            -- The only thread is back, and can match.
-            ngx.say(err, " ", rt:call("call", "ngx.re.find", "ab", "b", "jo"))
+        -- One match takes a millisecond; or tens of them, machine code of
+        -- PCRE2's most of the time.
+        for _, letters in ipairs { 20, 60 } do
+            for _, opts in ipairs { "jo", "o", "jo" } do
+                local _, err = rt:call({ "match_for_ever", timeout = 0.1 },
+                                       opts, letters)
+                -- The only thread is back, and can match.
+                ngx.say(err, " ", rt:call("call", "ngx.re.find", "ab", "b",
+                                          "jo"))
+            end
         end
         local _, err = rt:call({ "gsub_for_ever", timeout = 0.1 })
         ngx.say(err, " ", rt:call("call", "ngx.re.find", "ab", "b", "jo"))
@@ -422,7 +428,9 @@ timeout 22
 timeout 22
 timeout 22
 timeout 22
-5 0
+timeout 22
+timeout 22
+7 0
 --- no_error_log
 [error]
 

@@ -43,7 +43,7 @@ location = /t {
     content_by_lua_block {
         local rt, dict, t = vm_dict()
         for _ = 1, 4 do
-            ngx.say(t.compare(rt, dict.cases(3000)))
+            ngx.say(t.compare(rt, dict.cases(3000), dict.adapt))
         end
         -- Both have come to the same.
         local function content(name)
@@ -126,16 +126,29 @@ inside large outside
 location = /t {
     content_by_lua_block {
         local rt = vm_dict()
-        rt:call("operate", "inside", "set", "brief", "value", 0.01)
-        rt:call("operate", "inside", "set", "long", "value", 1000)
-        ngx.sleep(0.05)
-        -- Stale first: a get removes it.
+        -- Waits until a key has expired.
+        local function await(key)
+            for _ = 1, 500 do
+                ngx.sleep(0.01)
+                local _, _, stale = rt:call("operate", "inside", "get_stale",
+                                            key)
+                if stale then
+                    return
+                end
+            end
+        end
+        -- Together: a later set would remove what has expired.
+        rt:call("value", [[(function()
+            ngx.shared.inside:set("brief", "value", 0.01)
+            ngx.shared.inside:set("long", "value", 1000)
+        end)()]])
+        await "brief"
         ngx.say(rt:call("operate", "inside", "get_stale", "brief"))
         ngx.say(rt:call("operate", "inside", "get_stale", "long"))
         ngx.say(rt:call("operate", "inside", "flush_expired"))
         ngx.say(rt:call("operate", "inside", "get", "brief"))
         ngx.say(rt:call("operate", "inside", "expire", "long", 0.01))
-        ngx.sleep(0.05)
+        await "long"
         ngx.say(rt:call("operate", "inside", "get_keys")[1])
         ngx.say(rt:call("operate", "inside", "flush_expired", 5))
     }
@@ -165,9 +178,9 @@ location = /t {
             local code = "pcall(function() return " .. expression .. " end)"
             local here, there = { t.value(code) }, { rt:call("value", code) }
             local function clean(text)
-                return (text:gsub("[^ ]*%.lua:%d+: ", "")
-                            :gsub("value:1: ", "")
-                            :gsub("to '[^']*'", "to '?'"))
+                return (text:gsub("value:1: ", "")
+                            :gsub('"[^" ]*/shdict%.lua:%d+: ', '"')
+                            :gsub("#%d to '[^']*'", "# to '?'"))
             end
             local ours, theirs = clean(t.words(there)), clean(t.words(here))
             ngx.say(ours == theirs and "equal" or theirs .. " / " .. ours)

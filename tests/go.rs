@@ -172,14 +172,12 @@ fn a_reload_under_load_loses_no_request() {
     }
 }
 
-/// Sends so many requests that last, and waits until all of them are in Go.
-fn occupy(nginx: &Nginx, number: usize, request: &str) -> Vec<std::net::TcpStream> {
-    let streams = (0..number).map(|_| nginx.client().send_only(request));
-    let streams = streams.collect();
+/// Waits until so many tasks of an entry are in Go. Asks nginx, not Go, which may
+/// be busy.
+fn await_running(nginx: &Nginx, entry: &str, number: usize) {
     eventually("all are in Go", PATIENCE, || {
-        nginx.figures("/counts")["running"] >= number as f64
+        nginx.figure(&format!("runtimes.{entry}.running")) >= number as f64
     });
-    streams
 }
 
 #[test]
@@ -216,7 +214,9 @@ fn stop_ends_at_once_whatever_goroutines_do() {
         ("do goroutines", "hold 1"),
     ] {
         let mut nginx = start(builder());
-        let streams = occupy(&nginx, 3, &path(entry, request));
+        let stay = |_| nginx.client().send_only(&path(entry, request));
+        let streams: Vec<_> = (0..3).map(stay).collect();
+        await_running(&nginx, entry, 3);
         nginx.stop(Signal::Term, EXIT_PROMISE);
         drop(streams);
     }
@@ -228,24 +228,24 @@ fn stop_ends_at_once_whatever_goroutines_do() {
 fn workers_leave_whatever_goroutines_do() {
     let nginx = start(builder().setup("shutdown_timeout = 0.02").location(
         "/busy",
-        "local function cast(entry, request)
-             assert(go(entry):cast(request, { timeout = 3600 }))
+        "local inline, goroutines = go('do inline'), go('do goroutines')
+         local function cast(rt, request)
+             assert(rt:cast(request, { timeout = 3600 }))
          end
-         for i = 1, 3 do
-             cast('do inline', 'spin 3600000')
-             cast('do goroutines', 'spin 3600000')
-             cast('do goroutines', 'wait 3600000')
-             cast('do goroutines', 'sleep 3600000')
-         end
-         cast('do goroutines', 'gc 3600000')",
+         cast(goroutines, 'gc 3600000')
+         for i = 1, 2 do
+             cast(goroutines, 'wait 3600000')
+             cast(goroutines, 'sleep 3600000')
+             cast(inline, 'spin 3600000')
+             cast(goroutines, 'spin 3600000')
+         end",
     ));
     const ROUNDS: usize = 12;
     for round in 0..ROUNDS {
         let worker = nginx.worker();
         nginx.text("/busy");
-        eventually("it is busy", PATIENCE, || {
-            nginx.figures("/counts")["running"] >= 11.0
-        });
+        await_running(&nginx, "do inline", 2);
+        await_running(&nginx, "do goroutines", 7);
         match round % 3 {
             0 => nginx.signal(Signal::Hup),
             1 => process::signal(worker, Signal::Term),

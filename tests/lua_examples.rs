@@ -11,11 +11,11 @@
 //! | [`client`]     | examples/luasocket_client |
 //! | [`readme`]     | examples/run.sh, and the commands of the READMEs |
 
+#[path = "lua_examples/client.rs"]
+mod client;
 #[path = "docs/document.rs"]
 #[allow(dead_code, reason = "documents other than READMEs of examples")]
 mod document;
-#[path = "lua_examples/client.rs"]
-mod client;
 #[path = "lua_examples/example.rs"]
 mod example;
 #[path = "lua_examples/raw.rs"]

@@ -360,13 +360,39 @@ fn signals_are_nginxs_alone() {
     assert_eq!(nginx.text("/call?echo-3"), "ok echo 3");
 }
 
-/// A plugin may run programs; nginx takes no notice.
+/// A plugin may run programs, and even fork: the children end when they are told
+/// to, and with the worker at the latest.
 #[test]
-fn programs_can_be_run() {
+fn programs_can_be_run_and_children_end() {
     let modules = Modules::new();
-    let nginx = modules.nginx().location("/call", CALL).start();
+    let mut nginx = modules
+        .nginx()
+        .location("/call", CALL)
+        .location(
+            "/fork",
+            "assert(faults { threads = 4 }:cast('fork 3600', { timeout = 3600 }))",
+        )
+        .start();
+    // nginx says so of any child that is not one of its own.
+    nginx.allow("unknown process");
     for _ in 0..20 {
         assert_eq!(nginx.text("/call?run-hello"), "ok hello");
+    }
+    for _ in 0..5 {
+        assert_eq!(nginx.text("/call?processes-7"), "ok [7, 2]");
+    }
+    nginx.text("/fork");
+    let worker = nginx.worker();
+    let mut children = process::children(worker);
+    eventually("the children are there", PATIENCE, || {
+        children = process::children(worker);
+        children.len() == 2
+    });
+    nginx.stop(Signal::Term, EXIT_PROMISE);
+    for child in children {
+        eventually("the children are gone", PATIENCE, || {
+            !process::is_alive(child)
+        });
     }
 }
 

@@ -183,10 +183,11 @@ local function receive_chunks(connection, deadline)
         if not line then
             return nil, err
         end
-        local size = tonumber(match(line, "^%x+"), 16)
-        if not size then
+        local digits = match(line, "^%x+")
+        if not digits then
             return nil, "a chunk of no size"
         end
+        local size = tonumber(digits, 16)
         if size == 0 then
             -- Headers may follow.
             local trailers

@@ -74,12 +74,14 @@ end
 
 -- To be called in init_worker_by_lua: starts the pool.
 function _M.init_worker()
+    generation = ngx.shared.waf:get("generation") or 0
+    ngx.timer.every(INTERVAL, follow_reloads)
     local rt, err = runtime()
     if not rt then
         ngx.log(ngx.ERR, "waf: ", err)
+        return
     end
-    generation = ngx.shared.waf:get("generation") or 0
-    ngx.timer.every(INTERVAL, follow_reloads)
+    ngx.log(ngx.NOTICE, "waf: ready")
 end
 
 

@@ -31,7 +31,7 @@ compile() {
     shift 2
     rm -rf "$folder.new"
     mkdir -p "$folder.new"
-    "$javac" --release 17 -proc:none -g -encoding UTF-8 -Xlint:all -Werror \
+    "$javac" --release 17 -proc:none -g -encoding UTF-8 -Xlint:all,-path -Werror \
         -cp "$class_path" -d "$folder.new" "$@"
     rm -rf "$folder"
     mv "$folder.new" "$folder"

@@ -78,8 +78,8 @@ end
 table.sort(METHODS)
 
 
--- Calls a method of a dictionary. With `same`, names of dictionaries by that
--- of the event loop, the event loop has one and a VM the other.
+-- Calls a method of a dictionary. If it has no name, the event loop has one and
+-- a VM another.
 function _M.operate(name, method, ...)
     local dict = ngx.shared[ngx.get_phase() == "worker_thread" and "inside"
                             or "outside"]
@@ -115,6 +115,14 @@ function _M.cases(count)
                      unpack(args, 1, args.n) }
     end
     return cases
+end
+
+
+-- What nginx counts as an argument depends on how it was called.
+function _M.adapt(result)
+    if result[1] == false then
+        result[2] = result[2]:gsub("^bad argument #%d", "bad argument")
+    end
 end
 
 

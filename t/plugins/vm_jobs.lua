@@ -274,6 +274,7 @@ end
 function _M.hoard_tables()
     local list = {}
     for i = 1, math.huge do list[i] = { i } end
+    return list
 end
 
 function _M.hoard_strings()

@@ -15,7 +15,9 @@ local ATOMS = {
     "$", "é", "\\x41", "[[:alpha:]]", "(?:ab|c)", "", "\\A", "\\z", "\\Q+\\E",
     "\\h", "A", " ", "\\n",
 }
-local QUANTIFIERS = { "", "", "", "", "*", "+", "?", "{1,2}", "*?", "+?", "{2}" }
+local QUANTIFIERS = {
+    "", "", "", "", "*", "+", "?", "{1,2}", "*?", "+?", "{2}",
+}
 local LETTERS = { "a", "b", "c", "A", "1", "é", " ", "\n", "+", "ab", "x" }
 local REPLACEMENTS = {
     "", "x", "$0", "[$1]", "${1}2", "$$", "$9", "$1$2", "a$0b${0}c", "$10",
@@ -187,18 +189,25 @@ function _M.use_patterns_for_ever(count)
 end
 
 
--- A compiled loop that spends its time in PCRE2.
-function _M.match_for_ever(opts)
-    local text, find = ("a"):rep(60) .. "!", ngx.re.find
+-- A loop that LuaJIT compiles while matching is quick, and that then spends its
+-- time in PCRE2: each further letter doubles it, up to the match limit.
+function _M.match_for_ever(opts, letters)
+    local texts, find, min = {}, ngx.re.find, math.min
+    for i = 1, 999 do
+        texts[i] = "a!"
+    end
+    texts[1000] = ("a"):rep(letters) .. "!"
+    local i = 0
     while true do
-        find(text, "(a+)+$", opts)
+        i = min(i + 1, 1000)
+        find(texts[i], "(a+)+$", opts)
     end
 end
 
 
 -- The same, in one call.
 function _M.gsub_for_ever()
-    local text = (("a"):rep(28) .. "!"):rep(1000000)
+    local text = (("a"):rep(20) .. "!"):rep(100000)
     return ngx.re.gsub(text, "(a+)+(?=!)(?!!)|!", "$0", "jo")
 end
 

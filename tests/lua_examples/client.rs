@@ -6,11 +6,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 
-use crate::document::Folder;
-use crate::example::Example;
-use crate::raw::{get, Answer};
-use crate::support::builder::Builder;
-use crate::support::Nginx;
+use crate::example::{Example, Site};
+use crate::raw::Answer;
 
 /// An address of this computer that nobody but this test process uses.
 fn own_address() -> String {
@@ -24,102 +21,80 @@ fn listen() -> (TcpListener, String) {
     (listener, address)
 }
 
-struct Front {
-    nginx: Nginx,
-    port: u16,
-    // Its Lua files.
-    _folder: Folder,
+/// The example, with the backend of its own configuration.
+fn start() -> Site {
+    // Free again when the listener is dropped.
+    let (_, address) = listen();
+    Example::new("luasocket_client", &[("127.0.0.1:8081", &address)]).start()
 }
 
-impl Front {
-    /// The example, with the backend of its own configuration.
-    fn start() -> Self {
-        // Free again when the listener is dropped.
-        let (_, address) = listen();
-        Self::with(&[("127.0.0.1:8081", &address)], |builder| builder)
-    }
+/// The example in front of a backend of ours.
+fn before(backend: &str) -> Example {
+    let (_, unused) = listen();
+    let listens = format!("listen {unused};");
+    let backend = format!("set $backend {backend};");
+    let replaced = [
+        ("listen 127.0.0.1:8081;", listens.as_str()),
+        ("set $backend 127.0.0.1:8081;", backend.as_str()),
+    ];
+    Example::new("luasocket_client", &replaced)
+}
 
-    /// The example in front of a backend of ours.
-    fn before(backend: &str, more: impl FnOnce(Builder) -> Builder) -> Self {
-        let (_, unused) = listen();
-        let listens = format!("listen {unused};");
-        let backend = format!("set $backend {backend};");
-        let replaced = [
-            ("listen 127.0.0.1:8081;", listens.as_str()),
-            ("set $backend 127.0.0.1:8081;", backend.as_str()),
-        ];
-        Self::with(&replaced, more)
-    }
+fn fetch(site: &Site, what: &str) -> Answer {
+    site.get(&format!("/fetch/{what}"))
+}
 
-    fn with(replaced: &[(&str, &str)], more: impl FnOnce(Builder) -> Builder) -> Self {
-        let example = Example::new("luasocket_client", replaced);
-        let nginx = more(example.builder).start();
-        let port = nginx.text("/port").parse().unwrap();
-        Self {
-            nginx,
-            port,
-            _folder: example.folder,
-        }
-    }
-
-    fn fetch(&self, what: &str) -> Answer {
-        get(self.port, &format!("/fetch/{what}"))
-    }
-
-    /// "connection 3, request 7" as (3, 7).
-    fn place(&self, what: &str) -> (u64, u64) {
-        let answer = self.fetch(what);
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let text = answer.text();
-        let numbers: Vec<u64> = text
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect();
-        (numbers[0], numbers[1])
-    }
+/// "connection 3, request 7" as (3, 7).
+fn place(site: &Site, what: &str) -> (u64, u64) {
+    let answer = fetch(site, what);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let text = answer.text();
+    let digits = text.split(|c: char| !c.is_ascii_digit());
+    let numbers: Vec<u64> = digits.filter_map(|digits| digits.parse().ok()).collect();
+    (numbers[0], numbers[1])
 }
 
 #[test]
 fn calls_of_a_tenant_share_a_connection() {
-    let front = Front::start();
-    let (first, _) = front.place("hello?tenant=ada");
+    let site = start();
+    let (first, _) = place(&site, "hello?tenant=ada");
     for request in 2..=50 {
-        assert_eq!(front.place("hello?tenant=ada"), (first, request));
+        assert_eq!(place(&site, "hello?tenant=ada"), (first, request));
     }
 
     // Whatever the keys are, a thread has one connection.
     let mut requests: BTreeMap<u64, u64> = BTreeMap::new();
     for number in 0..200 {
-        let (connection, request) = front.place(&format!("hello?tenant=t{}", number % 20));
+        let (connection, request) = place(&site, &format!("hello?tenant=t{}", number % 20));
         let last = requests.insert(connection, request);
         assert!(last.is_none_or(|last| request == last + 1), "{connection}");
     }
-    let threads = front.nginx.figure("pools.clients.threads") as usize;
+    let threads = site.nginx.figure("pools.clients.threads") as usize;
     assert!(requests.len() <= threads, "{requests:?}");
     assert!(requests.len() > 1, "all tenants went to one thread");
 }
 
 #[test]
 fn bodies_come_whole() {
-    let front = Front::start();
+    let site = start();
     for _ in 0..3 {
-        let pieces = front.fetch("pieces?tenant=a");
+        let pieces = fetch(&site, "pieces?tenant=a");
         assert_eq!(pieces.text(), "piece ".repeat(15_000));
         // Read to the end, so that the connection lives on.
-        front.place("hello?tenant=a");
+        place(&site, "hello?tenant=a");
     }
-    assert_eq!(front.place("hello?tenant=a").1, 7);
-    let missing = front.fetch("nothing?tenant=a");
+    assert_eq!(place(&site, "hello?tenant=a").1, 7);
+    let missing = fetch(&site, "nothing?tenant=a");
     assert_eq!(missing.status, 404);
-    assert_eq!(front.place("hello?tenant=a").1, 9);
+    assert_eq!(place(&site, "hello?tenant=a").1, 9);
 }
 
 #[test]
 fn a_server_may_close_its_connections() {
-    let front = Front::start();
-    let (first, _) = front.place("hello?tenant=a");
-    assert_eq!(front.place("last?tenant=a"), (first, 2));
-    let (second, request) = front.place("hello?tenant=a");
+    let site = start();
+    let (first, _) = place(&site, "hello?tenant=a");
+    assert_eq!(place(&site, "last?tenant=a"), (first, 2));
+    let (second, request) = place(&site, "hello?tenant=a");
     assert_ne!(second, first);
     assert_eq!(request, 1);
 }
@@ -148,17 +123,21 @@ fn a_connection_that_was_closed_meanwhile_is_replaced() {
             stream.get_mut().write_all(answer).unwrap();
         }
     });
-    let front = Front::before(&address, |builder| builder);
+    let site = before(&address).start();
     for _ in 0..3 {
-        let answer = front.fetch("x?tenant=a");
+        let answer = fetch(&site, "x?tenant=a");
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
         assert_eq!(answer.value("x-requests"), Some("1"));
     }
     server.join().unwrap();
     // Nobody listens any more.
-    let answer = front.fetch("x?tenant=a");
+    let answer = fetch(&site, "x?tenant=a");
     assert_eq!(answer.status, 502);
-    assert!(answer.text().contains("cannot connect to 127."), "{}", answer.text());
+    assert!(
+        answer.text().contains("cannot connect to 127."),
+        "{}",
+        answer.text()
+    );
 }
 
 /// What is wrong with a response is an error, and the connection is not used
@@ -167,11 +146,26 @@ fn a_connection_that_was_closed_meanwhile_is_replaced() {
 fn broken_responses_are_errors() {
     let cases = [
         ("no HTTP\r\n\r\n", "no HTTP"),
-        ("HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", "a header that is none"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", "closed"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "a length that we do not take"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "a chunk of no size"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "closed"),
+        (
+            "HTTP/1.1 200 OK\r\nnonsense\r\n\r\n",
+            "a header that is none",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+            "closed",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+            "a length that we do not take",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+            "a chunk of no size",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+            "closed",
+        ),
         ("", "closed"),
     ];
     let (listener, address) = listen();
@@ -187,24 +181,28 @@ fn broken_responses_are_errors() {
         let answer = b"HTTP/1.0 200 OK\r\n\r\nto the end";
         stream.get_mut().write_all(answer).unwrap();
     });
-    let front = Front::before(&address, |builder| builder);
+    let site = before(&address).start();
     for (response, error) in cases {
-        let answer = front.fetch("x?tenant=a");
+        let answer = fetch(&site, "x?tenant=a");
         assert_eq!(answer.status, 502, "{response:?}: {}", answer.text());
-        assert!(answer.text().contains(error), "{response:?}: {}", answer.text());
+        assert!(
+            answer.text().contains(error),
+            "{response:?}: {}",
+            answer.text()
+        );
     }
-    assert_eq!(front.fetch("x?tenant=a").text(), "to the end");
+    assert_eq!(fetch(&site, "x?tenant=a").text(), "to the end");
     server.join().unwrap();
 }
 
 #[test]
 fn time_runs_out_for_a_call_and_not_for_the_next() {
-    let front = Front::start();
-    let (first, _) = front.place("hello?tenant=a");
-    let answer = front.fetch("slow?tenant=a&timeout=0.1");
+    let site = start();
+    let (first, _) = place(&site, "hello?tenant=a");
+    let answer = fetch(&site, "slow?tenant=a&timeout=0.1");
     assert_eq!((answer.status, answer.text().as_str()), (504, "timeout\n"));
     // The answer to that would come on the old connection.
-    let (second, request) = front.place("hello?tenant=a");
+    let (second, request) = place(&site, "hello?tenant=a");
     assert_ne!(second, first);
     assert_eq!(request, 1);
 }
@@ -236,8 +234,9 @@ fn a_caller_that_goes_away_frees_the_thread() {
         end
         local vm = rt:stats().vm
         ngx.print(vm.replaced.stopped, ' ', vm.stuck)";
-    let front = Front::before(&address, |builder| builder.location("/cancels", cancels));
-    let told = front.nginx.text(&format!("/cancels?to={address}"));
+    let example = before(&address).with(|builder| builder.location("/cancels", cancels));
+    let site = example.start();
+    let told = site.nginx.text(&format!("/cancels?to={address}"));
     silent.join().unwrap();
     assert_eq!(told, "0 0");
 }

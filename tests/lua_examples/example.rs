@@ -5,23 +5,35 @@ use std::fs;
 use std::path::Path;
 
 use crate::document::Folder;
+use crate::raw::{self, Answer};
 use crate::support::builder::Builder;
 use crate::support::{root, Nginx};
 
 /// Directives of `http` that the harness has itself.
-const OF_THE_HARNESS: [&str; 4] = [
-    "access_log ",
-    "lua_package_path ",
-    "lua_package_cpath ",
-    "client_body_buffer_size ",
-];
+const OF_THE_HARNESS: [&str; 3] = ["access_log ", "lua_package_path ", "lua_package_cpath "];
 
 /// An example whose files were copied, so that a test may change them.
 pub struct Example {
     /// The copy.
     pub folder: Folder,
-    /// nginx with the example's configuration.
-    pub builder: Builder,
+    builder: Builder,
+}
+
+/// An example that runs.
+pub struct Site {
+    /// Its nginx. Stops before its files go.
+    pub nginx: Nginx,
+    /// Where it listens.
+    pub port: u16,
+    /// Its files.
+    pub folder: Folder,
+}
+
+impl Site {
+    /// GET, with the headers of a browser.
+    pub fn get(&self, target: &str) -> Answer {
+        raw::get(self.port, target)
+    }
 }
 
 impl Example {
@@ -43,7 +55,10 @@ impl Example {
         let (init_worker, http) = take(&http, "init_worker_by_lua_block");
         // The first server is the example's; others are its backends.
         let (server, http) = take(&http, "server");
-        let path = format!("package.path = '{}/?.lua;' .. package.path\n", folder.0.display());
+        let path = format!(
+            "package.path = '{}/?.lua;' .. package.path\n",
+            folder.0.display()
+        );
         let builder = Nginx::builder()
             .http(&without(&http, &OF_THE_HARNESS))
             .init(&(path + &init))
@@ -51,6 +66,25 @@ impl Example {
             .server(&without(&server, &["listen "]))
             .location("/port", "ngx.print(ngx.var.server_port)");
         Self { folder, builder }
+    }
+
+    /// Adds to the configuration.
+    pub fn with(self, more: impl FnOnce(Builder) -> Builder) -> Self {
+        Self {
+            folder: self.folder,
+            builder: more(self.builder),
+        }
+    }
+
+    /// Starts nginx.
+    pub fn start(self) -> Site {
+        let nginx = self.builder.start();
+        let port = nginx.text("/port").parse().unwrap();
+        Site {
+            nginx,
+            port,
+            folder: self.folder,
+        }
     }
 }
 
@@ -68,7 +102,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn without(text: &str, directives: &[&str]) -> String {
-    let kept = |line: &&str| !directives.iter().any(|start| line.trim_start().starts_with(start));
+    let kept = |line: &&str| {
+        !directives
+            .iter()
+            .any(|start| line.trim_start().starts_with(start))
+    };
     let lines: Vec<&str> = text.lines().filter(kept).collect();
     lines.join("\n") + "\n"
 }

@@ -43,10 +43,31 @@ pub fn exchange(port: u16, request: &[u8]) -> Answer {
     let end = end.unwrap_or_else(|| panic!("no answer ({read:?}) to:\n{}", shown()));
     let header = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let status = header.split(' ').nth(1).and_then(|text| text.parse().ok());
-    Answer {
-        status: status.unwrap_or_else(|| panic!("no status: {header}")),
+    let status = status.unwrap_or_else(|| panic!("no status: {header}"));
+    let rest = &bytes[end + 4..];
+    let mut answer = Answer {
+        status,
         header,
-        body: bytes[end + 4..].to_vec(),
+        body: rest.to_vec(),
+    };
+    if answer.value("transfer-encoding") == Some("chunked") {
+        answer.body = unchunked(rest);
+    }
+    answer
+}
+
+/// The pieces of a body put together.
+fn unchunked(mut rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let end = rest.windows(2).position(|two| two == b"\r\n").unwrap();
+        let size = std::str::from_utf8(&rest[..end]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return body;
+        }
+        body.extend_from_slice(&rest[end + 2..][..size]);
+        rest = &rest[end + 2 + size + 2..];
     }
 }
 
@@ -72,7 +93,11 @@ pub fn browser(method: &str, target: &str, headers: &[(String, String)], body: &
         ("Accept-Encoding", "gzip, deflate, br"),
     ];
     let mut head = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
-    let given = |name: &str| headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
+    let given = |name: &str| {
+        headers
+            .iter()
+            .any(|(key, _)| key.eq_ignore_ascii_case(name))
+    };
     for (name, value) in USUAL.into_iter().filter(|(name, _)| !given(name)) {
         head += &format!("{name}: {value}\r\n");
     }

@@ -119,18 +119,36 @@ fn check(name: &str) {
         .collect();
     assert!(commands.contains(&start), "{name}: {start}");
     for command in &commands {
-        let known = ["curl ", "make build", "make examples", "sh examples/", "apt-get install "];
+        let known = [
+            "curl ",
+            "make build",
+            "make examples",
+            "sh examples/",
+            "apt-get install ",
+        ];
         let known = known.iter().any(|start| command.starts_with(start))
             || command.starts_with("target/release/sample_picture ");
         assert!(known, "{name}: nobody knows how to test `{command}`");
         let packages = command.strip_prefix("apt-get install ").unwrap_or("");
         let deps = fs::read_to_string(root().join("scripts/deps.sh")).unwrap();
         for package in packages.split_whitespace() {
-            assert!(deps.contains(package), "{name}: scripts/deps.sh has no {package}");
+            assert!(
+                deps.contains(package),
+                "{name}: scripts/deps.sh has no {package}"
+            );
         }
     }
-    for picture in commands.iter().filter(|command| command.starts_with("target/")) {
-        run(name, Command::new("sh").arg("-c").arg(picture).current_dir(root()));
+    for picture in commands
+        .iter()
+        .filter(|command| command.starts_with("target/"))
+    {
+        run(
+            name,
+            Command::new("sh")
+                .arg("-c")
+                .arg(picture)
+                .current_dir(root()),
+        );
     }
 
     let running = Running::start(name);

@@ -5,61 +5,42 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::document::run;
-use crate::example::Example;
-use crate::raw::{get, Answer};
-use crate::support::{eventually, root, Nginx, PATIENCE};
+use crate::example::{Example, Site};
+use crate::raw::Answer;
+use crate::support::{eventually, root, PATIENCE};
 
 /// A picture of the size of that of the talk.
 const MOON: (u32, u32) = (2835, 1984);
 
 fn draw(path: &Path, (width, height): (u32, u32)) {
     let program = root().join("target/release/sample_picture");
-    assert!(program.exists(), "run `make examples` first (or `make test`)");
+    assert!(
+        program.exists(),
+        "run `make examples` first (or `make test`)"
+    );
     let mut draw = Command::new(program);
     draw.args([width.to_string(), height.to_string()]).arg(path);
     run("sample_picture", &mut draw);
 }
 
-struct Proxy {
-    nginx: Nginx,
-    port: u16,
-    // Its Lua files.
-    _example: crate::document::Folder,
+/// The proxy, with a picture.
+fn start() -> Site {
+    let site = Example::new("thumbnail_proxy", &[]).start();
+    fs::create_dir(html(&site, "")).unwrap();
+    for name in ["index.html", "style.css"] {
+        fs::copy(site.folder.0.join("html").join(name), html(&site, name)).unwrap();
+    }
+    draw(&html(&site, "moon.jpg"), MOON);
+    site
 }
 
-impl Proxy {
-    fn start(replaced: &[(&str, &str)]) -> Self {
-        let example = Example::new("thumbnail_proxy", replaced);
-        let nginx = example.builder.start();
-        let html = nginx.dir().join("prefix/html");
-        fs::create_dir(&html).unwrap();
-        for name in ["index.html", "style.css"] {
-            fs::copy(example.folder.0.join("html").join(name), html.join(name)).unwrap();
-        }
-        draw(&html.join("moon.jpg"), MOON);
-        let port = nginx.text("/port").parse().unwrap();
-        Self {
-            nginx,
-            port,
-            _example: example.folder,
-        }
-    }
+/// Where a file is that the proxy serves.
+fn html(site: &Site, name: &str) -> PathBuf {
+    site.nginx.dir().join("prefix/html").join(name)
+}
 
-    fn html(&self, name: &str) -> PathBuf {
-        self.nginx.dir().join("prefix/html").join(name)
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        get(self.port, path)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) {
-        fs::write(self.html(name), bytes).unwrap();
-    }
-
-    fn status(&self) -> String {
-        self.nginx.text("/status")
-    }
+fn status(site: &Site) -> String {
+    site.nginx.text("/status")
 }
 
 /// The size that the header of a JPEG file tells, and that it has an end.
@@ -78,21 +59,21 @@ fn jpeg_size(bytes: &[u8]) -> (u16, u16) {
 
 #[test]
 fn thumbnails_have_their_size() {
-    let proxy = Proxy::start(&[]);
+    let site = start();
     for (size, expected) in [("300x200", (286, 200)), ("160x120", (160, 112))] {
         for place in ["", "/loop"] {
-            let answer = proxy.get(&format!("{place}/thumb/{size}/moon.jpg"));
+            let answer = site.get(&format!("{place}/thumb/{size}/moon.jpg"));
             assert_eq!(answer.status, 200, "{}", answer.text());
             assert_eq!(answer.value("content-type"), Some("image/jpeg"));
             assert_eq!(jpeg_size(&answer.body), expected);
         }
     }
     // Small ones are not enlarged, and other kinds become JPEG.
-    draw(&proxy.html("small.jpg"), (100, 50));
-    let small = proxy.get("/thumb/640x480/small.jpg");
+    draw(&html(&site, "small.jpg"), (100, 50));
+    let small = site.get("/thumb/640x480/small.jpg");
     assert_eq!(jpeg_size(&small.body), (100, 50));
-    proxy.write("dot.png", DOT);
-    let dot = proxy.get("/thumb/160x120/dot.png");
+    fs::write(html(&site, "dot.png"), DOT).unwrap();
+    let dot = site.get("/thumb/160x120/dot.png");
     assert_eq!(jpeg_size(&dot.body), (1, 1));
 }
 
@@ -104,9 +85,9 @@ const DOT: &[u8] = b"\x89\x50\x4e\x47\x0d\x0a\x1a\x0a\x00\x00\x00\x0d\x49\x48\x4
 
 #[test]
 fn pictures_stay_decoded_and_are_decoded_anew_when_they_change() {
-    let proxy = Proxy::start(&[]);
+    let site = start();
     let note = |path: &str| {
-        let answer = proxy.get(path);
+        let answer = site.get(path);
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.value("x-picture").unwrap().to_owned()
     };
@@ -115,39 +96,49 @@ fn pictures_stay_decoded_and_are_decoded_anew_when_they_change() {
     for size in ["160x120", "640x480", "300x200", "160x120", "640x480"] {
         assert_eq!(note(&format!("/thumb/{size}/moon.jpg")), "kept");
     }
-    draw(&proxy.html("moon.jpg"), (900, 300));
+    draw(&html(&site, "moon.jpg"), (900, 300));
     assert_eq!(note("/thumb/300x200/moon.jpg"), "decoded");
-    let answer = proxy.get("/thumb/300x200/moon.jpg");
+    let answer = site.get("/thumb/300x200/moon.jpg");
     assert_eq!(jpeg_size(&answer.body), (300, 100));
 
     // What is kept has its limits: 20 megapixels are four of these.
-    let first = proxy.html("big0.jpg");
+    let first = html(&site, "big0.jpg");
     draw(&first, (2500, 2000));
-    let threads = proxy.nginx.figure("pools.pictures.threads") as usize;
+    let threads = site.nginx.figure("pools.pictures.threads") as usize;
     let all = 0..4 * threads + 4;
     for number in all.clone() {
         if number > 0 {
-            fs::copy(&first, proxy.html(&format!("big{number}.jpg"))).unwrap();
+            fs::copy(&first, html(&site, &format!("big{number}.jpg"))).unwrap();
         }
         assert_eq!(note(&format!("/thumb/160x120/big{number}.jpg")), "decoded");
     }
     // From the newest to the oldest, so that looking does not replace them.
-    let again = all.clone().rev().filter(|number| note(&format!("/thumb/300x200/big{number}.jpg")) == "kept");
+    let again = all
+        .clone()
+        .rev()
+        .filter(|number| note(&format!("/thumb/300x200/big{number}.jpg")) == "kept");
     let again = again.count();
-    assert!((1..=4 * threads).contains(&again), "{again} of {all:?} with {threads} threads");
+    assert!(
+        (1..=4 * threads).contains(&again),
+        "{again} of {all:?} with {threads} threads"
+    );
 }
 
 #[test]
 fn what_is_no_picture_is_refused() {
-    let proxy = Proxy::start(&[]);
-    proxy.write("text.jpg", b"this is no picture");
-    proxy.write("broken.jpg", b"\xff\xd8\xff\xe0\0\x04ab\xff\xc0\0\x11\x08\0\x10\0\x10\x03");
-    proxy.write("cut.jpg", b"\xff\xd8\xff");
+    let site = start();
+    fs::write(html(&site, "text.jpg"), b"this is no picture").unwrap();
+    fs::write(
+        html(&site, "broken.jpg"),
+        b"\xff\xd8\xff\xe0\0\x04ab\xff\xc0\0\x11\x08\0\x10\0\x10\x03",
+    )
+    .unwrap();
+    fs::write(html(&site, "cut.jpg"), b"\xff\xd8\xff").unwrap();
     let mut huge = DOT.to_vec();
     huge[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
-    proxy.write("huge.png", &huge);
-    proxy.write("empty.jpg", b"");
-    fs::write(proxy.nginx.dir().join("prefix/secret.jpg"), "x").unwrap();
+    fs::write(html(&site, "huge.png"), &huge).unwrap();
+    fs::write(html(&site, "empty.jpg"), b"").unwrap();
+    fs::write(site.nginx.dir().join("prefix/secret.jpg"), "x").unwrap();
     for (path, status) in [
         ("/thumb/300x200/none.jpg", 404),
         ("/thumb/300x200/text.jpg", 415),
@@ -156,42 +147,49 @@ fn what_is_no_picture_is_refused() {
         ("/thumb/300x200/huge.png", 413),
         ("/thumb/300x200/empty.jpg", 404),
         ("/thumb/300x200/..%2fsecret.jpg", 404),
-        ("/thumb/300x200/%2e%2e/%2e%2e/thumb/300x200/a%2f..%2f..%2fsecret.jpg", 404),
+        (
+            "/thumb/300x200/%2e%2e/%2e%2e/thumb/300x200/a%2f..%2f..%2fsecret.jpg",
+            404,
+        ),
         ("/thumb/300x200/.hidden", 404),
         ("/thumb/301x200/moon.jpg", 404),
         ("/thumb/moon.jpg", 404),
     ] {
-        let answer = proxy.get(path);
+        let answer = site.get(path);
         assert_eq!(answer.status, status, "{path}: {}", answer.text());
-        let folder = proxy.nginx.dir().display().to_string();
-        assert!(!answer.text().contains(&folder), "{path}: {}", answer.text());
+        let folder = site.nginx.dir().display().to_string();
+        assert!(
+            !answer.text().contains(&folder),
+            "{path}: {}",
+            answer.text()
+        );
     }
-    assert_eq!(proxy.get("/thumb/300x200/moon.jpg").status, 200);
+    assert_eq!(site.get("/thumb/300x200/moon.jpg").status, 200);
 }
 
 /// The point of it all. As long as threads decode, the worker answers: files of
 /// which it has more served than it could between two thumbnails.
 #[test]
 fn files_do_not_wait_for_thumbnails() {
-    let proxy = Proxy::start(&[]);
+    let site = start();
     for number in 0..4 {
-        draw(&proxy.html(&format!("big{number}.jpg")), (4000, 3000));
+        draw(&html(&site, &format!("big{number}.jpg")), MOON);
     }
     std::thread::scope(|scope| {
         let pictures: Vec<_> = (0..4)
             .map(|number| {
-                let proxy = &proxy;
-                scope.spawn(move || proxy.get(&format!("/thumb/640x480/big{number}.jpg")))
+                let site = &site;
+                scope.spawn(move || site.get(&format!("/thumb/640x480/big{number}.jpg")))
             })
             .collect();
         // Files that were served from beginning to end while a thumbnail was
         // being made, as the worker itself said before and after.
-        let working = || !proxy.status().contains("running 0");
+        let working = || !status(&site).contains("running 0");
         eventually("a thread decodes", PATIENCE, working);
         let mut served = 0;
         while working() {
             for (path, text) in [("/", "<title>"), ("/style.css", "max-width")] {
-                let answer = proxy.get(path);
+                let answer = site.get(path);
                 assert_eq!(answer.status, 200);
                 assert!(answer.text().contains(text));
             }
@@ -201,7 +199,7 @@ fn files_do_not_wait_for_thumbnails() {
         for picture in pictures {
             let answer = picture.join().unwrap();
             assert_eq!(answer.status, 200);
-            assert_eq!(jpeg_size(&answer.body), (640, 480));
+            assert_eq!(jpeg_size(&answer.body), (640, 448));
         }
         assert!(served >= 4, "only {served} files were served meanwhile");
     });
@@ -209,13 +207,13 @@ fn files_do_not_wait_for_thumbnails() {
 
 #[test]
 fn too_many_are_told_so_at_once() {
-    let proxy = Proxy::start(&[]);
+    let site = start();
     std::thread::scope(|scope| {
-        let proxy = &proxy;
+        let site = &site;
         let all: Vec<_> = (0..60)
             .map(|number| {
                 let size = ["160x120", "300x200", "640x480"][number % 3];
-                scope.spawn(move || proxy.get(&format!("/thumb/{size}/moon.jpg")))
+                scope.spawn(move || site.get(&format!("/thumb/{size}/moon.jpg")))
             })
             .collect();
         let answers: Vec<Answer> = all.into_iter().map(|one| one.join().unwrap()).collect();
@@ -227,7 +225,7 @@ fn too_many_are_told_so_at_once() {
         assert_eq!(count(200) + count(503), 60);
         // The threads, and the queue of 32.
         assert!(count(200) >= 33, "{}", count(200));
-        assert!(count(503) > 0, "{}", proxy.status());
-        assert!(proxy.status().contains(&format!("refused {}", count(503))));
+        assert!(count(503) > 0, "{}", status(site));
+        assert!(status(site).contains(&format!("refused {}", count(503))));
     });
 }

@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use crate::example::Example;
-use crate::raw::{browser, exchange, get};
-use crate::support::{eventually, root, Nginx, PATIENCE};
+use crate::example::{Example, Site};
+use crate::raw::{browser, exchange};
+use crate::support::{eventually, root, PATIENCE};
 
 /// A request of a corpus.
 struct Case {
@@ -37,74 +37,70 @@ fn case(part: &str) -> Case {
     }
 }
 
-fn port(nginx: &Nginx) -> u16 {
-    nginx.text("/port").parse().unwrap()
-}
-
 /// The firewall's last line in the log.
-fn last_report(nginx: &Nginx) -> String {
-    let log = nginx.log();
+fn last_report(site: &Site) -> String {
+    let log = site.nginx.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(" waf: ")).collect();
     lines.last().copied().unwrap_or_default().to_owned()
 }
 
-fn status_has(nginx: &Nginx, text: &str) -> bool {
-    nginx.text("/waf/status").contains(text)
+fn status_has(site: &Site, text: &str) -> bool {
+    site.nginx.text("/waf/status").contains(text)
 }
 
 /// Every rule finds the attacks of its file and leaves what is harmless alone,
-/// with the regular expressions of a VM and with those of nginx.
+/// with the regular expressions of a VM and with those of site.nginx.
 #[test]
 fn rules_find_what_they_say() {
-    let nginx = Example::new("waf", &[])
-        .builder
-        .location(
-            "/pool",
-            "local rt = assert(nbffi.load { runtime = 'lua', module = 'waf', name = 'test' })
-             ngx.print(table.concat(assert(rt:call('selftest')), '\\n'))",
-        )
-        .location(
-            "/loop",
-            "ngx.print(table.concat(require('waf').selftest(), '\\n'))",
-        )
-        .location("/count", "ngx.print((require('waf').count()))")
-        .start();
-    assert_eq!(nginx.text("/loop"), "");
-    assert_eq!(nginx.text("/pool"), "");
-    let count: usize = nginx.text("/count").parse().unwrap();
+    let pool = "
+        local rt = assert(nbffi.load { runtime = 'lua', module = 'waf', name = 'test' })
+        ngx.print(table.concat(assert(rt:call('selftest')), '\\n'))";
+    let in_loop = "ngx.print(table.concat(require('waf').selftest(), '\\n'))";
+    let example = Example::new("waf", &[]).with(|builder| {
+        builder
+            .location("/test/pool", pool)
+            .location("/test/loop", in_loop)
+            .location("/test/count", "ngx.print((require('waf').count()))")
+    });
+    let site = example.start();
+    assert_eq!(site.nginx.text("/test/loop"), "");
+    assert_eq!(site.nginx.text("/test/pool"), "");
+    let count: usize = site.nginx.text("/test/count").parse().unwrap();
     assert!(count >= 300, "only {count} rules");
 }
 
 #[test]
 fn harmless_requests_pass() {
-    let nginx = Example::new("waf", &[]).builder.start();
-    let port = port(&nginx);
+    let site = Example::new("waf", &[]).start();
     let cases = corpus("harmless.txt");
     assert!(cases.len() >= 60, "only {}", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        let answer = exchange(port, &case.request);
+        let answer = exchange(site.port, &case.request);
         if answer.status != 200 {
             let title = &case.title;
-            wrong.push(format!("{title}: {} {}", answer.status, last_report(&nginx)));
+            wrong.push(format!("{title}: {} {}", answer.status, last_report(&site)));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let looked = format!("requests: {}, of which in the event loop: 0", cases.len());
-    assert!(status_has(&nginx, &looked), "{}", nginx.text("/waf/status"));
+    assert!(
+        status_has(&site, &looked),
+        "{}",
+        site.nginx.text("/waf/status")
+    );
 }
 
 /// Each by a rule of the group that its title names.
 #[test]
 fn attacks_are_blocked() {
-    let nginx = Example::new("waf", &[]).builder.start();
-    let port = port(&nginx);
+    let site = Example::new("waf", &[]).start();
     let cases = corpus("attacks.txt");
     assert!(cases.len() >= 90, "only {}", cases.len());
     let mut wrong = Vec::new();
     for case in &cases {
-        let answer = exchange(port, &case.request);
-        let report = last_report(&nginx);
+        let answer = exchange(site.port, &case.request);
+        let report = last_report(&site);
         let (group, _) = case.title.split_once(": ").expect("a group");
         if answer.status != 403 || !report.contains(&format!("({group}: ")) {
             wrong.push(format!("{}: {} {report}", case.title, answer.status));
@@ -115,57 +111,69 @@ fn attacks_are_blocked() {
 
 #[test]
 fn locations_have_their_own_ways() {
-    let nginx = Example::new("waf", &[]).builder.start();
-    let port = port(&nginx);
+    let site = Example::new("waf", &[]).start();
     let attack = "?q=1+union+select+2";
-    assert_eq!(get(port, &format!("/{attack}")).status, 403);
-    assert_eq!(get(port, &format!("/loop/{attack}")).status, 403);
-    assert!(last_report(&nginx).contains("blocked, score 5: 1001 (sql: UNION SELECT) in args"));
-    assert_eq!(get(port, "/loop/?q=red+shoes").text(), "welcome\n");
+    assert_eq!(site.get(&format!("/{attack}")).status, 403);
+    assert_eq!(site.get(&format!("/loop/{attack}")).status, 403);
+    assert!(last_report(&site).contains("blocked, score 5: 1001 (sql: UNION SELECT) in args"));
+    assert_eq!(site.get("/loop/?q=red+shoes").text(), "welcome\n");
 
-    assert_eq!(get(port, &format!("/trial/{attack}")).status, 200);
-    assert!(last_report(&nginx).contains("passed, score 5: 1001"));
+    assert_eq!(site.get(&format!("/trial/{attack}")).status, 200);
+    assert!(last_report(&site).contains("passed, score 5: 1001"));
 
-    assert_eq!(get(port, &format!("/docs/{attack}")).status, 200);
-    assert_eq!(get(port, "/docs/?q=<script>").status, 403);
+    assert_eq!(site.get(&format!("/docs/{attack}")).status, 200);
+    assert_eq!(site.get("/docs/?q=<script>").status, 403);
 
     // What a client sent does not end a line of the log.
-    assert_eq!(get(port, "/?q=<script>%0a2026/01/01+[alert]%1b[31m").status, 403);
-    assert!(!nginx.log().contains("\n2026/01/01 [alert]"));
+    assert_eq!(
+        site.get("/?q=<script>%0a2026/01/01+[note]%1b[31m").status,
+        403
+    );
+    assert!(!site.nginx.log().contains("\n2026/01/01 [note]"));
 }
 
 /// nginx puts bodies into files that are larger than its buffer. The pool reads
 /// them, up to a limit.
 #[test]
 fn bodies_in_files_are_read() {
-    let nginx = Example::new("waf", &[("http {", "http {\nclient_max_body_size 8m;")])
-        .builder
-        .start();
-    let port = port(&nginx);
+    let site = Example::new("waf", &[]).start();
     let post = |before: usize| {
-        let text = ["x=", &"a+b+".repeat(before / 4), "<script>", &"c".repeat(300_000)].concat();
+        let text = [
+            "x=",
+            &"a+b+".repeat(before / 4),
+            "<script>",
+            &"c".repeat(300_000),
+        ]
+        .concat();
         let kind = "application/x-www-form-urlencoded".to_owned();
         let headers = [("Content-Type".to_owned(), kind)];
-        exchange(port, &browser("POST", "/", &headers, text.as_bytes())).status
+        exchange(site.port, &browser("POST", "/", &headers, text.as_bytes())).status
     };
     assert_eq!(post(0), 403);
     assert_eq!(post(130_000), 403);
     assert_eq!(post(140_000), 200);
-    assert!(nginx.log().contains("a client request body is buffered to a temporary file"));
+    assert!(site
+        .nginx
+        .log()
+        .contains("a client request body is buffered to a temporary file"));
 }
 
-/// A runtime beside the firewall's, in the same pool, whose tasks end when they
-/// are told to.
-fn with_holder(example: &Example) {
-    fs::write(
-        example.folder.0.join("holder.lua"),
-        "return { hold = function()
-             while not ngx.shared.waf:get('released') do
-                 ngx.sleep(0.002)
-             end
-         end }",
-    )
-    .unwrap();
+/// The example, and a runtime beside the firewall's in the same pool, whose tasks
+/// end when they are told to.
+fn with_holder() -> Example {
+    let example = Example::new("waf", &[]);
+    let module = "return { hold = function()
+        while not ngx.shared.waf:get('released') do
+            ngx.sleep(0.002)
+        end
+    end }";
+    fs::write(example.folder.0.join("holder.lua"), module).unwrap();
+    let release = "ngx.shared.waf:set('released', true)";
+    example.with(|builder| {
+        builder
+            .location("/hold", HOLD)
+            .location("/release", release)
+    })
 }
 
 const HOLD: &str = "
@@ -181,80 +189,68 @@ const HOLD: &str = "
 
 #[test]
 fn with_a_full_pool_the_event_loop_does_it() {
-    let mut example = Example::new("waf", &[]);
-    with_holder(&example);
-    example.builder = example
-        .builder
-        .location("/hold", HOLD)
-        .location("/release", "ngx.shared.waf:set('released', true)");
-    let nginx = example.builder.start();
-    let port = port(&nginx);
-    assert_eq!(get(port, "/").status, 200);
-    assert!(status_has(&nginx, "in the event loop: 0"));
+    let example = with_holder();
+    let site = example.start();
+    assert_eq!(site.get("/").status, 200);
+    assert!(status_has(&site, "in the event loop: 0"));
 
     // Until nothing more fits.
-    while nginx.text("/hold") == "held" {}
-    assert_eq!(get(port, "/?q=1+union+select+2").status, 403);
-    assert_eq!(get(port, "/?q=red+shoes").status, 200);
-    assert!(status_has(&nginx, "in the event loop: 2"));
+    while site.nginx.text("/hold") == "held" {}
+    assert_eq!(site.get("/?q=1+union+select+2").status, 403);
+    assert_eq!(site.get("/?q=red+shoes").status, 200);
+    assert!(status_has(&site, "in the event loop: 2"));
 
-    nginx.text("/release");
-    eventually("the pool is free", PATIENCE, || nginx.figure("pools.waf.in_flight") == 0.0);
-    assert_eq!(get(port, "/?q=1+union+select+2").status, 403);
-    assert!(status_has(&nginx, "in the event loop: 2"));
+    site.nginx.text("/release");
+    eventually("the pool is free", PATIENCE, || {
+        site.nginx.figure("pools.waf.in_flight") == 0.0
+    });
+    assert_eq!(site.get("/?q=1+union+select+2").status, 403);
+    assert!(status_has(&site, "in the event loop: 2"));
 }
 
 /// A firewall that gives no answer in time.
 #[test]
 fn a_failure_passes_or_does_not_as_was_said() {
-    let mut example = Example::new("waf", &[]);
-    with_holder(&example);
-    example.builder = example
-        .builder
-        .server(
-            "location /closed/ {
-                 access_by_lua_block { require('waf_access').check { fail = 503 } }
-                 content_by_lua_block { ngx.say('welcome') }
-             }",
-        )
-        .location("/hold", HOLD)
-        .location("/release", "ngx.shared.waf:set('released', true)");
-    let nginx = example.builder.start();
-    let port = port(&nginx);
-    let threads = nginx.figure("pools.waf.threads");
-    assert_eq!(nginx.text(&format!("/hold?tasks={threads}")), "held");
-    assert_eq!(get(port, "/").status, 200);
-    assert_eq!(get(port, "/closed/").status, 503);
-    assert_eq!(nginx.log().matches(" waf: timeout").count(), 2);
-    nginx.text("/release");
+    let closed = "location /closed/ {
+        access_by_lua_block { require('waf_access').check { fail = 503 } }
+        content_by_lua_block { ngx.say('welcome') }
+    }";
+    let example = with_holder().with(|builder| builder.server(closed));
+    let site = example.start();
+    let threads = site.nginx.figure("pools.waf.threads");
+    assert_eq!(site.nginx.text(&format!("/hold?tasks={threads}")), "held");
+    assert_eq!(site.get("/").status, 200);
+    assert_eq!(site.get("/closed/").status, 503);
+    assert_eq!(site.nginx.log().matches(" waf: timeout").count(), 2);
+    site.nginx.text("/release");
 }
 
 #[test]
 fn rules_can_be_replaced() {
     let example = Example::new("waf", &[]);
     let file = example.folder.0.join("rules/sql.rules");
-    let nginx = example.builder.workers(2).start();
-    let port = port(&nginx);
-    let all = |target: &str, status: u16| (0..20).all(|_| get(port, target).status == status);
-    assert!(all("/?q=quagga", 200));
+    let site = example.with(|builder| builder.workers(2)).start();
+    let both = |text: &str| {
+        eventually(text, PATIENCE, || {
+            site.nginx.log().matches(text).count() == 2
+        });
+    };
+    both("waf: ready");
+    let all = |target: &str, status: u16| (0..20).all(|_| site.get(target).status == status);
+    assert!(all("/?q=quagga", 200) && all("/loop/?q=quagga", 200));
 
     let rules = fs::read_to_string(&file).unwrap();
     let more = "\n9001 5 a word of ours\n= \\bquagga\\b\n? a quagga\n";
     fs::write(&file, rules.clone() + more).unwrap();
-    assert!(all("/?q=quagga", 200));
-    get(port, "/waf/reload");
-    eventually("the new rules, everywhere", PATIENCE, || {
-        all("/?q=quagga", 403) && all("/loop/?q=quagga", 403)
-    });
-    assert!(status_has(&nginx, "rules: "));
+    site.get("/waf/reload");
+    both("waf: new rules");
+    assert!(all("/?q=quagga", 403) && all("/loop/?q=quagga", 403));
 
     // With a rule that is none, all stays as it is.
     fs::write(&file, rules + "\n9002 5 a mistake\n= (\n? x\n").unwrap();
-    get(port, "/waf/reload");
-    eventually("every worker has tried", PATIENCE, || {
-        nginx.log().matches("waf: the rules stay as they are").count() == 2
-    });
-    let why = "sql.rules:";
-    assert!(nginx.log().contains(why) && nginx.log().contains("the rule above, 9002"));
-    assert!(all("/?q=quagga", 403) && all("/loop/?q=quagga", 403));
+    site.get("/waf/reload");
+    both("waf: the rules stay as they are");
+    assert!(site.nginx.log().contains("the rule above, 9002"));
+    let attack = "?q=1+union+select+2";
+    assert!(all(&format!("/{attack}"), 403) && all(&format!("/loop/{attack}"), 403));
 }

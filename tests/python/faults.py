@@ -107,6 +107,18 @@ class Faults:
                                  stdout=subprocess.PIPE, check=False)
         return program.stdout
 
+    def processes(self, argument):
+        """Of its own, forked, as is the default of multiprocessing."""
+        import multiprocessing
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            return str(pool.map(abs, [-int(argument), 2]))
+
+    def fork(self, seconds):
+        """Children that end with the worker."""
+        import multiprocessing
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            pool.map(time.sleep, [int(seconds)] * 2)
+
     def prefix(self, argument):
         return f"{sys.prefix}\n{sys.base_prefix}\n{sys.executable}"
 

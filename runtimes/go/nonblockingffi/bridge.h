@@ -26,8 +26,9 @@ typedef struct {
 typedef struct {
     const nbffi_host  *host;
     uint64_t           instance;    /* the runtime's number on the Go side */
-    uint64_t           came_ns;     /* when it came, CLOCK_MONOTONIC */
-    uint64_t           left_ns;     /* when there was nothing more for it */
+    uint64_t           since_ns;    /* when it came, CLOCK_MONOTONIC */
+    uint64_t           now_ns;      /* what *_next has set last */
+    uint64_t           tick_ns;     /* the coarse clock at since_ns */
     nbffi_go_task      tasks[NBFFI_GO_TASKS];
 } nbffi_go_visit;
 
@@ -41,8 +42,16 @@ typedef struct {
 /* What nbffi_go_remaining returns for a task without a deadline. */
 #define NBFFI_GO_NO_DEADLINE INT64_MAX
 
+/* What those that get the next task return. */
+enum {
+    NBFFI_GO_OVER,      /* there is none, and now_ns is set */
+    NBFFI_GO_NEXT,      /* it is tasks[0] */
+    NBFFI_GO_LONG       /* the same, and some milliseconds have passed since
+                         * since_ns, or this was said last; now_ns is set */
+};
+
 /* On the thread of a visit: completes tasks[0] and gets the next task into its
- * place. 1, or 0 if there is none: the visit is over. */
+ * place. */
 int nbffi_go_respond_next(nbffi_go_visit *visit, const char *data,
                           uint64_t len);
 int nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,

@@ -28,17 +28,22 @@ type setting struct {
 	config  string
 	minor   int
 	threads int
+	// said is how many threads the configuration says that there are.
+	said int
 }
 
 // framed is the configuration of runtime = "go".
 func (s setting) framed() string {
+	if s.said == 0 {
+		s.said = s.threads
+	}
 	field := func(key, value string) string {
 		return fmt.Sprintf("%s:%d:%s\n", key, len(value), value)
 	}
 	// The seats of a pool are the same for all its runtimes, so each has one of
 	// its own.
 	return field("pool", fmt.Sprint(unique.Add(1))) +
-		field("threads", fmt.Sprint(s.threads)) +
+		field("threads", fmt.Sprint(s.said)) +
 		field("config", s.config) + field("entry", s.entry)
 }
 

@@ -5,6 +5,7 @@ import "C"
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/signal"
 	"runtime/debug"
@@ -20,6 +21,7 @@ import (
 type instance struct {
 	name      string
 	config    string
+	make      func() Service
 	service   Service
 	zeroCopy  bool
 	placement *placement
@@ -103,14 +105,14 @@ func newInstance(host *C.nbffi_host, framed bool) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	in.service = r.service()
+	in.make = r.service
 	in.zeroCopy = r.zeroCopy
 	in.placement = newPlacement(r.where, seatsOf(pool, threads))
 	return in, nil
 }
 
-// guard calls a function of the service that is not Call. A panic is logged and
-// becomes an error.
+// guard calls functions of the service other than Call. A panic is logged and
+// becomes an error, also one of the error's own methods.
 func (in *instance) guard(what string, call func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -118,7 +120,10 @@ func (in *instance) guard(what string, call func() error) (err error) {
 			in.logStack(what, value)
 		}
 	}()
-	return call()
+	if err := call(); err != nil {
+		return errors.New(err.Error())
+	}
+	return nil
 }
 
 // logStack logs a panic, from the deferred function that has recovered it.
@@ -133,19 +138,20 @@ func nbffiGoInit(host *C.nbffi_host, framed C.int, message *C.char, size C.uint6
 		var ctx context.Context
 		ctx, in.end = context.WithCancel(&runtimeContext{in})
 		err = in.guard("Init", func() error {
+			in.service = in.make()
 			return in.service.Init(ctx, in.config)
 		})
-		if err != nil {
-			in.end()
+		if err == nil {
+			return C.uint64_t(addInstance(in))
 		}
-	}
-	if err != nil {
+		in.end()
 		in.detach()
-		text := unsafe.Slice((*byte)(unsafe.Pointer(message)), uint64(size))
-		text[copy(text[:len(text)-1], err.Error())] = 0
-		return 0
 	}
-	return C.uint64_t(addInstance(in))
+	if size > 0 {
+		text := unsafe.Slice((*byte)(unsafe.Pointer(message)), uint64(size))
+		text[copy(text[:size-1], err.Error())] = 0
+	}
+	return 0
 }
 
 //export nbffiGoClose
@@ -163,9 +169,6 @@ func nbffiGoClose(number C.uint64_t) {
 
 // detach leaves the host: from now on what is logged is lost.
 func (in *instance) detach() {
-	if in == nil {
-		return
-	}
 	in.lock.Lock()
 	in.host = nil
 	in.lock.Unlock()

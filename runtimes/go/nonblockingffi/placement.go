@@ -105,25 +105,32 @@ func (p *placement) enter() bool {
 	return p.quick.Load() && p.seats.take()
 }
 
-// leave notes how many requests the pool thread has handled, and how long that
-// took.
-func (p *placement) leave(requests int, took time.Duration) {
-	if p.where != anywhere {
-		return
+// leave is called when the pool thread goes, or handles requests no longer.
+func (p *placement) leave() {
+	if p.where == anywhere {
+		p.seats.free.Add(1)
 	}
-	p.seats.free.Add(1)
+}
+
+// judge is told how many requests the pool thread has handled since it came, or
+// since it last asked, and how long that took. It says whether it should go on.
+func (p *placement) judge(requests int, took time.Duration) bool {
+	if p.where != anywhere {
+		return true
+	}
 	if took > visit+time.Duration(requests)*short {
 		p.quick.Store(false)
 		p.streak.Store(0)
 		if need := p.need.Load(); need < maxStreak {
 			p.need.Store(need * 2)
 		}
-		return
+		return false
 	}
 	if p.streak.Add(int32(requests)) > trust {
 		p.streak.Store(0)
 		p.need.Store(minStreak)
 	}
+	return true
 }
 
 // measures says whether note wants to know how long a request takes.

@@ -45,12 +45,15 @@ func TestPlacement(t *testing.T) {
 	if other.enter() {
 		t.Error("the last thread, for another runtime")
 	}
-	p.leave(1, visit)
+	if !p.judge(1, visit) || !p.judge(1000, visit+1000*short) {
+		t.Error("that was quick")
+	}
+	p.leave()
 	expect("a thread has left", true)
-	p.leave(1000, visit+999*short)
-	expect("many may take longer", true)
-	p.enter()
-	p.leave(1, visit+short+1)
+	if p.judge(1, visit+short+1) {
+		t.Error("that was slow")
+	}
+	p.leave()
 	expect("it was slow", false)
 	streak(2*minStreak-1, time.Microsecond)
 	expect("once bitten", false)
@@ -58,15 +61,13 @@ func TestPlacement(t *testing.T) {
 	expect("it is quick again", true)
 	for i := 0; i < 20; i++ {
 		p.quick.Store(true)
-		p.enter()
-		p.leave(1, time.Second)
+		p.judge(1, time.Second)
 	}
 	if need := p.need.Load(); need != maxStreak {
 		t.Errorf("%d", need)
 	}
 	p.quick.Store(true)
-	p.enter()
-	p.leave(trust+1, 0)
+	p.judge(trust+1, 0)
 	if need := p.need.Load(); need != minStreak {
 		t.Errorf("%d", need)
 	}
@@ -77,8 +78,7 @@ func TestPlacementIsAsAskedFor(t *testing.T) {
 	if !inline.enter() || !inline.enter() {
 		t.Error("not inline")
 	}
-	inline.leave(1, time.Hour)
-	if !inline.enter() || inline.measures() {
+	if !inline.judge(1, time.Hour) || !inline.enter() || inline.measures() {
 		t.Error("not inline any more")
 	}
 	goroutines := newPlacement(elsewhere, seatsOf("two", 2))

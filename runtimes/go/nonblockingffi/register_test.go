@@ -78,6 +78,9 @@ func (l *life) Init(ctx context.Context, config string) error {
 		return errors.New("told to fail")
 	case "panic":
 		panic("told to panic")
+	case "typed nil":
+		var none *nilError
+		return none
 	case "long":
 		return errors.New(strings.Repeat("long ", 1000))
 	}
@@ -150,17 +153,27 @@ func TestTheLifeOfAService(t *testing.T) {
 
 func TestInitFails(t *testing.T) {
 	events := make(chan string, 10)
-	RegisterService("bad start", func() Service { return &life{events: events} })
+	none := false
+	RegisterService("bad start", func() Service {
+		if none {
+			return nil
+		}
+		return &life{events: events}
+	})
 	for config, want := range map[string]string{
-		"fail":  "told to fail",
-		"panic": "panic: told to panic",
-		"long":  strings.Repeat("long ", 1000)[:255],
+		"fail":      "told to fail",
+		"panic":     "panic: told to panic",
+		"long":      strings.Repeat("long ", 1000)[:255],
+		"typed nil": "panic: runtime error: invalid memory address or nil pointer dereference",
+		"none":      "panic: runtime error: invalid memory address or nil pointer dereference",
 	} {
+		none = config == "none"
 		host := newHost(setting{entry: "bad start", config: config, minor: 1, threads: 2})
 		if err := host.Load(fakehost.Framed); err == nil || err.Error() != want {
 			t.Errorf("%s: %v", config, err)
 		}
-		if log := host.Log(); strings.Contains(log, "register_test.go:") != (config == "panic") {
+		if log := host.Log(); strings.Contains(log, "panic in Init") != strings.HasPrefix(want, "panic") ||
+			config == "panic" && !strings.Contains(log, "register_test.go:") {
 			t.Errorf("%s: %s", config, log)
 		}
 		host.Free()

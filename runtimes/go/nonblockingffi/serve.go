@@ -16,8 +16,7 @@ import (
 //export nbffiGoServe
 func nbffiGoServe(visit *C.nbffi_go_visit) {
 	in := instanceOf(uint64(visit.instance))
-	if in.placement.enter() {
-		in.serveHere(visit)
+	if in.placement.enter() && in.serveHere(visit) {
 		return
 	}
 	for count := C.int(1); count > 0; count = C.nbffi_go_take(visit) {
@@ -28,8 +27,9 @@ func nbffiGoServe(visit *C.nbffi_go_visit) {
 }
 
 // serveHere handles requests on the pool thread: one crossing for each, which
-// completes it and gets the next one.
-func (in *instance) serveHere(visit *C.nbffi_go_visit) {
+// completes it and gets the next one. False if the placement has changed its mind
+// and there is a request left, the first of the visit.
+func (in *instance) serveHere(visit *C.nbffi_go_visit) (over bool) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -42,23 +42,28 @@ func (in *instance) serveHere(visit *C.nbffi_go_visit) {
 		}
 	}()
 	var tasks taskMaker
-	requests := 1
-	for in.serveFirst(visit, tasks.next()) {
+	for quick, requests := true, 0; quick && !over; {
+		next := in.serveFirst(visit, tasks.next())
 		requests++
+		if next != C.NBFFI_GO_NEXT {
+			over = next == C.NBFFI_GO_OVER
+			quick = in.placement.judge(requests, time.Duration(visit.now_ns-visit.since_ns))
+			visit.since_ns, requests = visit.now_ns, 0
+		}
 	}
-	in.placement.leave(requests, time.Duration(visit.left_ns-visit.came_ns))
+	in.placement.leave()
 	returned = true
+	return over
 }
 
-// serveFirst handles the first request of a visit. True if there is another one
-// in its place now.
-func (in *instance) serveFirst(visit *C.nbffi_go_visit, t *task) bool {
-	answer := in.handle(visit.tasks[0], t)
-	data, length := pointer(answer.data)
-	if answer.failed {
-		return C.nbffi_go_fail_next(visit, answer.code, data, length) != 0
+// serveFirst handles the first request of a visit, and says what comes next.
+func (in *instance) serveFirst(visit *C.nbffi_go_visit, t *task) C.int {
+	a := in.handle(visit.tasks[0], t)
+	data, length := pointer(a.data)
+	if a.failed {
+		return C.nbffi_go_fail_next(visit, a.code, data, length)
 	}
-	return C.nbffi_go_respond_next(visit, data, length) != 0
+	return C.nbffi_go_respond_next(visit, data, length)
 }
 
 // serveElsewhere handles a request in a goroutine of its own.
@@ -68,18 +73,18 @@ func (in *instance) serveElsewhere(request C.nbffi_go_task) {
 	if measure {
 		came = time.Now()
 	}
-	answer := in.handle(request, new(task))
+	a := in.handle(request, new(task))
 	if measure {
 		in.placement.note(time.Since(came))
 	}
-	in.complete(request.task, answer)
+	in.complete(request.task, a)
 }
 
 // complete ends a task, on any thread; if it has ended, nothing happens.
-func (in *instance) complete(handle C.nbffi_task, answer answer) {
-	data, length := pointer(answer.data)
-	if answer.failed {
-		C.nbffi_go_fail(in.table, handle, answer.code, data, length)
+func (in *instance) complete(handle C.nbffi_task, a answer) {
+	data, length := pointer(a.data)
+	if a.failed {
+		C.nbffi_go_fail(in.table, handle, a.code, data, length)
 		return
 	}
 	C.nbffi_go_respond(in.table, handle, data, length)

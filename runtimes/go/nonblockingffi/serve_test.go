@@ -209,6 +209,35 @@ func TestWhoRunsAHandler(t *testing.T) {
 	}
 }
 
+// A handler that is slow from now on, while many requests wait.
+func TestAThreadDoesNotStayWithASlowHandler(t *testing.T) {
+	const slow = 500
+	var here atomic.Int64
+	handler := func(_ context.Context, request []byte) ([]byte, error) {
+		if len(request) > 0 {
+			if fakehost.OnPoolThread() {
+				here.Add(1)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return nil, nil
+	}
+	host := load(t, setting{entry: entry(handler), minor: 1, threads: 1, said: 2})
+	for i := 0; i < 10*maxStreak; i++ {
+		host.Call("")
+	}
+	var tasks []fakehost.Task
+	for i := 0; i < slow; i++ {
+		tasks = append(tasks, host.Post([]byte("slow"), 0))
+	}
+	for _, task := range tasks {
+		task.Wait()
+	}
+	if count := here.Load(); count > slow/4 {
+		t.Errorf("%d of %d were handled by the pool thread", count, slow)
+	}
+}
+
 func TestGarbageIsCollectedMeanwhile(t *testing.T) {
 	every(t, func(t *testing.T, minor int, options []Option) {
 		handler := func(_ context.Context, request []byte) ([]byte, error) {

@@ -59,7 +59,9 @@ pub fn check(given: &[String]) -> Result<(), String> {
         let complaint = match argument.as_str() {
             "-cp" | "-classpath" | "--class-path" => "the classes of a runtime are in class_path",
             "-jar" => "there is no main class; put the jar into class_path",
-            "-server" | "-client" => "there is nothing to choose",
+            "-Xlog:help" | "-Xinternalversion" | "-Xshare:dump" => {
+                "a JVM would end the process after it"
+            }
             "-XX:-ReduceSignalUsage" => "the signals are nginx's",
             argument if argument.starts_with("-J") => "that is for programs of the JDK",
             argument if argument.starts_with("--") && !argument.contains('=') => {
@@ -102,6 +104,7 @@ mod tests {
     #[test]
     fn what_is_for_the_program_java_is_refused() {
         for argument in [
+            "-Xlog:help",
             "-cp",
             "-jar",
             "--add-opens",

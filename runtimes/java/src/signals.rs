@@ -27,9 +27,10 @@ const STOP_VARIABLE: &CStr = c"_JAVA_SR_SIGNUM";
 /// The highest number of a signal.
 const LAST: c_int = 64;
 
-/// The signal for stopping threads: one that nobody knows by name.
+/// The signal for stopping threads: one that nobody knows by name. `SIGRTMAX - 2`
+/// is what the JDK's own libraries take, to wake threads that wait for sockets.
 fn stop_signal() -> c_int {
-    libc::SIGRTMAX() - 2
+    libc::SIGRTMAX() - 5
 }
 
 /// The handlers of all signals, at one moment.

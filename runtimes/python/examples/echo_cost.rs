@@ -177,7 +177,14 @@ impl Runtime {
         REQUEST.set((request.as_ptr(), request.len()));
         let call = self.plugin.call.expect("a plugin has a call function");
         // SAFETY: the request outlives the call, and so all tasks.
-        unsafe { call(self.state, batch, request.as_ptr().cast(), request.len() as u64) };
+        unsafe {
+            call(
+                self.state,
+                batch,
+                request.as_ptr().cast(),
+                request.len() as u64,
+            )
+        };
     }
 
     /// Nanoseconds per task.
@@ -244,7 +251,10 @@ fn run() -> Result<(), String> {
                 }
                 format!("{:.0}", runtime.measure(bytes, batch, limit))
             });
-            println!("{bytes:>10} {:>10} {:>10} {:>10}", figures[0], figures[1], figures[2]);
+            println!(
+                "{bytes:>10} {:>10} {:>10} {:>10}",
+                figures[0], figures[1], figures[2]
+            );
         }
         Ok(())
     });

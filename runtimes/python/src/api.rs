@@ -64,9 +64,11 @@ pub struct Py_buffer {
 
 /// A function written here that Python code calls with its arguments in an
 /// array.
-pub type FastCall =
-    unsafe extern "C" fn(this: *mut PyObject, args: *const *mut PyObject, n: isize)
-        -> *mut PyObject;
+pub type FastCall = unsafe extern "C" fn(
+    this: *mut PyObject,
+    args: *const *mut PyObject,
+    n: isize,
+) -> *mut PyObject;
 
 /// Describes such a function to Python.
 #[repr(C)]
@@ -93,13 +95,13 @@ pub const VECTORCALL_OFFSET: usize = 1 << (usize::BITS - 1);
 
 macro_rules! api {
     ($(fn $name:ident($($arg:ty),*) $(-> $ret:ty)?;)*
-     $(optional fn $maybe:ident($($marg:ty),*) -> $mret:ty;)*
+     $(optional fn $maybe:ident($($marg:ty),*) $(-> $mret:ty)?;)*
      $(static $data:ident;)*) => {
         /// The functions and objects of libpython that are used.
         #[allow(non_snake_case, missing_docs, reason = "documented by Python")]
         pub struct Api {
             $(pub $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
-            $(pub $maybe: Option<unsafe extern "C" fn($($marg),*) -> $mret>,)*
+            $(pub $maybe: Option<unsafe extern "C" fn($($marg),*) $(-> $mret)?>,)*
             /// Variadic: the function, its arguments, NULL.
             pub PyObject_CallFunctionObjArgs:
                 unsafe extern "C" fn(*mut PyObject, ...) -> *mut PyObject,
@@ -134,7 +136,6 @@ api! {
     fn Py_InitializeFromConfig(*const c_void) -> PyStatus;
     fn PyConfig_Clear(*mut c_void);
     fn Py_DecodeLocale(*const c_char, *mut usize) -> *mut i32;
-    fn Py_SetProgramName(*const i32);
 
     // Threads.
     fn PyGILState_Ensure() -> c_int;
@@ -191,6 +192,8 @@ api! {
     // Of the stable ABI since 3.12; there since 3.11 (before, a macro).
     optional fn PyObject_Vectorcall(*mut PyObject, *const *mut PyObject, usize, *mut PyObject)
         -> *mut PyObject;
+    // Deprecated since 3.11, to be removed in 3.15.
+    optional fn Py_SetProgramName(*const i32);
 
     static _Py_NoneStruct;
     static PyUnicode_Type;
@@ -308,7 +311,9 @@ fn minor_of(version: &str) -> Result<u32, String> {
     let minor = numbers.next().and_then(|text| text.parse::<u32>().ok());
     match (major, minor) {
         (Some("3"), Some(minor)) if minor >= OLDEST_MINOR => Ok(minor),
-        _ => Err(format!("is Python {version}; 3.{OLDEST_MINOR} or later is needed")),
+        _ => Err(format!(
+            "is Python {version}; 3.{OLDEST_MINOR} or later is needed"
+        )),
     }
 }
 

@@ -57,8 +57,7 @@ pub fn interpreter(program: &Path) -> Result<Answer, String> {
 
 fn parse(text: &str) -> Option<Answer> {
     let lines: Vec<&str> = text.lines().collect();
-    let [version, executable, prefix, libdir, multiarch, instsoname, ldlibrary, shared] =
-        lines[..]
+    let [version, executable, prefix, libdir, multiarch, instsoname, ldlibrary, shared] = lines[..]
     else {
         return None;
     };
@@ -100,7 +99,9 @@ fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let mut envp = vec![c_string(b"LC_ALL=C.UTF-8")?];
     for name in ["PATH", "HOME"] {
         if let Some(value) = std::env::var_os(name) {
-            envp.push(c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())?);
+            envp.push(c_string(
+                &[name.as_bytes(), b"=", value.as_bytes()].concat(),
+            )?);
         }
     }
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
@@ -112,7 +113,10 @@ fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-        return Err(format!("cannot be run: {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "cannot be run: {}",
+            std::io::Error::last_os_error()
+        ));
     }
     // SAFETY: pipe2 made both, and nobody else has them.
     let (reader, writer) =
@@ -140,7 +144,10 @@ fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
         }
     }
     if child < 0 {
-        return Err(format!("cannot be run: {}", std::io::Error::last_os_error()));
+        return Err(format!(
+            "cannot be run: {}",
+            std::io::Error::last_os_error()
+        ));
     }
     drop(writer);
     let answer = read_within(reader, PATIENCE);
@@ -186,7 +193,11 @@ unsafe fn run_and_tell(program: impl FnOnce()) -> ! {
         let mut status = 0;
         let waited = libc::waitpid(child, &mut status, 0);
         let told = waited == child && libc::WIFEXITED(status);
-        libc::_exit(if told { libc::WEXITSTATUS(status) } else { NOT_RUN })
+        libc::_exit(if told {
+            libc::WEXITSTATUS(status)
+        } else {
+            NOT_RUN
+        })
     }
 }
 
@@ -250,7 +261,10 @@ mod tests {
                     libpython3.12.so\n1\n";
         let answer = parse(text).unwrap();
         assert_eq!(answer.version, "3.12");
-        assert_eq!(answer.candidates[0], Path::new("/opt/p/lib/libpython3.12.so.1.0"));
+        assert_eq!(
+            answer.candidates[0],
+            Path::new("/opt/p/lib/libpython3.12.so.1.0")
+        );
         assert_eq!(answer.candidates.len(), 2);
         assert!(answer.shared);
         let text = "3.12\n/p/bin/python3\n/p\n/p/lib\n\nlibpython3.12.a\nlibpython3.12.a\n0\n";
@@ -262,7 +276,10 @@ mod tests {
     #[test]
     fn programs_are_run_and_waited_for() {
         let sh = Path::new("/bin/sh");
-        assert_eq!(run(sh, &["-c", "echo $LC_ALL; echo x >&2"]).unwrap(), "C.UTF-8\n");
+        assert_eq!(
+            run(sh, &["-c", "echo $LC_ALL; echo x >&2"]).unwrap(),
+            "C.UTF-8\n"
+        );
         let said = run(sh, &["-c", "exit 3"]).unwrap_err();
         assert!(said.contains("code 3"), "{said}");
         let said = run(Path::new("/nonexistent/python"), &[]).unwrap_err();

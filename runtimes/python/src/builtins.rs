@@ -1,6 +1,6 @@
 //! The module `_nonblocking_ffi`: what Python code may call. It is the private
 //! part of the package `nonblocking_ffi`, which has the public one, and of
-//! `host.py`.
+//! `python/host.py`.
 //!
 //! | function | |
 //! |---|---|
@@ -15,6 +15,7 @@
 //! | `respond(task, result)`, `fail(task, code, message)` | end a task of a loop |
 //! | `serve(runtime)` | makes the calling thread a loop's; with 0, not any more |
 //! | `turn(at_work)` | the loop begins to work, or to wait |
+//! | `forked()` | this process is the child of a fork |
 
 use std::ffi::{c_long, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -37,7 +38,7 @@ const THREAD_NAME: &CStr = c"nbffi-asyncio";
 static API: OnceLock<&'static Api> = OnceLock::new();
 
 /// The functions, by name.
-const FUNCTIONS: [(&CStr, FastCall); 12] = [
+const FUNCTIONS: [(&CStr, FastCall); 13] = [
     (c"here", enter::<Here>),
     (c"unwanted", enter::<Unwanted>),
     (c"remaining", enter::<Remaining>),
@@ -50,6 +51,7 @@ const FUNCTIONS: [(&CStr, FastCall); 12] = [
     (c"fail", enter::<Fail>),
     (c"serve", enter::<Serve>),
     (c"turn", enter::<Turn>),
+    (c"forked", enter::<Forked>),
 ];
 
 /// Makes the module.
@@ -154,7 +156,7 @@ impl Arguments<'_> {
     }
 
     fn text(&self, index: usize) -> Result<String> {
-        self.0.string(self.1[index])
+        self.0.string(&self.object(index))
     }
 
     fn object(&self, index: usize) -> Ref {
@@ -337,7 +339,7 @@ impl Builtin for Serve {
         match arguments.number(0)? {
             0 => threads::forget(),
             runtime => {
-                // SAFETY: Python calls with the GIL; host.py has a new thread
+                // SAFETY: Python calls with the GIL; python/loop.py has a new thread
                 // call this first, and again with 0 when it ends.
                 unsafe { threads::serve(gil.api(), runtime) };
                 // SAFETY: a terminated name, for the calling thread.
@@ -362,5 +364,32 @@ impl Builtin for Turn {
             }
         }
         none(gil)
+    }
+}
+
+struct Forked;
+
+impl Builtin for Forked {
+    const ARGUMENTS: usize = 0;
+
+    /// A plugin has forked, as `multiprocessing` does. The child has nginx's
+    /// signal handlers, with every signal blocked: nothing but SIGKILL would
+    /// end it, and it would keep nginx's sockets open.
+    fn call(gil: Gil, _arguments: Arguments<'_>) -> Result<Ref> {
+        runtime::note_fork();
+        let mut none = std::mem::MaybeUninit::uninit();
+        // SAFETY: plain numbers, and a set that sigemptyset initialises. This
+        // thread is the only one of its process.
+        unsafe {
+            for signal in 1..=libc::SIGSYS {
+                if signal != libc::SIGPIPE {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+            }
+            libc::sigemptyset(none.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), null_mut());
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        }
+        self::none(gil)
     }
 }

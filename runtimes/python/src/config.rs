@@ -94,7 +94,12 @@ mod tests {
         for end in 0..good.len() {
             assert!(Config::parse(&good[..end]).is_err(), "{end}");
         }
-        for text in ["entry:4:m:f\n", "entry:x:m:f\n", "entry:-1:\n", "oops:1:x\n"] {
+        for text in [
+            "entry:4:m:f\n",
+            "entry:x:m:f\n",
+            "entry:-1:\n",
+            "oops:1:x\n",
+        ] {
             assert!(Config::parse(text.as_bytes()).is_err(), "{text}");
         }
     }

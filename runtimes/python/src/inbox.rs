@@ -129,7 +129,9 @@ mod tests {
             unsafe { inbox.push(task, std::ptr::null(), 0) };
         }
         assert!(readable(&inbox, 0));
-        let taken: Vec<u64> = std::iter::from_fn(|| inbox.take()).map(|w| w.task).collect();
+        let taken: Vec<u64> = std::iter::from_fn(|| inbox.take())
+            .map(|w| w.task)
+            .collect();
         assert_eq!(taken, [1, 2, 3]);
         assert!(!readable(&inbox, 0));
     }

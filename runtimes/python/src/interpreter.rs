@@ -43,9 +43,16 @@ const UTF8_MODE: usize = 7;
 const STACK_BYTES: usize = 8 << 20;
 
 /// The host's own Python code.
-const HOST: &str = include_str!("host.py");
-/// What plugins import.
-const PACKAGE: [(&CStr, &str); 3] = [
+const HOST: &str = include_str!("python/host.py");
+/// What it imports, and what plugins do.
+const SOURCES: [(&CStr, &str); 6] = [
+    (c"_nonblocking_ffi_errors", include_str!("python/errors.py")),
+    (c"_nonblocking_ffi_log", include_str!("python/log.py")),
+    (c"_nonblocking_ffi_loop", include_str!("python/loop.py")),
+    (
+        c"_nonblocking_ffi_modules",
+        include_str!("python/modules.py"),
+    ),
     (
         c"nonblocking_ffi",
         include_str!("../package/src/nonblocking_ffi/__init__.py"),
@@ -53,10 +60,6 @@ const PACKAGE: [(&CStr, &str); 3] = [
     (
         c"nonblocking_ffi._entry",
         include_str!("../package/src/nonblocking_ffi/_entry.py"),
-    ),
-    (
-        c"nonblocking_ffi._outside",
-        include_str!("../package/src/nonblocking_ffi/_outside.py"),
     ),
 ];
 
@@ -67,7 +70,7 @@ pub struct Interpreter {
     host: Host,
 }
 
-/// What `host.py` has for us.
+/// What `python/host.py` has for us.
 #[derive(Debug)]
 struct Host {
     open: Ref,
@@ -168,7 +171,10 @@ unsafe fn initialize(found: Found) -> std::result::Result<Interpreter, String> {
     let gil = unsafe { Gil::assume(&library.api) };
     let host = match load_host(gil) {
         Ok(host) => Ok(host),
-        Err(_) => Err(format!("Python's half of the host fails: {}", gil.take_message())),
+        Err(_) => Err(format!(
+            "Python's half of the host fails: {}",
+            gil.take_message()
+        )),
     };
     // SAFETY: the GIL is there. The keeper attaches when it has to.
     unsafe { (library.api.PyEval_SaveThread)() };
@@ -193,7 +199,7 @@ unsafe fn configure(api: &Api, program: Option<&Path>) -> std::result::Result<()
     }
     // SAFETY: a structure that was filled in by its function.
     check(unsafe { (api.Py_PreInitialize)(place) })?;
-    if let Some(program) = program {
+    if let (Some(program), Some(set_name)) = (program, api.Py_SetProgramName) {
         let program = CString::new(program.as_os_str().as_bytes())
             .map_err(|_| "the path of python has a NUL in it".to_owned())?;
         // SAFETY: after pre-initialisation texts may be decoded. The name must
@@ -201,7 +207,7 @@ unsafe fn configure(api: &Api, program: Option<&Path>) -> std::result::Result<()
         unsafe {
             let name = (api.Py_DecodeLocale)(program.as_ptr(), std::ptr::null_mut());
             if !name.is_null() {
-                (api.Py_SetProgramName)(name);
+                set_name(name);
             }
         }
     }
@@ -235,7 +241,7 @@ fn load_host(gil: Gil) -> Result<Host> {
     // SAFETY: new references; the dictionary takes one of its own.
     unsafe {
         let sources = gil.owned((gil.PyDict_New)())?;
-        for (name, source) in PACKAGE {
+        for (name, source) in SOURCES {
             let source = gil.text(source.as_bytes())?;
             (gil.PyDict_SetItemString)(sources.as_ptr(), name.as_ptr(), source.as_ptr());
         }
@@ -245,7 +251,11 @@ fn load_host(gil: Gil) -> Result<Host> {
         }
     }
     let source = CString::new(HOST).unwrap_or_default();
-    let host = gil.run_module(c"_nonblocking_ffi_host", c"<nonblocking_ffi host>", &source)?;
+    let host = gil.run_module(
+        c"_nonblocking_ffi_host",
+        c"<_nonblocking_ffi_host>",
+        &source,
+    )?;
     Ok(Host {
         open: gil.attribute(&host, c"open")?,
         close: gil.attribute(&host, c"close")?,
@@ -311,7 +321,7 @@ impl Interpreter {
         opened.unwrap_or_else(|_| Err(gil.take_message()))
     }
 
-    /// The inner result is what `open` of host.py says.
+    /// The inner result is what `open` of python/host.py says.
     fn try_open(
         &self,
         gil: Gil,
@@ -353,7 +363,7 @@ impl Interpreter {
         let answer = gil.call(&self.host.open, arguments)?;
         let (handle, function) = (gil.item(&answer, 0)?, gil.item(&answer, 1)?);
         if handle.as_ptr() == gil.none() {
-            return Ok(Err(gil.string(function.as_ptr())?));
+            return Ok(Err(gil.string(&function)?));
         }
         let function = Some(function).filter(|function| function.as_ptr() != gil.none());
         Ok(Ok(Opened { handle, function }))
@@ -362,7 +372,7 @@ impl Interpreter {
     /// Ends a runtime's Python side.
     pub fn close(&self, gil: Gil, handle: Ref) {
         if gil.call(&self.host.close, [handle]).is_err() {
-            // host.py logs what goes wrong in there.
+            // python/host.py logs what goes wrong in there.
             gil.take_exception();
         }
     }
@@ -378,7 +388,10 @@ impl Interpreter {
     /// with. It is logged, too, and not set any more.
     pub fn describe(&self, gil: Gil, runtime: u64, unwanted: bool) -> (i64, String) {
         let Some(error) = gil.take_exception() else {
-            return (0, "the function returned nothing, and no exception".to_owned());
+            return (
+                0,
+                "the function returned nothing, and no exception".to_owned(),
+            );
         };
         let described = || {
             // SAFETY: a new reference.
@@ -389,7 +402,7 @@ impl Interpreter {
             // SAFETY: any object may be asked; what is no number is -1 and an
             // exception.
             let code = unsafe { (gil.PyLong_AsLongLong)(code.as_ptr()) };
-            Ok::<_, crate::object::Raised>((code, gil.string(message.as_ptr())?))
+            Ok::<_, crate::object::Raised>((code, gil.string(&message)?))
         };
         described().unwrap_or_else(|_| (0, gil.take_message()))
     }
@@ -412,4 +425,3 @@ impl Interpreter {
         }
     }
 }
-

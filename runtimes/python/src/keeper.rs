@@ -126,7 +126,9 @@ fn look(sightings: &mut Vec<Sighting>) -> bool {
         sightings.retain(|s| records.iter().any(|&r| std::ptr::eq(r, s.record)));
         for &record in records.iter() {
             let task = record.task();
-            let known = sightings.iter_mut().find(|s| std::ptr::eq(s.record, record));
+            let known = sightings
+                .iter_mut()
+                .find(|s| std::ptr::eq(s.record, record));
             match known {
                 Some(sighting) if sighting.task == task => sighting.ticks += 1,
                 Some(sighting) => {
@@ -196,8 +198,8 @@ impl Sighting {
         threads::with_records(|records| {
             let found = records.iter().find(|&&r| std::ptr::eq(r, self.record));
             // Relaxed: as in `stop`.
-            let found = found
-                .filter(|r| r.task() == self.task && r.shields.load(Ordering::Relaxed) == 0);
+            let found =
+                found.filter(|r| r.task() == self.task && r.shields.load(Ordering::Relaxed) == 0);
             if let Some(record) = found {
                 work(record);
             }

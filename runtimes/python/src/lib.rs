@@ -37,7 +37,7 @@
 //! | [`inbox`] | tasks on their way to a loop |
 //! | [`reply`] | what a function returned, as a response |
 //! | [`builtins`] | what Python code may call: the module `_nonblocking_ffi` |
-//! | `host.py` | what is easier said in Python: imports, loops, log, tracebacks |
+//! | `python/` | what is easier said in Python: imports, loops, log, tracebacks |
 //!
 //! `package/` is what authors of plugins import, `nonblocking_ffi`; the shared
 //! object carries a copy, so that both always are of one version.

@@ -288,7 +288,10 @@ impl Search {
         let multiarch = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
         let versions: Vec<String> = match version {
             Some(version) => vec![version.to_owned()],
-            None => (OLDEST_MINOR..=NEWEST_MINOR).rev().map(|m| format!("3.{m}")).collect(),
+            None => (OLDEST_MINOR..=NEWEST_MINOR)
+                .rev()
+                .map(|m| format!("3.{m}"))
+                .collect(),
         };
         let folders = ["lib", &multiarch, "lib64"].map(|folder| prefix.join(folder));
         let mut candidates = Vec::new();
@@ -313,7 +316,11 @@ impl Search {
     }
 
     fn report(&self) -> String {
-        let lines: Vec<String> = self.tried.iter().map(|line| format!("\n  {line}")).collect();
+        let lines: Vec<String> = self
+            .tried
+            .iter()
+            .map(|line| format!("\n  {line}"))
+            .collect();
         format!(
             "cannot find a libpython (CPython 3.{OLDEST_MINOR} or later, built with \
              --enable-shared; Debian: package libpython3-dev); the options python and venv \
@@ -443,9 +450,18 @@ mod tests {
         let text = format!("home = {}\nversion = 3.10.4\n", home.display());
         folder.file("venv/pyvenv.cfg", &text);
         let venv = folder.0.join("venv");
-        assert_eq!(libraries(&Search::default().of_venv(&venv)), [library.as_path()]);
+        assert_eq!(
+            libraries(&Search::default().of_venv(&venv)),
+            [library.as_path()]
+        );
         assert_eq!(version_of_venv(&venv).as_deref(), Some("3.10"));
-        assert_eq!(named(&Wanted { python: None, venv: Some(venv) }), Ok(vec![library]));
+        assert_eq!(
+            named(&Wanted {
+                python: None,
+                venv: Some(venv)
+            }),
+            Ok(vec![library])
+        );
         assert_eq!(named(&Wanted::default()), Ok(vec![]));
     }
 
@@ -471,7 +487,10 @@ mod tests {
         let folder = Folder::new();
         let no_library = folder.file("libpython3.11.so", "this is no library");
         let said = |python: &Path| {
-            let wanted = Wanted { python: Some(python.to_owned()), venv: None };
+            let wanted = Wanted {
+                python: Some(python.to_owned()),
+                venv: None,
+            };
             find(&wanted).unwrap_err()
         };
         let text = said(&no_library);
@@ -495,10 +514,18 @@ mod tests {
         assert!(text.contains("no libpython3.*.so"), "{text}");
 
         let venv = folder.0.join("nothing");
-        let text = find(&Wanted { python: None, venv: Some(venv.clone()) }).unwrap_err();
+        let text = find(&Wanted {
+            python: None,
+            venv: Some(venv.clone()),
+        })
+        .unwrap_err();
         assert!(text.contains("pyvenv.cfg"), "{text}");
         folder.file("nothing/pyvenv.cfg", "home = /nonexistent\n");
-        let text = find(&Wanted { python: None, venv: Some(venv) }).unwrap_err();
+        let text = find(&Wanted {
+            python: None,
+            venv: Some(venv),
+        })
+        .unwrap_err();
         assert!(text.contains("/nonexistent: has no python3"), "{text}");
     }
 

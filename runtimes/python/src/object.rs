@@ -170,23 +170,33 @@ impl Gil {
     /// An attribute.
     pub fn attribute(self, object: &Ref, name: &CStr) -> Result<Ref> {
         // SAFETY: the object lives; a new reference.
-        unsafe { self.owned((self.PyObject_GetAttrString)(object.as_ptr(), name.as_ptr())) }
+        unsafe {
+            self.owned((self.PyObject_GetAttrString)(
+                object.as_ptr(),
+                name.as_ptr(),
+            ))
+        }
     }
 
     /// Calls with the items of a tuple.
     pub fn call<const N: usize>(self, function: &Ref, arguments: [Ref; N]) -> Result<Ref> {
         let arguments = self.tuple(arguments)?;
         // SAFETY: both live; a new reference.
-        unsafe { self.owned((self.PyObject_CallObject)(function.as_ptr(), arguments.as_ptr())) }
+        unsafe {
+            self.owned((self.PyObject_CallObject)(
+                function.as_ptr(),
+                arguments.as_ptr(),
+            ))
+        }
     }
 
     /// The text of a `str`, with `\udcff` and the like for what is no text.
-    pub fn string(self, text: *mut PyObject) -> Result<String> {
+    pub fn string(self, text: &Ref) -> Result<String> {
         // SAFETY: the functions check the types; `bytes` lives while its data
         // is copied.
         unsafe {
             let bytes = self.owned((self.PyUnicode_AsEncodedString)(
-                text,
+                text.as_ptr(),
                 c"utf-8".as_ptr(),
                 c"backslashreplace".as_ptr(),
             ))?;
@@ -230,7 +240,7 @@ impl Gil {
         };
         // SAFETY: the object lives; new references.
         let text = unsafe { self.owned((self.PyObject_Str)(error.as_ptr())) };
-        let text = text.and_then(|text| self.string(text.as_ptr()));
+        let text = text.and_then(|text| self.string(&text));
         let class = self.class_name(&error);
         // What was raised by describing it is of no interest.
         // SAFETY: the GIL is there.
@@ -243,7 +253,7 @@ impl Gil {
         // SAFETY: the object lives; a new reference.
         let class = unsafe { self.owned((self.PyObject_Type)(object.as_ptr())) };
         let name = class.and_then(|class| self.attribute(&class, c"__name__"));
-        let name = name.and_then(|name| self.string(name.as_ptr()));
+        let name = name.and_then(|name| self.string(&name));
         name.unwrap_or_else(|_| "an exception".to_owned())
     }
 

@@ -57,7 +57,11 @@ impl Reply {
             // SAFETY: a `str`; a new reference. What has no UTF-8 raises.
             let bytes = unsafe {
                 let (utf8, strict) = (c"utf-8".as_ptr(), c"strict".as_ptr());
-                gil.owned((gil.PyUnicode_AsEncodedString)(result.as_ptr(), utf8, strict))?
+                gil.owned((gil.PyUnicode_AsEncodedString)(
+                    result.as_ptr(),
+                    utf8,
+                    strict,
+                ))?
             };
             return Self::of(gil, bytes);
         }
@@ -79,8 +83,7 @@ impl Reply {
             internal: null_mut(),
         });
         // SAFETY: the structure is writable; it keeps the object if it worked.
-        let got =
-            unsafe { (gil.PyObject_GetBuffer)(result.as_ptr(), &mut *buffer, PY_BUF_SIMPLE) };
+        let got = unsafe { (gil.PyObject_GetBuffer)(result.as_ptr(), &mut *buffer, PY_BUF_SIMPLE) };
         if got == 0 {
             return Ok(Self {
                 data: buffer.buf.cast_const().cast(),

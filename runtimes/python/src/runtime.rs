@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::mem::offset_of;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nonblocking_ffi_plugin::sys::{nbffi_host, nbffi_task};
@@ -127,10 +127,24 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// Whether this process is the child of a worker, forked by a plugin.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// This process is the child of a fork: nobody reads its part of the log.
+pub fn note_fork() {
+    // Relaxed: there is only this thread.
+    FORKED.store(true, Ordering::Relaxed);
+}
+
 /// Writes to nginx's error log, in the name of a runtime; of any if that one is
 /// not open, as threads of a plugin belong to none. A long text becomes several
 /// entries, cut between lines.
 pub fn log(runtime: u64, level: i32, text: &str) {
+    // Relaxed: see `note_fork`. The lock may be another thread's for ever there.
+    if FORKED.load(Ordering::Relaxed) {
+        eprintln!("nonblocking_ffi: {text}");
+        return;
+    }
     let runtimes = runtimes();
     let listed = runtimes.get(&runtime).or_else(|| runtimes.values().next());
     let Some(listed) = listed else {

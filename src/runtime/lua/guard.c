@@ -13,7 +13,10 @@
  *     code holds no lock, and no C function is on the stack but such as called
  *     back into Lua. The VM is in no state to be used again, not even to be
  *     closed: its memory is released as a whole.
- *   In C code, the handler does nothing: the watchdog tries again.
+ *   - and if it is in a C function that compiled code has called, as a loop
+ *     that polls or sleeps always is, makes that function return to a
+ *     trampoline, which leaves the VM in the same way.
+ *   In other C code, the handler does nothing: the watchdog tries again.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -52,20 +55,24 @@ typedef struct nbffi_guard {
     /* What is being run, and what is to be stopped: numbers of runs. */
     volatile sig_atomic_t run;
     _Atomic int stop;
+    /* The stack above the frame that calls Lua. */
+    uintptr_t *floor;
 } nbffi_guard;
 
 /* initial-exec: a handler must not allocate, as other models may. */
 static __thread nbffi_guard *current
     __attribute__((tls_model("initial-exec")));
 
-/* Where compiled code may be: executable memory that is no file's. Written by
- * the watchdog before it sends a signal; odd versions are being written. */
-static struct { uintptr_t start, end; } ranges[MAX_RANGES];
+/* Where compiled code may be: executable memory that is no file's; and where
+ * LuaJIT itself is. Written by the watchdog before it sends a signal; odd
+ * versions are being written. */
+static struct { uintptr_t start, end; } ranges[MAX_RANGES], luajit;
 static _Atomic unsigned ranges_count;
 static _Atomic unsigned ranges_version;
 
 void
-nbffi_guard_ranges(const uintptr_t *bounds, unsigned count)
+nbffi_guard_ranges(const uintptr_t *bounds, unsigned count,
+                   uintptr_t luajit_start, uintptr_t luajit_end)
 {
     unsigned version = atomic_load(&ranges_version);
 
@@ -78,6 +85,8 @@ nbffi_guard_ranges(const uintptr_t *bounds, unsigned count)
         ranges[i].start = bounds[2 * i];
         ranges[i].end = bounds[2 * i + 1];
     }
+    luajit.start = luajit_start;
+    luajit.end = luajit_end;
     atomic_store(&ranges_count, count);
     atomic_store(&ranges_version, version + 2);
 }
@@ -96,18 +105,145 @@ is_compiled_code(uintptr_t address)
            && version == atomic_load(&ranges_version);
 }
 
-static uintptr_t
-program_counter(void *context)
+/* Where a C function that was called by compiled code returns to, once the
+ * thread is to leave its VM. It gets there by a return, so the stack may not be
+ * aligned as for a call. */
+void nbffi_guard_leave(void);
+void nbffi_guard_trampoline(void);
+
+void
+nbffi_guard_leave(void)
 {
-#if defined(__x86_64__)
-    return (uintptr_t) ((ucontext_t *) context)->uc_mcontext.gregs[REG_RIP];
-#elif defined(__aarch64__)
-    return (uintptr_t) ((ucontext_t *) context)->uc_mcontext.pc;
-#else
-    (void) context;
-    return 0;
-#endif
+    siglongjmp(current->jump, 1);
 }
+
+#if defined(__x86_64__)
+
+__asm__(
+    ".text\n"
+    ".hidden nbffi_guard_trampoline\n"
+    ".hidden nbffi_guard_leave\n"
+    ".globl nbffi_guard_trampoline\n"
+    ".type nbffi_guard_trampoline, @function\n"
+    "nbffi_guard_trampoline:\n"
+    "    .cfi_startproc\n"
+    "    .cfi_undefined rip\n"
+    "    andq $-16, %rsp\n"
+    "    call nbffi_guard_leave\n"
+    "    ud2\n"
+    "    .cfi_endproc\n"
+    ".size nbffi_guard_trampoline, . - nbffi_guard_trampoline\n"
+);
+
+/* Whether there is a call right before an address. */
+static int
+is_after_call(uintptr_t address)
+{
+    const unsigned char *code = (const unsigned char *) address;
+
+    /* call rel32; call reg, call [reg], call [reg + disp8] or [sib],
+     * call [sib + disp8], call [reg + disp32] or [rip + disp32] */
+    return code[-5] == 0xe8
+           || (code[-2] == 0xff && (code[-1] & 0x38) == 0x10)
+           || (code[-3] == 0xff && (code[-2] & 0x38) == 0x10)
+           || (code[-4] == 0xff && (code[-3] & 0x38) == 0x10)
+           || (code[-6] == 0xff && (code[-5] & 0x38) == 0x10);
+}
+
+#define registers_of(context) (((ucontext_t *) context)->uc_mcontext.gregs)
+#define program_counter(context) ((uintptr_t) registers_of(context)[REG_RIP])
+#define stack_pointer(context) ((uintptr_t) registers_of(context)[REG_RSP])
+#define return_register(context) NULL
+
+#elif defined(__aarch64__)
+
+__asm__(
+    ".text\n"
+    ".hidden nbffi_guard_trampoline\n"
+    ".hidden nbffi_guard_leave\n"
+    ".globl nbffi_guard_trampoline\n"
+    ".type nbffi_guard_trampoline, %function\n"
+    "nbffi_guard_trampoline:\n"
+    "    b nbffi_guard_leave\n"
+    ".size nbffi_guard_trampoline, . - nbffi_guard_trampoline\n"
+);
+
+static int
+is_after_call(uintptr_t address)
+{
+    uint32_t code = ((const uint32_t *) address)[-1];
+
+    /* bl; blr */
+    return (code & 0xfc000000) == 0x94000000
+           || (code & 0xfffffc1f) == 0xd63f0000;
+}
+
+#define registers_of(context) (((ucontext_t *) context)->uc_mcontext)
+#define program_counter(context) ((uintptr_t) registers_of(context).pc)
+#define stack_pointer(context) ((uintptr_t) registers_of(context).sp)
+#define return_register(context) (&registers_of(context).regs[30])
+
+#else
+
+/* Elsewhere hooks are all there is. */
+#define program_counter(context) ((uintptr_t) 0)
+
+#endif
+
+#if defined(__x86_64__) || defined(__aarch64__)
+
+static int
+is_luajit(uintptr_t address)
+{
+    return address >= luajit.start && address < luajit.end;
+}
+
+static int
+is_return_address(uintptr_t address)
+{
+    return is_compiled_code(address) && is_compiled_code(address - 8)
+           && is_after_call(address);
+}
+
+/* Has the C function that the thread is in, if compiled code called it, return
+ * to the trampoline. Between compiled code and a function that it calls there
+ * is nothing of LuaJIT's: if there is, LuaJIT itself works, on its own code for
+ * example, and what looks like a return address may be something else. */
+static void
+redirect(nbffi_guard *guard, void *context)
+{
+    unsigned long long *in_register = return_register(context);
+    uintptr_t *place = (uintptr_t *) (stack_pointer(context) & ~(uintptr_t) 7);
+
+    if (is_luajit(program_counter(context))) {
+        return;
+    }
+    if (in_register != NULL) {
+        if (is_luajit(*in_register)) {
+            return;
+        }
+        if (is_return_address(*in_register)) {
+            *in_register = (uintptr_t) nbffi_guard_trampoline;
+        }
+    }
+    for ( ; place < guard->floor && !is_luajit(*place); place++) {
+        if (is_return_address(*place)) {
+            *place = (uintptr_t) nbffi_guard_trampoline;
+            return;
+        }
+    }
+}
+
+#else
+
+static void
+redirect(nbffi_guard *guard, void *context)
+{
+    (void) guard;
+    (void) context;
+}
+
+#endif
 
 static void
 raise_error(lua_State *L, lua_Debug *record)
@@ -133,9 +269,13 @@ on_signal(int signal, siginfo_t *info, void *context)
         lua_sethook(guard->L, raise_error, EVERYTHING, 1);
         return;
     }
-    if (!guard->nested && is_compiled_code(program_counter(context))) {
+    if (guard->nested) {
+        return;
+    }
+    if (is_compiled_code(program_counter(context))) {
         siglongjmp(guard->jump, 1);
     }
+    redirect(guard, context);
 }
 
 /* Installs the handler for a signal that nobody uses. Returns its number, or 0
@@ -212,6 +352,7 @@ nbffi_guard_call(nbffi_guard *guard, int run, int nargs, int errfunc)
         return ABANDONED;
     }
     guard->run = run;
+    guard->floor = __builtin_frame_address(0);
     current = guard;
     atomic_signal_fence(memory_order_seq_cst);
     guard->armed = 1;

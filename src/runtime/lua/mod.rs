@@ -174,13 +174,27 @@ impl Host for Arc<LuaHost> {
         let Some(seat) = pool::seat() else {
             return Outcome::Failed(0);
         };
-        let ran = group::with_vm(&self.group, seat, |vm| self.run(vm, task, tag, request));
-        if let Err(why) = ran.and_then(|ran| ran) {
+        let fail = |error: Error, why: &str| {
             if let Some((slot, generation)) = arena::resolve(task) {
                 slot.end(generation, |reply| {
-                    reply.fail(Error::Runtime, 0, why.as_bytes());
+                    reply.fail(error, 0, why.as_bytes());
                 });
             }
+        };
+        // The task ends before its VM is replaced, if that has to be.
+        let ran = group::with_vm(&self.group, seat, |vm| {
+            if let Err(why) = self.run(vm, task, tag, request) {
+                // Whoever was stopped since its deadline has passed, and whose
+                // caller has not noticed, or is none.
+                if vm.watched().is_stopped() {
+                    fail(Error::Timeout, "");
+                } else {
+                    fail(Error::Runtime, &why);
+                }
+            }
+        });
+        if let Err(why) = ran {
+            fail(Error::Runtime, &why);
         }
         Outcome::Done
     }

@@ -48,7 +48,12 @@ extern "C" {
     fn nbffi_guard_nest(guard: *mut Guard, nested: c_int);
     fn nbffi_guard_is_stopped(guard: *const Guard) -> c_int;
     fn nbffi_guard_call(guard: *mut Guard, run: c_int, nargs: c_int, errfunc: c_int) -> c_int;
-    fn nbffi_guard_ranges(bounds: *const usize, count: c_uint);
+    fn nbffi_guard_ranges(
+        bounds: *const usize,
+        count: c_uint,
+        luajit_start: usize,
+        luajit_end: usize,
+    );
 }
 
 /// How a guarded call ended.
@@ -332,8 +337,28 @@ fn tell_ranges() {
         return;
     };
     let bounds = executable_memory(&maps);
+    let luajit = mapping_of(&maps, lua::lua_pcall as *const () as usize);
     // SAFETY: pairs of bounds, as many as it is told.
-    unsafe { nbffi_guard_ranges(bounds.as_ptr(), (bounds.len() / 2) as c_uint) };
+    unsafe {
+        nbffi_guard_ranges(
+            bounds.as_ptr(),
+            (bounds.len() / 2) as c_uint,
+            luajit.0,
+            luajit.1,
+        );
+    }
+}
+
+/// The bounds of the mapping that has an address in it.
+fn mapping_of(maps: &str, address: usize) -> (usize, usize) {
+    let hex = |text: &str| usize::from_str_radix(text, 16).ok();
+    let bounds = maps.lines().find_map(|line| {
+        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+        let bounds = (hex(start)?, hex(end)?);
+        (bounds.0..bounds.1).contains(&address).then_some(bounds)
+    });
+    // Not found: everything may be LuaJIT's.
+    bounds.unwrap_or((0, usize::MAX))
 }
 
 /// The bounds of executable mappings without a file, from /proc/self/maps.

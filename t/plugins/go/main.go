@@ -26,11 +26,17 @@ var (
 	closed    atomic.Int64
 )
 
-// gate is what the verb hold waits for: it is closed, as channels are, by open.
-var gate atomic.Value
+// A gate is what the verbs hold and turn wait for: until the verb open.
+type gate struct {
+	open atomic.Bool
+	// opened is closed when it is.
+	opened chan struct{}
+}
+
+var theGate atomic.Pointer[gate]
 
 func init() {
-	gate.Store(make(chan struct{}))
+	theGate.Store(&gate{opened: make(chan struct{})})
 }
 
 // kept is the last request that was kept, by the verb keep.
@@ -95,14 +101,25 @@ var verbs = map[string]verb{
 	"hold": func(_ context.Context, argument string) (string, error) {
 		running.Add(1)
 		defer running.Add(-1)
-		<-gate.Load().(chan struct{})
+		<-theGate.Load().opened
 		return argument, nil
 	},
 	"open": func(context.Context, string) (string, error) {
-		close(gate.Swap(make(chan struct{})).(chan struct{}))
+		old := theGate.Swap(&gate{opened: make(chan struct{})})
+		old.open.Store(true)
+		close(old.opened)
 		return "", nil
 	},
-	// spin is a loop without a call, which only a signal can interrupt.
+	// turn and spin are loops without a call, which only a signal can interrupt.
+	"turn": func(_ context.Context, argument string) (string, error) {
+		running.Add(1)
+		defer running.Add(-1)
+		turns, gate := 0, theGate.Load()
+		for !gate.open.Load() {
+			turns++
+		}
+		return argument, nil
+	},
 	"spin": func(_ context.Context, argument string) (string, error) {
 		running.Add(1)
 		defer running.Add(-1)

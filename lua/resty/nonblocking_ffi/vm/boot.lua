@@ -188,6 +188,12 @@ local function dispatch()
 end
 
 
+local function no_exit()
+    error("os.exit is not available in a pool thread's VM: it would end the "
+          .. "nginx worker", 2)
+end
+
+
 -- Readies the VM. `core` is the path of the shared object, `boot` an encoded
 -- table { init, env }, `place` where the core puts tasks. Returns a message
 -- handler and the dispatcher.
@@ -197,6 +203,7 @@ return function(core, boot, place)
     boot = codec.unpack(boot)
     require("resty.nonblocking_ffi.vm.ngx")(boot.env, C)
     require("resty.nonblocking_ffi.worker").attach(C)
+    os.exit = no_exit -- luacheck: ignore 122
     if boot.init then
         startup.run(boot.init)
     end

@@ -161,9 +161,8 @@ impl Runtime {
     pub fn prepare(&self, request: &[u8], timeout: Option<Duration>) -> u64 {
         // Relaxed: only to be different.
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let deadline_ns = timeout.map_or(NBFFI_NO_DEADLINE, |t| {
-            monotonic_ns() + t.as_nanos() as u64
-        });
+        let deadline_ns =
+            timeout.map_or(NBFFI_NO_DEADLINE, |t| monotonic_ns() + t.as_nanos() as u64);
         let task = Task {
             request: request.into(),
             deadline_ns,
@@ -229,6 +228,11 @@ pub fn wait(task: u64) -> Outcome {
         assert!(!left.is_zero(), "task {task} does not end");
         guard = CHANGED.wait_timeout(guard, left).unwrap().0;
     }
+}
+
+/// Whether a task has not ended yet.
+pub fn is_pending(task: u64) -> bool {
+    with(task, |t| t.outcome.is_none()).unwrap()
 }
 
 /// Its caller does not want it any more.

@@ -1,0 +1,132 @@
+"""The host's own Python code: what is easier said in Python than in Rust.
+
+One instance per process, run before any plugin's code. `log`, `errors`,
+`modules` and `loop` are beside this file; they are in `sys.modules` under names
+that begin with `_nonblocking_ffi_`.
+"""
+
+import gc
+import importlib.machinery
+import os
+import sys
+
+import _nonblocking_ffi as _host
+
+PACKAGE = "nonblocking_ffi"
+
+
+class _Finder:
+    """Finds the package `nonblocking_ffi`, and the rest of the host, in the
+    host itself, so that all are of one version, whatever is installed."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name not in _host.sources:
+            return None
+        return importlib.machinery.ModuleSpec(
+            name, _Finder, origin=f"<{name}>", is_package=name == PACKAGE)
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @staticmethod
+    def exec_module(module):
+        name = module.__name__
+        code = compile(_host.sources[name], f"<{name}>", "exec")
+        exec(code, module.__dict__)
+
+    @staticmethod
+    def get_source(name):
+        return _host.sources[name]
+
+
+sys.meta_path.insert(0, _Finder)
+
+import nonblocking_ffi  # noqa: E402
+from _nonblocking_ffi_errors import (  # noqa: E402
+    describe, headline, place, report)
+from _nonblocking_ffi_log import ERR, install  # noqa: E402
+from _nonblocking_ffi_modules import Modules  # noqa: E402
+from nonblocking_ffi import Stopped  # noqa: E402, F401
+
+install()
+os.register_at_fork(after_in_child=_host.forked)
+
+# Those that are open, by number.
+_runtimes = {}
+
+
+class _Runtime:
+    """One entry with one configuration."""
+
+    def __init__(self, number, name, entry, config, folders, venv):
+        self.number = number
+        self.modules = Modules()
+        self.handler = self.loop = None
+        nonblocking_ffi._runtimes[number] = (name, config)
+        try:
+            self.handler = self.modules.load(entry, folders, venv)
+            if self.handler.is_async:
+                # asyncio takes its time, and 8 MB: only who needs it has it.
+                from _nonblocking_ffi_loop import Loop
+                self.loop = Loop(number, name)
+                self.loop.run(self.handler.open_async(config))
+                self.loop.start(self.handler.function)
+            else:
+                self.handler.open(config)
+        except BaseException:
+            self.release()
+            raise
+
+    def close(self):
+        try:
+            if self.loop is None:
+                self.handler.close()
+            else:
+                self.loop.run(self.handler.close_async())
+        finally:
+            self.release()
+
+    def release(self):
+        if self.loop is not None:
+            self.loop.stop()
+        self.modules.release()
+        nonblocking_ffi._runtimes.pop(self.number, None)
+        # So that what the plugin leaves behind is garbage, whoever still has
+        # this object.
+        self.handler = self.loop = None
+
+
+def open(number, name, entry, config, folders, venv):
+    """Readies a runtime: (itself, the function to call); the latter is None if
+    a loop serves it. If it fails: (None, why), and the traceback is logged."""
+    try:
+        runtime = _Runtime(number, name, entry, config, folders, venv)
+    except BaseException as error:
+        why = headline(error) + place(error)
+        _host.log(number, ERR, report(error))
+        return None, why
+    _runtimes[number] = runtime
+    return runtime, None if runtime.loop else runtime.handler.function
+
+
+def close(runtime):
+    """Ends a runtime."""
+    _runtimes.pop(runtime.number, None)
+    try:
+        runtime.close()
+    except BaseException as error:
+        describe(runtime.number, error, False)
+
+
+def collect():
+    """Frees what closed runtimes have left: modules are cycles, and may be
+    large."""
+    gc.collect()
+
+
+def task_of_loop(number):
+    """The task that the loop of a runtime is in, or 0."""
+    runtime = _runtimes.get(number)
+    return runtime.loop.current() if runtime and runtime.loop else 0
