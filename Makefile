@@ -8,6 +8,7 @@ SHELL = /bin/sh
 CARGO ?= cargo
 CC ?= cc
 CXX ?= c++
+GO ?= go
 CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
 LUA_LIB_DIR ?= $(PREFIX)/share/lua/5.1
@@ -18,7 +19,7 @@ INCLUDE_DIR ?= $(PREFIX)/include
 export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # Tests, examples and the rock expect the results in this place.
 export CARGO_TARGET_DIR := $(CURDIR)/target
-export NGINX CARGO CC CXX
+export NGINX CARGO CC CXX GO
 
 PLUGIN_CFLAGS = -std=c99 -fPIC -shared -pthread -Iinclude -Wall -Wextra $(CFLAGS)
 HEADER = include/nonblocking_ffi.h
@@ -31,10 +32,17 @@ C_EXAMPLE_LIBS := $(foreach c,$(C_EXAMPLES),target/examples/lib$(basename $(notd
 RUST_EXAMPLES := $(notdir $(patsubst %/Cargo.toml,%,$(wildcard examples/*/Cargo.toml)))
 TEST_PLUGIN_LIBS := $(patsubst t/plugins/%.c,target/test-plugins/lib%.so,$(wildcard t/plugins/*.c))
 
-.PHONY: help build examples rust-examples demo test t bench lint fmt install deps clean
+# examples/go/<name> makes target/examples/libgo_<name>.so; t/plugins/go makes
+# target/test-plugins/libgo_verbs.so.
+GO_EXAMPLES := $(notdir $(patsubst %/main.go,%,$(wildcard examples/go/*/main.go)))
+GO_LIBS := $(GO_EXAMPLES:%=target/examples/libgo_%.so) target/test-plugins/libgo_verbs.so
+GO_SOURCES := $(shell find runtimes/go examples/go t/plugins/go -name '*.go' -o -name '*.[ch]' -o -name 'go.*')
+
+.PHONY: help build hosts examples rust-examples go-examples demo test t bench lint fmt install deps clean
 
 help:
 	@echo "make build     the shared object, target/release/libnonblocking_ffi.so"
+	@echo "make hosts     the hosts of Python and Java, in target/release/"
 	@echo "make examples  the example plugins, in target/examples/"
 	@echo "make demo      pictures resized off the event loop of a running nginx"
 	@echo "make test      every test; make t runs those in t/ only"
@@ -50,7 +58,13 @@ build:
 	@sh scripts/deps.sh build
 	sh scripts/build-core.sh
 
-examples: $(C_EXAMPLE_LIBS) $(TEST_PLUGIN_LIBS) rust-examples
+# The hosts of other languages: shared objects beside the core's.
+hosts:
+	$(CARGO) build --release --locked -p nonblocking-ffi-python
+	sh runtimes/java/build.sh host
+
+examples: $(C_EXAMPLE_LIBS) $(TEST_PLUGIN_LIBS) rust-examples go-examples
+	sh runtimes/java/build.sh examples tests
 
 # Libraries are put in place by renaming: an nginx may have the old one mapped.
 define C_PLUGIN
@@ -78,24 +92,43 @@ ifneq ($(RUST_EXAMPLES),)
 	done
 endif
 
+go-examples:
+ifneq ($(shell command -v $(GO)),)
+	@$(MAKE) --no-print-directory $(GO_LIBS)
+else
+	@echo "Go: left out, as there is no go (Debian: golang-go)"
+endif
+
+define GO_PLUGIN
+@mkdir -p $(@D)
+cd $(1) && $(GO) build -buildvcs=false -buildmode=c-shared -o $(CURDIR)/$@.new $(2)
+@mv -f $@.new $@ && rm -f $@.h
+endef
+
+target/examples/libgo_%.so: $(GO_SOURCES)
+	$(call GO_PLUGIN,examples/go,./$*)
+
+target/test-plugins/libgo_verbs.so: $(GO_SOURCES)
+	$(call GO_PLUGIN,t/plugins/go,.)
+
 demo:
 	@sh scripts/deps.sh demo
-	@$(MAKE) --no-print-directory build examples
+	@$(MAKE) --no-print-directory build hosts examples
 	@bash scripts/demo.sh
 
 test:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory build examples
+	@$(MAKE) --no-print-directory build hosts examples
 	@bash scripts/test.sh
 
 t:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory build examples
+	@$(MAKE) --no-print-directory build hosts examples
 	@bash scripts/test.sh t
 
 bench:
 	@sh scripts/deps.sh bench
-	@$(MAKE) --no-print-directory build examples
+	@$(MAKE) --no-print-directory build hosts examples
 	@eval "$$(sh scripts/nginx-env.sh)" && \
 		export TEST_NGINX_BINARY TEST_NGINX_LOAD_MODULES && \
 		$(CARGO) run --release --locked -p nonblocking-ffi-bench -- $(BENCH_ARGS)

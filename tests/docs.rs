@@ -10,12 +10,15 @@
 //! | `sh`         | by its first word, see [`check_command`] |
 //! | `c`          | compiled without a warning; a `cc` command of the same document makes a plugin of it, which Lua then calls |
 //! | `rust`       | a doc test of the author crate, which includes the document |
+//! | `go`         | a program: vetted; the `go` commands of the same document make a library of one, which Lua then calls |
 //! | `toml`       | a manifest that cargo understands |
 //!
 //! There is no other kind of block, and none without a kind.
 
 #[path = "docs/document.rs"]
 mod document;
+#[path = "docs/golang.rs"]
+mod golang;
 #[path = "docs/server.rs"]
 mod server;
 mod support;
@@ -33,7 +36,16 @@ use support::{root, Nginx};
 
 #[test]
 fn every_block_is_of_a_kind_that_is_tested() {
-    let known = ["lua", "nginx", "nginx http", "sh", "c", "rust", "toml"];
+    let known = [
+        "lua",
+        "nginx",
+        "nginx http",
+        "sh",
+        "c",
+        "rust",
+        "toml",
+        "go",
+    ];
     let crate_root = fs::read_to_string(root().join("plugin/src/lib.rs")).unwrap();
     let mut seen = BTreeSet::new();
     for document in documents() {
@@ -99,6 +111,7 @@ fn expected(code: &str) -> String {
 
 fn run_lua(document: &Document) {
     let built = build_c(document);
+    let built_go = golang::build(document);
     let blocks: Vec<&Block> = document.of_kind("lua").collect();
     if blocks.is_empty() && built.names.is_empty() {
         return;
@@ -133,6 +146,10 @@ fn run_lua(document: &Document) {
         );
     }
     let nginx = builder.start();
+    for library in &built_go.libraries {
+        let installed = nginx.dir().join("prefix/lib");
+        fs::copy(library, installed.join(library.file_name().unwrap())).unwrap();
+    }
     for block in &document.blocks {
         if let Some(file) = block.kind.strip_prefix("lua ") {
             fs::write(nginx.dir().join("prefix/lua").join(file), &block.code).unwrap();
@@ -169,8 +186,8 @@ fn check_command(place: &str, command: &str, server: Option<&Server>) {
         line.unwrap().split('"').nth(1).unwrap().to_owned()
     };
     match words[0] {
-        // Run by `build_c`.
-        "cc" => {}
+        // Run by `build_c` and `golang::build`.
+        "cc" | "go" => {}
         "curl" => {
             let server = server.unwrap_or_else(|| panic!("{place}: no nginx"));
             let here = format!("127.0.0.1:{}", server.port);

@@ -26,7 +26,7 @@ local MAX_BYTES = 32 * 1024 * 1024
 -- A pixel is 4 bytes in memory.
 local MAX_PIXELS = 50e6
 -- Pixels of pictures that a VM keeps decoded.
-local KEPT_PIXELS = 200e6
+local KEPT_PIXELS = 20e6
 local QUALITY = 82
 
 local MARK = { text = "example", width = 68, height = 20 }

@@ -175,9 +175,7 @@ impl Idle {
             // Partner of the fence in `wake`: if that found a permit, it was
             // this one, and what follows sees what it was for.
             fence(Ordering::SeqCst);
-            if !self.get_up(index) {
-                return;
-            }
+            self.get_up(index);
         } else if !self.get_up(index) {
             // Picked at this moment: the permit is on its way.
             self.beds[index].wait();

@@ -11,7 +11,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use nonblocking_ffi_plugin::sys;
 
 use super::host::HostTable;
-use super::{Host, Outcome};
+use super::{golang, Host, Outcome};
 use crate::channel::Mailbox;
 use crate::exit;
 
@@ -61,10 +61,12 @@ impl Plugin {
 
     fn load(&self) -> Result<Loaded, String> {
         let library = &self.library;
+        let leave = golang::ask(library)?;
         // SAFETY: opening a library runs its constructors, which is what the
         // user asked for; nothing of ours depends on what they do.
         let object = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|error| format!("cannot load library \"{library}\": {}", detail(&error)))?;
+        leave.use_up();
         // SAFETY: the symbol has this type by the ABI.
         let entry = unsafe {
             object

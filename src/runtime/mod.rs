@@ -6,6 +6,7 @@
 //! | [`host`]  | the host functions that plugins call |
 //! | [`lua`]   | Lua modules, in persistent VMs |
 //! | [`registry`] | runtimes by name, for calls from VMs |
+//! | [`golang`] | at most one Go library in a process |
 //! | [`grace`] | whether the caller should wait a moment before it yields |
 //! | [`stats`] | what a runtime counts and measures |
 //!
@@ -14,6 +15,7 @@
 //! main thread frees it when it is closed and its last task has been collected.
 
 pub mod c;
+mod golang;
 mod grace;
 pub mod host;
 pub mod lua;

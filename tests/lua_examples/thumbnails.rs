@@ -25,7 +25,15 @@ fn draw(path: &Path, (width, height): (u32, u32)) {
 
 /// The proxy, with a picture.
 fn start() -> Site {
-    let site = Example::new("thumbnail_proxy", &[]).start();
+    // Names as nginx would not let them through.
+    let make = "
+        local rt = assert(nbffi.load { runtime = 'lua', module = 'thumb', name = 'test' })
+        local jpeg, status, why = rt:call('make', ngx.unescape_uri(ngx.var.arg_name), 300, 200)
+        ngx.print(jpeg and 'a picture' or status)";
+    let example = Example::new("thumbnail_proxy", &[]);
+    let site = example
+        .with(|builder| builder.location("/make", make))
+        .start();
     fs::create_dir(html(&site, "")).unwrap();
     for name in ["index.html", "style.css"] {
         fs::copy(site.folder.0.join("html").join(name), html(&site, name)).unwrap();
@@ -138,7 +146,12 @@ fn what_is_no_picture_is_refused() {
     huge[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
     fs::write(html(&site, "huge.png"), &huge).unwrap();
     fs::write(html(&site, "empty.jpg"), b"").unwrap();
-    fs::write(site.nginx.dir().join("prefix/secret.jpg"), "x").unwrap();
+    fs::copy(
+        html(&site, "moon.jpg"),
+        site.nginx.dir().join("prefix/secret.jpg"),
+    )
+    .unwrap();
+    fs::copy(html(&site, "moon.jpg"), html(&site, ".hidden.jpg")).unwrap();
     for (path, status) in [
         ("/thumb/300x200/none.jpg", 404),
         ("/thumb/300x200/text.jpg", 415),
@@ -151,7 +164,7 @@ fn what_is_no_picture_is_refused() {
             "/thumb/300x200/%2e%2e/%2e%2e/thumb/300x200/a%2f..%2f..%2fsecret.jpg",
             404,
         ),
-        ("/thumb/300x200/.hidden", 404),
+        ("/thumb/300x200/.hidden.jpg", 404),
         ("/thumb/301x200/moon.jpg", 404),
         ("/thumb/moon.jpg", 404),
     ] {
@@ -165,6 +178,21 @@ fn what_is_no_picture_is_refused() {
         );
     }
     assert_eq!(site.get("/thumb/300x200/moon.jpg").status, 200);
+
+    assert_eq!(site.nginx.text("/make?name=moon.jpg"), "a picture");
+    for name in [
+        "../secret.jpg",
+        "a/../../secret.jpg",
+        "/etc/hostname",
+        "x%00.jpg",
+        "",
+    ] {
+        assert_eq!(
+            site.nginx.text(&format!("/make?name={name}")),
+            "404",
+            "{name}"
+        );
+    }
 }
 
 /// The point of it all. As long as threads decode, the worker answers: files of

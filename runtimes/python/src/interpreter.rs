@@ -74,6 +74,7 @@ pub struct Interpreter {
 #[derive(Debug)]
 struct Host {
     open: Ref,
+    breathe: Ref,
     close: Ref,
     collect: Ref,
     describe: Ref,
@@ -258,6 +259,7 @@ fn load_host(gil: Gil) -> Result<Host> {
     )?;
     Ok(Host {
         open: gil.attribute(&host, c"open")?,
+        breathe: gil.attribute(&host, c"breathe")?,
         close: gil.attribute(&host, c"close")?,
         collect: gil.attribute(&host, c"collect")?,
         describe: gil.attribute(&host, c"describe")?,
@@ -373,6 +375,13 @@ impl Interpreter {
     pub fn close(&self, gil: Gil, handle: Ref) {
         if gil.call(&self.host.close, [handle]).is_err() {
             // python/host.py logs what goes wrong in there.
+            gil.take_exception();
+        }
+    }
+
+    /// Lets other threads have the GIL if they have asked for it.
+    pub fn breathe(&self, gil: Gil) {
+        if gil.call(&self.host.breathe, []).is_err() {
             gil.take_exception();
         }
     }

@@ -17,8 +17,9 @@ use crate::object::{Gil, Ref, Result, NOTHING};
 use crate::reply::{self, Reply};
 use crate::threads::{self, Attached};
 
-/// After so many tasks other threads may have the GIL for a moment.
-const TASKS_PER_GIL: u32 = 64;
+/// After so many tasks other threads get the GIL if they want it. Functions in
+/// Python are asked for it anyway, those in C never.
+const TASKS_PER_BREATH: u32 = 64;
 /// What is larger is copied without the GIL.
 pub const LARGE: usize = 64 * 1024;
 /// nginx cuts log lines at some 2,000 bytes.
@@ -252,7 +253,7 @@ impl Runtime {
             // which the loop does.
             Serve::Loop(inbox) => return unsafe { inbox.push(task, request, len) },
         };
-        let mut attached = threads::attach(self.interpreter.api());
+        let attached = threads::attach(self.interpreter.api());
         attached.record.enter(self.id, task);
         let mut tasks = 1_u32;
         // SAFETY: passed on.
@@ -262,8 +263,8 @@ impl Runtime {
             // SAFETY: as the host has just given them.
             unsafe { self.run(&attached, function, task, reply::slice(request, len)) };
             tasks += 1;
-            if tasks.is_multiple_of(TASKS_PER_GIL) {
-                attached.yield_gil();
+            if tasks.is_multiple_of(TASKS_PER_BREATH) {
+                self.interpreter.breathe(attached.gil());
             }
         }
         attached.record.leave();

@@ -74,11 +74,6 @@ impl Attached {
     pub fn gil(&self) -> Gil {
         self.gil
     }
-
-    /// Lets other threads have the GIL for a moment, if any wants it.
-    pub fn yield_gil(&mut self) {
-        self.gil.without(|| {});
-    }
 }
 
 impl Drop for Attached {

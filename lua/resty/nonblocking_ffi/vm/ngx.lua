@@ -69,9 +69,9 @@ end
 
 
 return function(env, C)
-    local ngx = {}
+    -- Files of lua-resty-core find them there.
+    local ngx = { worker = {} }
     local ndk = {}
-    -- Files of lua-resty-core find it there.
     _G.ngx = ngx
     _G.ndk = ndk
     package.loaded.ngx = ngx

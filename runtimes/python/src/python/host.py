@@ -126,6 +126,12 @@ def collect():
     gc.collect()
 
 
+def breathe():
+    """Lets other threads have the GIL if they have asked for it: Python looks
+    at that when a function begins. To release it for a moment would not do:
+    whoever waits has to be awake to get it, and starts to wait anew."""
+
+
 def task_of_loop(number):
     """The task that the loop of a runtime is in, or 0."""
     runtime = _runtimes.get(number)

@@ -11,12 +11,11 @@ import java.lang.reflect.Method;
 import java.lang.reflect.Modifier;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
-import java.util.Arrays;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletionStage;
-import java.util.stream.Collectors;
 
 /**
  * The method behind {@code "com.acme.Echo#call"}, and the object it is called on.
@@ -84,7 +83,12 @@ record Entry(
     /** The one method of that name that can be called. */
     private static Method method(Class<?> type, String name) throws Refusal {
         List<Method> named = named(type, name);
-        List<Method> fit = named.stream().filter(Entry::fits).toList();
+        List<Method> fit = new ArrayList<>();
+        for (Method method : named) {
+            if (fits(method)) {
+                fit.add(method);
+            }
+        }
         if (fit.size() == 1) {
             return fit.get(0);
         }
@@ -119,13 +123,21 @@ record Entry(
     }
 
     private static String list(List<Method> methods) {
-        return methods.stream().map(Entry::signature).sorted().collect(Collectors.joining(", "));
+        List<String> signatures = new ArrayList<>();
+        for (Method method : methods) {
+            signatures.add(signature(method));
+        }
+        Collections.sort(signatures);
+        return String.join(", ", signatures);
     }
 
     private static String signature(Method method) {
-        return method.getReturnType().getSimpleName() + " " + method.getName()
-                + Arrays.stream(method.getParameterTypes()).map(Class::getSimpleName)
-                        .collect(Collectors.joining(", ", "(", ")"));
+        List<String> takes = new ArrayList<>();
+        for (Class<?> type : method.getParameterTypes()) {
+            takes.add(type.getSimpleName());
+        }
+        return method.getReturnType().getSimpleName() + " " + method.getName() + "("
+                + String.join(", ", takes) + ")";
     }
 
     private static Object instance(Class<?> type, JavaRuntime runtime) throws Throwable {

@@ -47,15 +47,16 @@ final class JavaRuntime implements Host {
 
     static JavaRuntime open(Options options) throws Throwable {
         JavaRuntime runtime = new JavaRuntime(options);
+        ClassLoader before = runtime.become();
         try {
-            runtime.within(() -> {
-                Entry entry = Entry.find(options.entry(), runtime);
-                runtime.instance = entry.instance();
-                runtime.handler = handler(runtime, entry, options.virtualThreads());
-            });
+            Entry entry = Entry.find(options.entry(), runtime);
+            runtime.instance = entry.instance();
+            runtime.handler = handler(runtime, entry, options.virtualThreads());
         } catch (Throwable thrown) {
             runtime.loader.close();
             throw thrown;
+        } finally {
+            Thread.currentThread().setContextClassLoader(before);
         }
         ALL.add(runtime);
         return runtime;
@@ -84,33 +85,29 @@ final class JavaRuntime implements Host {
         }
     }
 
-    /** Something that may throw whatever it likes. */
-    private interface Action {
-        void run() throws Throwable;
-    }
-
-    private void within(Action action) throws Throwable {
-        Thread thread = Thread.currentThread();
-        ClassLoader before = thread.getContextClassLoader();
-        thread.setContextClassLoader(loader);
-        try {
-            action.run();
-        } finally {
-            thread.setContextClassLoader(before);
-        }
+    /**
+     * Has the calling thread work for this runtime.
+     *
+     * @return the context class loader that it had
+     */
+    private ClassLoader become() {
+        ClassLoader before = Thread.currentThread().getContextClassLoader();
+        Thread.currentThread().setContextClassLoader(loader);
+        return before;
     }
 
     /** Ends it, after its last task. */
     void close() {
         ALL.remove(this);
+        ClassLoader before = become();
         try {
-            within(() -> {
-                if (instance instanceof AutoCloseable closeable) {
-                    closeable.close();
-                }
-            });
+            if (instance instanceof AutoCloseable closeable) {
+                closeable.close();
+            }
         } catch (Throwable thrown) {
             log(Level.ERROR, "close", thrown);
+        } finally {
+            Thread.currentThread().setContextClassLoader(before);
         }
         try {
             loader.close();

@@ -52,7 +52,9 @@ final class Loader extends URLClassLoader {
         Path folder = Path.of(place.substring(0, place.length() - 1));
         List<Path> jars = new ArrayList<>();
         try (DirectoryStream<Path> files = Files.newDirectoryStream(folder, "*.{jar,JAR}")) {
-            files.forEach(jars::add);
+            for (Path file : files) {
+                jars.add(file);
+            }
         } catch (IOException failure) {
             throw new Refusal("class_path: " + place + ": cannot list the folder (" + failure + ")");
         }

@@ -4,9 +4,10 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.Future;
+import java.util.function.BiConsumer;
 
 /** A task that ends when a future does. */
-final class PendingFuture extends Pending {
+final class PendingFuture extends Pending implements BiConsumer<Object, Throwable> {
     private final CompletionStage<?> stage;
 
     PendingFuture(JavaRuntime runtime, long task, CompletionStage<?> stage) {
@@ -17,10 +18,11 @@ final class PendingFuture extends Pending {
     void begin() {
         runtime.pending().add(this);
         Watch.wakeIfAsleep();
-        stage.whenComplete(this::completed);
+        stage.whenComplete(this);
     }
 
-    private void completed(Object value, Throwable thrown) {
+    @Override
+    public void accept(Object value, Throwable thrown) {
         if (thrown == null) {
             respond(value);
         } else {

@@ -1,10 +1,11 @@
 package io.github.nonblockingffi.test;
 
+import io.github.nonblockingffi.CallException;
 import io.github.nonblockingffi.Context;
 import java.nio.ByteBuffer;
 import java.util.concurrent.CompletableFuture;
 
-/** Every kind of method that answers with the request. */
+/** Methods of every kind that answer with the request. */
 public final class Echo {
     private Echo() {}
 
@@ -20,11 +21,18 @@ public final class Echo {
         return context.isCancelled() ? null : request;
     }
 
-    public static CompletableFuture<byte[]> future(byte[] request) {
-        return CompletableFuture.completedFuture(request);
+    /** Fails if the request says so, or nothing. */
+    public static byte[] picky(byte[] request) {
+        if (request.length == 0) {
+            throw new CallException(7, "empty");
+        }
+        if (request[0] == 'b') {
+            throw new IllegalArgumentException(new String(request));
+        }
+        return request;
     }
 
-    public static CompletableFuture<ByteBuffer> later(ByteBuffer request) {
-        return CompletableFuture.supplyAsync(() -> request);
+    public static CompletableFuture<byte[]> future(byte[] request) {
+        return CompletableFuture.completedFuture(request);
     }
 }

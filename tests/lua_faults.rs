@@ -1,0 +1,655 @@
+//! Lua code that misbehaves on pool threads, and nginx going away under it:
+//! VMs that run out of memory, loops on every thread, modules that cannot be
+//! loaded, reload and stop and `kill -9`. Each costs who caused it, nobody else.
+
+mod support;
+
+use std::fs;
+
+use support::builder::Builder;
+use support::http::Load;
+use support::process::{self, Signal};
+use support::{eventually, root, Nginx, PATIENCE};
+
+/// What the configurations share: in the event loop, and in VMs.
+const FAULTS: &str = r#"
+local ffi = require "ffi"
+
+ffi.cdef "int pause(void);"
+
+local _M = {}
+
+-- Loops of all sorts: compiled, interpreted, in coroutines, catching errors,
+-- allocating, in callbacks from C.
+_M.MIX = {
+    "while", "counting", "interpreted", "pcall of a loop", "in a coroutine",
+    "tables", "strings", "sort", "gsub", "a callback from C", "collections",
+    "regular expressions",
+}
+
+function _M.loop(name)
+    return require("runaways").loops[name]()
+end
+
+function _M.nap(seconds, value)
+    ngx.sleep(seconds)
+    return value
+end
+
+-- Cannot be stopped at all.
+function _M.block()
+    while true do ffi.C.pause() end
+end
+
+-- The same runtime again and again, by its name. For the event loop, where
+-- init_by_lua has set nbffi.
+function _M.load(name, options)
+    options = options or {}
+    options.runtime, options.name = "lua", name
+    options.module = options.module or "faults"
+    return assert(nbffi.load(options))
+end
+
+-- Runs func(1) to func(count) in light threads, and waits for them.
+function _M.together(count, func)
+    local threads = {}
+    for i = 1, count do
+        threads[i] = ngx.thread.spawn(func, i)
+    end
+    for i = 1, count do
+        assert(ngx.thread.wait(threads[i]))
+    end
+end
+
+-- Waits until a condition holds; an error if it never does.
+function _M.await(what, condition)
+    if not require("test_plugins").poll(condition) then
+        error("not within ten seconds: " .. what, 2)
+    end
+end
+
+-- An error without its place and traceback.
+function _M.brief(err)
+    return (tostring(err):gsub("\n.*", ""))
+end
+
+return _M
+"#;
+
+/// Starts nginx with the modules that VMs and the event loop require. They are
+/// there when the first location is asked for, not in the first `init_worker`.
+fn start(builder: Builder) -> Nginx {
+    let nginx = builder.start();
+    let folder = nginx.dir().join("prefix/lua");
+    for name in ["board", "runaways", "test_plugins", "vm_jobs"] {
+        let file = format!("{name}.lua");
+        fs::copy(root().join("t/plugins").join(&file), folder.join(&file)).unwrap();
+    }
+    fs::write(folder.join("faults.lua"), FAULTS).unwrap();
+    nginx
+}
+
+#[test]
+fn vms_run_out_of_memory_while_others_work() {
+    let nginx = start(
+        Nginx::builder()
+            .setup("max_queue = 10000")
+            .init("nbffi.pool('four', { threads = 4 })")
+            .location(
+                "/hog",
+                "local faults = require 'faults'
+                 local limit = 16 * 1048576
+                 local hog = faults.load('hog', { module = 'vm_jobs',
+                     pool = 'four', vm_max_memory = limit })
+                 local calm = faults.load('calm', { module = 'vm_jobs',
+                     pool = 'four', vm = 'calm' })
+                 faults.await('eight VMs', function()
+                     return hog:stats().vm.vms == 4 and calm:stats().vm.vms == 4
+                 end)
+                 local WAYS = { 'hoard_tables', 'hoard_strings', 'keep' }
+                 local refused, right = 0, 0
+                 local list = { 1, { 'two' } }
+                 faults.together(24, function(i)
+                     if i <= 6 then
+                         for round = 1, 5 do
+                             local res, err = hog:call(WAYS[round % 3 + 1],
+                                                       2 * limit)
+                             err = faults.brief(err)
+                             assert(res == nil
+                                    and err == 'runtime error: not enough memory',
+                                    err)
+                             refused = refused + 1
+                         end
+                         return
+                     end
+                     -- In VMs of others, and in those that are replaced.
+                     local rt = i <= 15 and calm or hog
+                     for round = 1, 40 do
+                         local a, b, c = rt:call('echo', i, list, round)
+                         assert(a == i and b[2][1] == 'two' and c == round, b)
+                         right = right + 1
+                     end
+                 end)
+                 faults.await('four VMs again', function()
+                     local vm = hog:stats().vm
+                     return vm.vms == 4 and vm.made == 4 + refused
+                 end)
+                 local stats, untouched = hog:stats(), calm:stats()
+                 assert(stats.vm.memory < 4 * limit, stats.vm.memory)
+                 harness.dump {
+                     refused = refused, right = right,
+                     replaced = stats.vm.replaced.memory,
+                     stopped = stats.vm.replaced.stopped, stuck = stats.vm.stuck,
+                     ok = stats.ok + untouched.ok, in_flight = stats.in_flight,
+                     calm = untouched.vm.made,
+                 }",
+            ),
+    );
+    let figures = nginx.figures("/hog");
+    let expected = [
+        ("refused", 30.0),
+        ("right", 720.0),
+        ("replaced", 30.0),
+        ("stopped", 0.0),
+        ("stuck", 0.0),
+        ("ok", 720.0),
+        ("in_flight", 0.0),
+        ("calm", 4.0),
+    ];
+    for (key, value) in expected {
+        assert_eq!(figures[key], value, "{key}: {figures:?}");
+    }
+    assert_eq!(nginx.figure("slots.used"), 0.0);
+    let notes = nginx
+        .log()
+        .matches("a VM is replaced: it hit its memory limit")
+        .count();
+    assert!(notes >= 1, "{}", nginx.log());
+}
+
+#[test]
+fn every_thread_runs_away_and_comes_back() {
+    let nginx = start(
+        Nginx::builder()
+            .init(
+                "nbffi.pool('four', { threads = 4 })
+                 nbffi.pool('other', { threads = 1 })",
+            )
+            .location(
+                "/mad",
+                "local faults = require 'faults'
+                 local mad = faults.load('mad', { pool = 'four' })
+                 local same = faults.load('same', { pool = 'four',
+                                                    module = 'vm_jobs' })
+                 local other = faults.load('other', { pool = 'other',
+                                                      module = 'vm_jobs' })
+                 local stopped, right = 0, 0
+                 local function check(value, res, err)
+                     assert(res == value, err)
+                     right = right + 1
+                 end
+                 for first = 1, #faults.MIX, 4 do
+                     local loops, waiting = {}, {}
+                     for i = 1, 4 do
+                         loops[i] = mad:submit({ 'loop', timeout = 3600 },
+                                               faults.MIX[first + i - 1])
+                     end
+                     faults.await('all threads are taken', function()
+                         return mad:stats().running == 4
+                     end)
+                     for i = 1, 20 do
+                         waiting[i] = same:submit({ 'echo', timeout = 3600 }, i)
+                     end
+                     -- Another pool does not notice.
+                     for i = 1, 50 do check(i, other:call('echo', i)) end
+                     assert(same:stats().ok == right - 50 * (first + 3) / 4,
+                            'a task ran on a thread that was taken')
+                     for i = 1, 4 do
+                         assert(loops[i]:cancel())
+                         local res, err = loops[i]:wait()
+                         assert(res == nil and err == 'cancelled', err)
+                         stopped = stopped + 1
+                     end
+                     for i = 1, 20 do check(i, waiting[i]:wait()) end
+                 end
+                 faults.await('four VMs that are new', function()
+                     local vm = mad:stats().vm
+                     return vm.vms == 4 and vm.made == 4 + stopped
+                 end)
+                 local seen, count = {}, 0
+                 faults.await('every thread serves', function()
+                     faults.together(8, function()
+                         local rounds, index = same:call('count')
+                         assert(rounds, index)
+                         count = count + (seen[index] and 0 or 1)
+                         seen[index] = true
+                     end)
+                     return count == 4
+                 end)
+                 local stats = mad:stats()
+                 harness.dump {
+                     stopped = stats.vm.replaced.stopped, right = right,
+                     stuck = stats.vm.stuck, cancelled = stats.errors.cancelled,
+                     in_flight = stats.in_flight,
+                 }",
+            )
+            .location(
+                "/late",
+                "local faults = require 'faults'
+                 local mad = faults.load('mad', { pool = 'four' })
+                 local before = mad:stats().vm.replaced.stopped
+                 faults.together(#faults.MIX, function(i)
+                     local res, err = mad:call({ 'loop', timeout = 0.3 },
+                                               faults.MIX[i])
+                     assert(res == nil and err == 'timeout', err)
+                 end)
+                 -- Some may have timed out in the queue; those that ran did not
+                 -- live on.
+                 faults.await('nothing runs any more', function()
+                     local stats = mad:stats()
+                     return stats.in_flight == 0 and stats.vm.vms == 4
+                 end)
+                 faults.together(40, function(i)
+                     local res, err = mad:call('nap', 0, i)
+                     assert(res == i, err)
+                 end)
+                 assert(mad:stats().vm.replaced.stopped >= before + 4)
+                 ngx.print('fine')",
+            ),
+    );
+    let figures = nginx.figures("/mad");
+    let expected = [
+        ("stopped", 12.0),
+        ("right", 210.0),
+        ("stuck", 0.0),
+        ("cancelled", 12.0),
+        ("in_flight", 0.0),
+    ];
+    for (key, value) in expected {
+        assert_eq!(figures[key], value, "{key}: {figures:?}");
+    }
+    assert_eq!(nginx.text("/late"), "fine");
+    assert_eq!(nginx.figure("slots.used"), 0.0);
+}
+
+#[test]
+fn sixty_four_vms() {
+    let nginx = start(
+        Nginx::builder()
+            .init("nbffi.pool('wide', { threads = 64 })")
+            .location(
+                "/wide",
+                "local faults = require 'faults'
+                 local rt = faults.load('wide', { pool = 'wide',
+                                                  module = 'vm_jobs' })
+                 faults.await('all VMs are made', function()
+                     return rt:stats().vm.vms == 64
+                 end)
+                 -- Each is found by some key.
+                 local seen, count, key = {}, 0, 0
+                 faults.await('each VM has been used', function()
+                     for _ = 1, 100 do
+                         key = key + 1
+                         local rounds, index = rt:call {
+                             'count', key = 'key ' .. key }
+                         assert(rounds, index)
+                         count = count + (seen[index] and 0 or 1)
+                         seen[index] = true
+                     end
+                     return count == 64
+                 end)
+                 -- All at once.
+                 local boards, futures = {}, {}
+                 for i = 1, 64 do
+                     boards[i] = require('board').new()
+                     futures[i] = rt:submit({ 'hold', timeout = 60 },
+                                            boards[i].address, { i })
+                 end
+                 faults.await('all of them run', function()
+                     return rt:stats().running == 64
+                 end)
+                 for i = 1, 64 do boards[i]:set(1, 1) end
+                 for i = 1, 64 do
+                     local res, err = futures[i]:wait()
+                     assert(res and res[1] == i, err)
+                 end
+                 local stats = rt:stats()
+                 assert(stats.vm.memory < 64 * 2 ^ 21, stats.vm.memory)
+                 harness.dump { vms = stats.vm.vms, made = stats.vm.made,
+                                seen = count, failed = stats.calls - stats.ok }",
+            )
+            .location(
+                "/close",
+                "local faults = require 'faults'
+                 local rt = faults.load('wide', { pool = 'wide',
+                                                  module = 'vm_jobs' })
+                 assert(rt:close())
+                 ngx.print(rt:stats().vm.vms)",
+            ),
+    );
+    let figures = nginx.figures("/wide");
+    for (key, value) in [
+        ("vms", 64.0),
+        ("made", 64.0),
+        ("seen", 64.0),
+        ("failed", 0.0),
+    ] {
+        assert_eq!(figures[key], value, "{key}: {figures:?}");
+    }
+    let threads = process::threads(nginx.worker());
+    let wide = threads
+        .iter()
+        .filter(|(_, name)| name.starts_with("nbffi/wide"));
+    assert_eq!(wide.count(), 64, "{threads:?}");
+    assert_eq!(nginx.text("/close"), "0");
+}
+
+#[test]
+fn collectors_are_kept_busy_on_both_sides() {
+    let nginx = start(
+        Nginx::builder()
+            .init("nbffi.pool('four', { threads = 4 })")
+            .location(
+                "/churn",
+                "local faults, jobs = require 'faults', require 'vm_jobs'
+                 -- Cycles all the time, and much less memory than all of the
+                 -- values together take.
+                 local eager = \"collectgarbage('setpause', 20) \"
+                               .. \"collectgarbage('setstepmul', 2000)\"
+                 local rt = faults.load('churn', { pool = 'four',
+                     module = 'vm_jobs', init = eager,
+                     vm_max_memory = 48 * 1048576 })
+                 local values = {}
+                 for i, shape in ipairs(jobs.SHAPES) do
+                     values[i] = { jobs.build(shape, 3000) }
+                 end
+                 local pause = collectgarbage('setpause', 20)
+                 local right = 0
+                 faults.together(12, function(thread)
+                     for round = 1, 2 * #values do
+                         local i = (thread + round) % #values + 1
+                         local shape, value = jobs.SHAPES[i], values[i]
+                         local found = { rt:call('build', shape, 3000) }
+                         assert(jobs.same(found, value), shape)
+                         found = { rt:call('echo', value, round, value) }
+                         assert(jobs.same(found, { value, round, value }), shape)
+                         if round % 5 == 0 then collectgarbage() end
+                         right = right + 1
+                     end
+                 end)
+                 collectgarbage('setpause', pause)
+                 local vm = rt:stats().vm
+                 harness.dump { right = right, expected = 24 * #values,
+                                made = vm.made, memory = vm.replaced.memory }",
+            ),
+    );
+    let figures = nginx.figures("/churn");
+    assert!(figures["right"] > 200.0, "{figures:?}");
+    assert_eq!(figures["right"], figures["expected"]);
+    assert_eq!(figures["made"], 4.0, "{figures:?}");
+    assert_eq!(figures["memory"], 0.0, "{figures:?}");
+}
+
+/// `/work?<seconds>-<id>` answers on a pool of its own, `/mad` takes all threads
+/// of another one for good: with loops, and one with a C function that nobody
+/// can end; more of them wait. `/wait` waits for a loop, for a second.
+fn busy() -> Builder {
+    Nginx::builder()
+        .setup("shutdown_timeout = 0.2")
+        .init(
+            "nbffi.pool('work', { threads = 4 })
+             nbffi.pool('mad', { threads = 4 })",
+        )
+        .location(
+            "/work",
+            "local seconds, id = ngx.var.args:match('^([%d.]+)-(%d+)$')
+             local rt = require('faults').load('work', { pool = 'work' })
+             local res, err = rt:call('nap', tonumber(seconds), { 'nap ' .. id })
+             ngx.print(res and res[1] or err)",
+        )
+        .location(
+            "/mad",
+            "local faults = require 'faults'
+             local rt = faults.load('mad', { pool = 'mad', timeout = 3600 })
+             assert(rt:cast('block'))
+             faults.await('a thread is blocked', function()
+                 return rt:stats().running == 1
+             end)
+             math.randomseed(ngx.worker.pid())
+             for i = 1, 8 do
+                 assert(rt:cast('loop', faults.MIX[math.random(#faults.MIX)]))
+             end
+             faults.await('all threads are taken', function()
+                 return rt:stats().running == 4
+             end)
+             ngx.print(ngx.worker.pid())",
+        )
+        .location(
+            "/wait",
+            "local rt = require('faults').load('work', { pool = 'work' })
+             harness.say(rt:call({ 'loop', timeout = 1 }, 'while'))",
+        )
+}
+
+#[test]
+fn a_reload_while_lua_code_runs_loses_no_request() {
+    let nginx = start(busy());
+    let load = Load::start(&nginx, 4, "/work?0.002-", "nap ");
+    for _ in 0..4 {
+        let worker: i32 = nginx.text("/mad").parse().unwrap();
+        load.await_more(20);
+        std::thread::scope(|scope| {
+            let wait = scope.spawn(|| nginx.text("/wait"));
+            eventually("the loop runs", PATIENCE, || {
+                nginx.figure("runtimes.work.running") >= 1.0
+            });
+            nginx.reload();
+            // What the old worker had begun, it ends.
+            let answer = wait.join().unwrap();
+            assert_eq!(answer, "error timeout code=nil message=nil");
+        });
+        nginx.wait_gone(worker, PATIENCE);
+    }
+    load.await_more(20);
+    let outcome = load.stop();
+    assert_eq!(outcome.failures, [""; 0]);
+    assert_eq!(outcome.answered, outcome.sent);
+}
+
+#[test]
+fn quit_while_lua_code_runs() {
+    let mut nginx = start(busy());
+    nginx.text("/mad");
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (1..=4)
+            .map(|id| {
+                let nginx = &nginx;
+                scope.spawn(move || nginx.text(&format!("/work?0.5-{id}")))
+            })
+            .collect();
+        eventually("all calls run", PATIENCE, || {
+            nginx.figure("runtimes.work.calls") == 4.0
+        });
+        nginx.signal(Signal::Quit);
+        for (index, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.join().unwrap(), format!("nap {}", index + 1));
+        }
+    });
+    nginx.wait_stopped(PATIENCE);
+    assert_eq!(nginx.clean_exits(), 1, "{}", nginx.log());
+}
+
+#[test]
+fn stop_while_lua_code_runs() {
+    const ROUNDS: usize = 8;
+    let mut nginx = start(busy());
+    for round in 1..=ROUNDS {
+        let worker: i32 = nginx.text("/mad").parse().unwrap();
+        // nginx starts another one.
+        process::signal(worker, Signal::Term);
+        nginx.wait_gone(worker, PATIENCE);
+        eventually("the exit is in the log", PATIENCE, || {
+            nginx.clean_exits() == round
+        });
+        eventually("a new worker", PATIENCE, || {
+            nginx.client().get("/pid").is_ok_and(|r| r.status == 200)
+        });
+    }
+    nginx.text("/mad");
+    let load = Load::start(&nginx, 12, "/work?3600-", "");
+    eventually("all threads are busy", PATIENCE, || {
+        nginx.figure("runtimes.work.running") == 4.0
+    });
+    nginx.stop(Signal::Term, PATIENCE);
+    assert_eq!(load.stop().answered, 0);
+    assert_eq!(nginx.clean_exits(), ROUNDS + 1, "{}", nginx.log());
+}
+
+#[test]
+fn a_worker_is_killed_while_lua_code_runs() {
+    const KILLS: usize = 4;
+    let mut nginx = start(busy().workers(2));
+    nginx.allow_kills(KILLS);
+    let load = Load::start(&nginx, 6, "/work?0.002-", "nap ");
+    for _ in 0..KILLS {
+        load.await_more(20);
+        let victim: i32 = nginx.text("/mad").parse().unwrap();
+        process::signal(victim, Signal::Kill);
+        eventually("a new worker", PATIENCE, || {
+            let now = nginx.workers();
+            now.len() == 2 && !now.contains(&victim)
+        });
+    }
+    load.await_more(100);
+    let outcome = load.stop();
+    // A kill costs each client at most the request that is under way.
+    assert!(
+        outcome.failures.len() <= 6 * KILLS,
+        "{:?}",
+        outcome.failures
+    );
+    assert_eq!(
+        outcome.answered + outcome.failures.len() as u64,
+        outcome.sent
+    );
+}
+
+#[test]
+fn with_the_code_cache_off_there_is_an_answer_or_a_clear_error() {
+    let mut nginx = start(Nginx::builder().http("lua_code_cache off;").location(
+        "/call",
+        "local rt, err = nbffi.load { runtime = 'lua', module = 'vm_jobs' }
+             if not rt then
+                 return ngx.print('error ', err)
+             end
+             harness.say(rt:call('echo', 'call ' .. ngx.var.args))",
+    ));
+    nginx.allow("lua_code_cache is off");
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        for client in 0..4 {
+            let nginx = &nginx;
+            scope.spawn(move || {
+                for number in 1..=25 {
+                    let id = client * 25 + number;
+                    let answer = nginx.text(&format!("/call?{id}"));
+                    let works = answer == format!("ok call {id}");
+                    let explains = answer.starts_with("error lua_code_cache is off");
+                    assert!(works || explains, "{id}: {answer}");
+                }
+            });
+        }
+    });
+    assert!(nginx.log().contains("lua_code_cache is off"));
+    assert_eq!(nginx.worker(), worker);
+}
+
+#[test]
+fn modules_that_cannot_be_loaded() {
+    let nginx = start(
+        Nginx::builder()
+            .init("nbffi.pool('two', { threads = 2 })")
+            .location(
+                "/try",
+                "local faults = require 'faults'
+                 local CASES = {
+                     { 'not found', module = 'no.such.module' },
+                     { 'not found', init = 'no.such.init' },
+                     { 'init:1: oops', init = \"error('oops')\" },
+                     { 'unexpected symbol', init = 'x = = 1' },
+                     { 'not enough memory', vm_max_memory = 2 ^ 22,
+                       init = \"x = ('y'):rep(2 ^ 23)\" },
+                     { 'timeout', timeout = 0.3, init = 'while true do end' },
+                 }
+                 local function try(i)
+                     local case = CASES[i % #CASES + 1]
+                     local options = { runtime = 'lua', pool = 'two' }
+                     for key, value in pairs(case) do options[key] = value end
+                     options[1] = nil
+                     options.module = options.module or 'vm_jobs'
+                     local rt, err = nbffi.load(options)
+                     assert(rt == nil, case[1])
+                     -- What waits for threads that others hold may time out.
+                     assert(err:find(case[1], 1, true), err)
+                 end
+                 for i = 1, #CASES do try(i) end
+                 faults.together(30, function(i)
+                     -- The loop takes threads; it has been tried above.
+                     if i % #CASES + 1 < #CASES then try(i) end
+                 end)
+                 local rt = faults.load('good', { pool = 'two',
+                                                  module = 'vm_jobs' })
+                 faults.await('the pool works', function()
+                     return rt:stats().vm.vms == 2
+                 end)
+                 assert(rt:call('echo', 'well') == 'well')
+                 assert(rt:close())
+                 local stats = nbffi.stats()
+                 local left = next(stats.runtimes)
+                 ngx.print(tostring(left), ' ', stats.slots.used)",
+            )
+            .location(
+                "/later",
+                "local faults = require 'faults'
+                 local board = require('board').new()
+                 local rt = faults.load('later', { pool = 'two',
+                     module = 'vm_jobs', vm_max_memory = 2 ^ 24,
+                     init = (\"local cell = require('board').at(%.0f):get(1) \"
+                             .. \"if cell == 1 then error('no more') end\")
+                            :format(board.address) })
+                 faults.await('two VMs', function()
+                     return rt:stats().vm.vms == 2
+                 end)
+                 -- From now on no VM can be replaced.
+                 board:set(1, 1)
+                 local failed = 0
+                 faults.await('no VM is left', function()
+                     local res, err = rt:call('hoard_tables')
+                     err = faults.brief(err)
+                     assert(res == nil, 'unlimited')
+                     assert(err == 'runtime error: not enough memory'
+                            or err:find('runtime error: .*no more'), err)
+                     failed = failed + (err:find('no more') and 1 or 0)
+                     return rt:stats().vm.vms == 0
+                 end)
+                 faults.together(20, function(i)
+                     local res, err = rt:call('echo', i)
+                     assert(res == nil and err:find('no more'), err)
+                 end)
+                 board:set(1, 0)
+                 faults.together(20, function(i)
+                     local res, err = rt:call('echo', i)
+                     assert(res == i, err)
+                 end)
+                 assert(rt:close())
+                 ngx.print('fine')",
+            ),
+    );
+    let worker = nginx.worker();
+    for _ in 0..3 {
+        assert_eq!(nginx.text("/try"), "nil 0");
+    }
+    assert_eq!(nginx.text("/later"), "fine");
+    assert_eq!(nginx.worker(), worker);
+    assert_eq!(nginx.figure("slots.used"), 0.0);
+}
