@@ -142,7 +142,7 @@ lint:
 fmt:
 	$(CARGO) fmt --all
 
-install: build
+install: build hosts
 	sh scripts/install.sh "$(DESTDIR)$(LUA_LIB_DIR)" "$(DESTDIR)$(LUA_LIBDIR)" "$(DESTDIR)$(INCLUDE_DIR)"
 
 deps:

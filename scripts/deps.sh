@@ -64,6 +64,9 @@ fi
 if for_any "test"; then
     need perl perl -MTAP::Harness -MTest::More -e1
     need libtest-base-perl perl -MTest::Base -e1
+    need libpython3-dev sh -c "ls /usr/lib/*/libpython3.*.so.1.0"
+    need python3-numpy /usr/bin/python3 -c "import numpy"
+    need python3-pil /usr/bin/python3 -c "import PIL"
     need g++ command -v "${CXX:-c++}"
 fi
 if for_any "lint"; then

@@ -16,6 +16,13 @@ put() {
 }
 
 put target/release/libnonblocking_ffi.so "$lib_dir/libnonblocking_ffi.so" 755
+# The hosts of other languages, as far as they were built (`make hosts`).
+for host in python java; do
+    library=libnonblocking_ffi_$host.so
+    if [ -e "target/release/$library" ]; then
+        put "target/release/$library" "$lib_dir/$library" 755
+    fi
+done
 put include/nonblocking_ffi.h "$include_dir/nonblocking_ffi.h" 644
 find lua -name '*.lua' | while read -r file; do
     put "$file" "$lua_dir/${file#lua/}" 644

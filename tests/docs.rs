@@ -11,6 +11,7 @@
 //! | `c`          | compiled without a warning; a `cc` command of the same document makes a plugin of it, which Lua then calls |
 //! | `rust`       | a doc test of the author crate, which includes the document |
 //! | `go`         | a program: vetted; the `go` commands of the same document make a library of one, which Lua then calls |
+//! | `python FILE` | a Python module of that file name, in the folder `/path/to/python`, for the document's `lua` blocks to load; `test_*.py` is a program |
 //! | `toml`       | a manifest that cargo understands |
 //!
 //! There is no other kind of block, and none without a kind.
@@ -19,6 +20,8 @@
 mod document;
 #[path = "docs/golang.rs"]
 mod golang;
+#[path = "docs/python.rs"]
+mod python;
 #[path = "docs/server.rs"]
 mod server;
 mod support;
@@ -51,6 +54,7 @@ fn every_block_is_of_a_kind_that_is_tested() {
     for document in documents() {
         for Block { place, kind, .. } in &document.blocks {
             let is_file = kind.starts_with("lua ") && kind.ends_with(".lua");
+            let is_file = is_file || python::is_module(kind);
             let is_known = is_file || known.contains(&kind.as_str());
             assert!(is_known, "{place}: kind {kind:?}");
             if !is_file {
@@ -117,6 +121,7 @@ fn run_lua(document: &Document) {
         return;
     }
     let builder = Nginx::builder().plugin("async_timer").plugin("blocking");
+    let builder = builder.plugin("nonblocking_ffi_python");
     let mut builder = builder.init_worker(
         "rt = assert(nbffi.load { runtime = 'c', library = 'echo' })
          timer = assert(nbffi.load { runtime = 'c', library = 'async_timer' })
@@ -146,6 +151,8 @@ fn run_lua(document: &Document) {
         );
     }
     let nginx = builder.start();
+    python::run_programs(document);
+    python::write(document, &nginx.dir().join("prefix/lib/python"));
     for library in &built_go.libraries {
         let installed = nginx.dir().join("prefix/lib");
         fs::copy(library, installed.join(library.file_name().unwrap())).unwrap();
@@ -188,6 +195,7 @@ fn check_command(place: &str, command: &str, server: Option<&Server>) {
     match words[0] {
         // Run by `build_c` and `golang::build`.
         "cc" | "go" => {}
+        "pip" => python::check_pip(place, &words),
         "curl" => {
             let server = server.unwrap_or_else(|| panic!("{place}: no nginx"));
             let here = format!("127.0.0.1:{}", server.port);
@@ -338,6 +346,7 @@ fn files_and_tests_that_are_named_exist() {
                     "plugin/",
                     "scripts/",
                     "examples/",
+                    "runtimes/",
                 ];
                 if folders.iter().any(|folder| code.starts_with(folder)) {
                     let path = root().join(code);

@@ -276,7 +276,7 @@ local function exchange(connection, method, text, deadline)
     connection.used = gettime()
     local ends = lower(headers.connection or "")
     if not more or version == "1.0" or find(ends, "close", 1, true) then
-        connection = nil
+        forget(connection)
     end
     return {
         status = status, headers = headers, body = body,
@@ -318,7 +318,7 @@ local function obtain(host, port, deadline)
         if gettime() - connection.used < MAX_IDLE then
             return connection, true
         end
-        connection = nil
+        forget(connection)
     end
     return connect(host, port, name, deadline)
 end
@@ -358,7 +358,7 @@ function _M.request(options)
         end
         -- What is left of the response would be taken for that of the next
         -- request.
-        connection = nil
+        forget(connection)
         if not (reused and unseen and REPEATABLE[method]) then
             return nil, err
         end

@@ -119,7 +119,7 @@ local function begin_load(host, given, arguments)
     if not name then
         return nil, err
     end
-    pool, err = pools.obtain(given.pool or "default")
+    pool, err = pools.obtain(given.pool or plugin and plugin.pool or "default")
     if not pool then
         return nil, err
     end

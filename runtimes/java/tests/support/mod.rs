@@ -81,10 +81,8 @@ fn end(task: u64, outcome: impl FnOnce() -> Outcome) -> c_int {
 
 unsafe extern "C" fn log(_: *const nbffi_host, _: c_int, msg: *const c_char, len: u64) {
     // SAFETY: the plugin's message.
-    eprintln!(
-        "{}",
-        String::from_utf8_lossy(unsafe { bytes(msg.cast(), len) })
-    );
+    let text = unsafe { bytes(msg.cast(), len) };
+    eprintln!("{}", String::from_utf8_lossy(text));
 }
 
 unsafe extern "C" fn config(host: *const nbffi_host, len: *mut u64) -> *const c_char {
@@ -129,9 +127,8 @@ unsafe extern "C" fn respond_buffer(task: u64, len: u64) -> c_int {
 
 unsafe extern "C" fn respond(task: u64, data: *const c_void, len: u64) -> c_int {
     // SAFETY: the plugin's data.
-    end(task, || {
-        Outcome::Response(unsafe { bytes(data, len) }.to_vec())
-    })
+    let data = unsafe { bytes(data, len) };
+    end(task, || Outcome::Response(data.to_vec()))
 }
 
 unsafe extern "C" fn respond_owned(
