@@ -55,7 +55,15 @@ if for_any "test bench"; then
     need wrk command -v wrk
     need lua-cjson lua_file cjson.so
 fi
+if for_any "test bench demo"; then
+    need golang-go command -v "${GO:-go}"
+    need openjdk-17-jdk-headless any_file /usr/lib/jvm/*/bin/javac \
+        ${JAVA_HOME:+"$JAVA_HOME/bin/javac"}
+    need python3 command -v python3
+fi
 if for_any "test"; then
+    need redis-server command -v redis-server
+    need libpdfbox2-java any_file /usr/share/java/pdfbox2.jar
     # Debian's package has another place for it than OpenResty.
     lua_file resty/sha256.lua || need lua-nginx-string lua_file nginx/sha256.lua
     need lua-socket lua_file socket.lua

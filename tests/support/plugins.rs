@@ -23,10 +23,9 @@ pub fn find(name: &str) -> PathBuf {
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let make = || match name {
         "nonblocking_ffi" => built("target/release/libnonblocking_ffi.so", "make build"),
-        "nonblocking_ffi_python" => built(
-            "target/release/libnonblocking_ffi_python.so",
-            "make build",
-        ),
+        "nonblocking_ffi_python" => {
+            built("target/release/libnonblocking_ffi_python.so", "make build")
+        }
         "panics" => build_panics(),
         _ => {
             let source = root().join(format!("tests/plugins/{name}.c"));

@@ -51,6 +51,8 @@ pub struct Group {
     mailbox: &'static Mailbox,
     /// Runtimes that use it.
     users: AtomicUsize,
+    /// Whether a first VM has started, so that the others may.
+    proven: AtomicBool,
     closed: AtomicBool,
     /// Its figures.
     pub figures: Figures,
@@ -140,6 +142,7 @@ impl Group {
             boot: config.boot,
             mailbox,
             users: AtomicUsize::new(1),
+            proven: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             figures: Figures::default(),
             seats: (0..threads).map(|_| SeatFigures::default()).collect(),
@@ -161,8 +164,10 @@ impl Group {
         }
     }
 
-    /// Has every thread of the pool make its VM.
+    /// Has every thread of the pool make its VM, as one has succeeded.
     pub fn spread(&self, pool: &'static Pool) {
+        // Release: pairs with the Acquire in `reconcile`.
+        self.proven.store(true, Ordering::Release);
         pool.visit(reconcile);
     }
 
@@ -235,8 +240,7 @@ pub fn with_vm<T>(
     if !text.is_empty() {
         group.log(WARN, format!("a VM is replaced: {text}").as_bytes());
     }
-    discard(|other| std::ptr::eq(other, vm));
-    group.note_vm(seat, None);
+    discard(seat, |other| std::ptr::eq(other, vm));
     if let Err(why) = find_or_make(group, seat) {
         group.log(ERR, format!("no new VM: {why}").as_bytes());
     }
@@ -261,20 +265,22 @@ fn find_or_make(group: &Arc<Group>, seat: Seat) -> Result<*const Vm, String> {
 }
 
 /// Drops VMs of this thread. Outside of the list's borrow: finalizers run.
-fn discard(which: impl Fn(&Vm) -> bool) {
+fn discard(seat: Seat, which: impl Fn(&Vm) -> bool) {
     let dropped: Vec<_> = VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
-    drop(dropped);
+    for vm in &dropped {
+        vm.group().note_vm(seat, None);
+    }
 }
 
 /// Makes the VMs that this thread lacks, and closes those whose group is.
 fn reconcile(seat: Seat) {
     // Acquire: pairs with the Release in `leave`.
-    discard(|vm| vm.group().closed.load(Ordering::Acquire));
-    let here: Vec<_> = groups()
-        .iter()
-        .filter(|group| group.pool == seat.pool)
-        .cloned()
-        .collect();
+    discard(seat, |vm| vm.group().closed.load(Ordering::Acquire));
+    // Acquire: pairs with the Release in `spread`. Init code that does not end
+    // keeps the thread that has tried it first, not all of them.
+    let is_ours =
+        |group: &&Arc<Group>| group.pool == seat.pool && group.proven.load(Ordering::Acquire);
+    let here: Vec<_> = groups().iter().filter(is_ours).cloned().collect();
     for group in here {
         if let Err(why) = find_or_make(&group, seat) {
             group.log(ERR, format!("cannot start a VM: {why}").as_bytes());

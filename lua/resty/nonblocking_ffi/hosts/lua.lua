@@ -12,9 +12,6 @@ local get = options.get
 local is_text = options.is_text
 local text = channel.text
 
--- Seconds that the start of a VM may take, with its init code.
-local INIT_TIMEOUT = 60
-
 
 return {
     options = {
@@ -54,7 +51,7 @@ return {
             max_memory = limits[1],
             recycle_memory = limits[2],
             recycle_tasks = limits[3],
-            init_timeout = INIT_TIMEOUT,
+            init_timeout = get(given, "timeout"),
         })
         local ptr = channel.C.nbffi_runtime_new_lua(channel.client, pool.ptr,
             text(name), opts, handle)
