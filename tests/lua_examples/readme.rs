@@ -138,6 +138,8 @@ fn check(name: &str) {
             );
         }
     }
+    let drawn = root().join("examples/thumbnail_proxy/html/moon.jpg");
+    let was_there = drawn.exists();
     for picture in commands
         .iter()
         .filter(|command| command.starts_with("target/"))
@@ -159,7 +161,23 @@ fn check(name: &str) {
         let printed = run(name, Command::new("sh").arg("-c").arg(here));
         assert_eq!(printed.trim(), expected, "{command}\n{}", running.said());
     }
+    let script = root().join("examples").join(name).join("measure.sh");
+    if script.exists() {
+        let mut measure = Command::new("sh");
+        measure.arg(script).env("PORT", running.port.to_string());
+        let printed = run(name, measure.env("SECONDS_EACH", "1"));
+        for place in ["in the pool", "in the loop"] {
+            let line = printed.lines().find(|line| line.starts_with(place));
+            let line = line.unwrap_or_else(|| panic!("{name}: no {place}\n{printed}"));
+            // Its rate, and the two percentiles.
+            assert_eq!(line.split_whitespace().count(), 6, "{line}");
+            assert!(!line.contains(" 0/s"), "{line}\n{}", running.said());
+        }
+    }
     running.stop();
+    if name == "thumbnail_proxy" && !was_there {
+        fs::remove_file(drawn).unwrap();
+    }
 }
 
 #[test]

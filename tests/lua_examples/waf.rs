@@ -60,13 +60,20 @@ fn rules_find_what_they_say() {
         builder
             .location("/test/pool", pool)
             .location("/test/loop", in_loop)
-            .location("/test/count", "ngx.print((require('waf').count()))")
+            .location(
+                "/test/count",
+                "ngx.print(table.concat({ require('waf').count() }, ' '))",
+            )
     });
     let site = example.start();
     assert_eq!(site.nginx.text("/test/loop"), "");
     assert_eq!(site.nginx.text("/test/pool"), "");
-    let count: usize = site.nginx.text("/test/count").parse().unwrap();
-    assert!(count >= 300, "only {count} rules");
+    let counts = site.nginx.text("/test/count");
+    let (rules, checks) = counts.split_once(' ').unwrap();
+    assert!(rules.parse::<u32>().unwrap() >= 300, "only {rules} rules");
+    let readme = fs::read_to_string(root().join("examples/waf/README.md")).unwrap();
+    let said = format!("through {rules} regular expressions and {checks} checks");
+    assert!(readme.contains(&said), "examples/waf/README.md: {said}");
 }
 
 #[test]

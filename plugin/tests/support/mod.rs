@@ -2,7 +2,8 @@
 //! count what it does.
 #![allow(dead_code, missing_docs, reason = "each test file uses a part of it")]
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,7 +98,14 @@ pub struct Runtime {
     config: CString,
     name: CString,
     pub log: Mutex<Vec<(c_int, String)>>,
+    /// Tasks that `next` gives out.
+    queue: Mutex<VecDeque<u64>>,
     closed: bool,
+}
+
+thread_local! {
+    /// The host whose plugin this thread is inside of, and its last task.
+    static INSIDE: Cell<(*const nbffi_host, u64)> = const { Cell::new((std::ptr::null(), 0)) };
 }
 
 // SAFETY: state is the plugin's, which must cope with any thread.
@@ -157,12 +165,14 @@ impl Runtime {
                 respond_owned,
                 fail,
                 set_status,
+                next,
             },
             plugin,
             state: null_mut(),
             config: CString::new(config).unwrap(),
             name: CString::new("fake").unwrap(),
             log: Mutex::default(),
+            queue: Mutex::default(),
             closed: false,
         });
         let mut err = [0x55 as c_char; 64];
@@ -185,18 +195,16 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Calls the plugin; the task's number.
-    pub fn submit(&self, request: &[u8], options: Options) -> u64 {
+    /// Makes a task.
+    fn post(request: &[u8], options: Options) -> u64 {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        let request: Box<[u8]> = request.into();
-        let (data, len) = (request.as_ptr(), request.len());
         let deadline_ns = options
             .timeout
             .map_or(NBFFI_NO_DEADLINE, |t| now() + t.as_nanos() as u64);
         tasks().as_mut().unwrap().insert(
             id,
             TaskState {
-                request,
+                request: request.into(),
                 max_response: options.max_response,
                 memory: options.memory,
                 refused: None,
@@ -208,11 +216,38 @@ impl Runtime {
                 stale: 0,
             },
         );
-        // NULL for an empty request: the plugin must not mind.
-        let data = if len == 0 { std::ptr::null() } else { data };
+        id
+    }
+
+    /// Makes a task that the plugin gets when it asks for the next one; its
+    /// number.
+    pub fn enqueue(&self, request: &[u8], options: Options) -> u64 {
+        let id = Self::post(request, options);
+        self.queue.lock().unwrap().push_back(id);
+        id
+    }
+
+    /// How many tasks wait to be asked for.
+    pub fn queued(&self) -> usize {
+        self.queue.lock().unwrap().len()
+    }
+
+    /// Calls the plugin; the task's number.
+    pub fn submit(&self, request: &[u8], options: Options) -> u64 {
+        let id = Self::post(request, options);
+        let (data, len) = request_of(id);
+        let host: *const Runtime = self;
+        INSIDE.set((host.cast(), id));
         // SAFETY: the request is kept; state is what init stored.
-        let rc = unsafe { (self.plugin.call.unwrap())(self.state, id, data.cast(), len as u64) };
-        with(id, |t| {
+        let rc = unsafe { (self.plugin.call.unwrap())(self.state, id, data, len) };
+        let (_, last) = INSIDE.replace((std::ptr::null(), 0));
+        self.settle(last, rc);
+        id
+    }
+
+    /// Ends a task that the plugin has done with, unless it is complete.
+    fn settle(&self, task: u64, rc: c_int) {
+        with(task, |t| {
             let pending = t.outcome.is_none() && self.plugin.flags & NBFFI_ASYNC == 0;
             if pending && t.refused.is_some() {
                 t.outcome = t.refused.take();
@@ -232,7 +267,6 @@ impl Runtime {
                 });
             }
         });
-        id
     }
 
     /// Calls the plugin and waits for the outcome.
@@ -261,6 +295,16 @@ impl Drop for Runtime {
             self.close();
         }
     }
+}
+
+/// A task's request, which stays where it is.
+fn request_of(task: u64) -> (*const c_void, u64) {
+    with(task, |t| match t.request.len() {
+        // NULL for an empty one: the plugin must not mind.
+        0 => (std::ptr::null(), 0),
+        len => (t.request.as_ptr().cast(), len as u64),
+    })
+    .unwrap()
 }
 
 pub fn outcome(task: u64) -> Option<Outcome> {
@@ -531,4 +575,29 @@ pub fn load_c(source: &std::path::Path, output: &str) -> Box<Runtime> {
         std::mem::transmute::<*mut c_void, nbffi_plugin_entry_fn>(symbol)
     };
     Runtime::load(entry, "").unwrap()
+}
+
+unsafe extern "C" fn next(
+    host: *const nbffi_host,
+    task: *mut nbffi_task,
+    req: *mut *const c_void,
+    len: *mut u64,
+) -> c_int {
+    let (inside, last) = INSIDE.get();
+    if !std::ptr::eq(inside, host) {
+        return 0;
+    }
+    // SAFETY: the table leads a Runtime.
+    let runtime = unsafe { &*host.cast::<Runtime>() };
+    runtime.settle(last, 0);
+    let Some(id) = runtime.queue.lock().unwrap().pop_front() else {
+        return 0;
+    };
+    INSIDE.set((host, id));
+    // SAFETY: the plugin passes places to write to.
+    unsafe {
+        *task = id;
+        (*req, *len) = request_of(id);
+    }
+    1
 }

@@ -317,8 +317,8 @@ mod tests {
                 while !over.load(Ordering::Relaxed) {
                     let number = frame.number();
                     if frame.claim(number) {
-                        interrupted.store(frame.task(), Ordering::Relaxed);
-                        std::hint::spin_loop();
+                        interrupted.store(number, Ordering::Relaxed);
+                        (0..100).for_each(|_| std::hint::spin_loop());
                         interrupted.store(0, Ordering::Relaxed);
                         frame.release(number);
                         claims.fetch_add(1, Ordering::Relaxed);
@@ -334,11 +334,14 @@ mod tests {
                 }
                 task += 1;
                 turn(frame, task);
+                let number = frame.number() & !CLAIMED;
                 // Long enough to be seen and claimed.
-                (0..200).for_each(|_| std::hint::spin_loop());
-                let other = interrupted.load(Ordering::Relaxed);
-                if other != 0 && other != task {
-                    wrong.push((other, task));
+                for _ in 0..200 {
+                    let other = interrupted.load(Ordering::Relaxed);
+                    if other != 0 && other != number {
+                        wrong.push((other, number));
+                    }
+                    std::hint::spin_loop();
                 }
             }
             frame.rest();
