@@ -463,3 +463,27 @@ falseunrecognized option name
 falseres is not a table
 --- no_error_log
 [error]
+
+
+
+=== TEST 11: alternatives before a lazy repeat, which the JIT compiler of PCRE2 10.45 and 10.46 gets wrong
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = vm_re()
+        local pattern = [[(?:curl|wget)[^\n;]{0,200}?;]]
+        for _, options in ipairs { "jo", "o", "j", "" } do
+            ngx.say(rt:call("call", "ngx.re.find", "wget;", pattern, options))
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+15
+15
+15
+15
+--- no_error_log
+[error]

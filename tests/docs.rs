@@ -11,6 +11,7 @@
 //! | `c`          | compiled without a warning; a `cc` command of the same document makes a plugin of it, which Lua then calls |
 //! | `rust`       | a doc test of the author crate, which includes the document |
 //! | `go`         | a program: vetted; the `go` commands of the same document make a library of one, which Lua then calls |
+//! | `java FILE`  | a Java file of that name; the document's `javac` command makes the classes that its `lua` blocks load |
 //! | `python FILE` | a Python module of that file name, in the folder `/path/to/python`, for the document's `lua` blocks to load; `test_*.py` is a program |
 //! | `toml`       | a manifest that cargo understands |
 //!
@@ -20,6 +21,8 @@
 mod document;
 #[path = "docs/golang.rs"]
 mod golang;
+#[path = "docs/java.rs"]
+mod java;
 #[path = "docs/python.rs"]
 mod python;
 #[path = "docs/server.rs"]
@@ -54,7 +57,7 @@ fn every_block_is_of_a_kind_that_is_tested() {
     for document in documents() {
         for Block { place, kind, .. } in &document.blocks {
             let is_file = kind.starts_with("lua ") && kind.ends_with(".lua");
-            let is_file = is_file || python::is_module(kind);
+            let is_file = is_file || python::is_module(kind) || java::is_class(kind);
             let is_known = is_file || known.contains(&kind.as_str());
             assert!(is_known, "{place}: kind {kind:?}");
             if !is_file {
@@ -120,8 +123,14 @@ fn run_lua(document: &Document) {
     if blocks.is_empty() && built.names.is_empty() {
         return;
     }
+    let has_java = document.blocks.iter().any(|b| java::is_class(&b.kind));
+    if has_java && !java::is_built() {
+        println!("{}: no JDK: its blocks are not run", document.name);
+        return;
+    }
     let builder = Nginx::builder().plugin("async_timer").plugin("blocking");
     let builder = builder.plugin("nonblocking_ffi_python");
+    let builder = builder.plugin("nonblocking_ffi_java");
     let mut builder = builder.init_worker(
         "rt = assert(nbffi.load { runtime = 'c', library = 'echo' })
          timer = assert(nbffi.load { runtime = 'c', library = 'async_timer' })
@@ -151,6 +160,7 @@ fn run_lua(document: &Document) {
         );
     }
     let nginx = builder.start();
+    java::build(document, &nginx.dir().join("prefix/lib"));
     python::run_programs(document);
     python::write(document, &nginx.dir().join("prefix/lib/python"));
     for library in &built_go.libraries {
@@ -193,8 +203,8 @@ fn check_command(place: &str, command: &str, server: Option<&Server>) {
         line.unwrap().split('"').nth(1).unwrap().to_owned()
     };
     match words[0] {
-        // Run by `build_c` and `golang::build`.
-        "cc" | "go" => {}
+        // Run by `build_c`, `golang::build` and `java::build`.
+        "cc" | "go" | "javac" => {}
         "pip" => python::check_pip(place, &words),
         "curl" => {
             let server = server.unwrap_or_else(|| panic!("{place}: no nginx"));

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn reads_options() {
-        let options = parse("--quick --only lone --rounds 3 --date today").unwrap();
+        let options = parse("--quick --only lone-1 --rounds 3 --date today").unwrap();
         assert_eq!(options.effort().rounds, 3);
         assert_eq!(options.workloads().unwrap().len(), 3);
         assert_eq!(options.date.as_deref(), Some("today"));

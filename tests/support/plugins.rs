@@ -23,8 +23,8 @@ pub fn find(name: &str) -> PathBuf {
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let make = || match name {
         "nonblocking_ffi" => built("target/release/libnonblocking_ffi.so", "make build"),
-        "nonblocking_ffi_python" => {
-            built("target/release/libnonblocking_ffi_python.so", "make build")
+        "nonblocking_ffi_python" | "nonblocking_ffi_java" => {
+            built(&format!("target/release/lib{name}.so"), "make hosts")
         }
         "panics" => build_panics(),
         _ => {
