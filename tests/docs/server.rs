@@ -104,12 +104,11 @@ impl Server {
             port,
             folder,
         };
-        // Written as soon as nginx listens.
-        let pid = logs.join("pid");
+        // A signal that comes before there are workers is lost.
         let mut ended = false;
         eventually("nginx is up or has ended", PATIENCE, || {
             ended = server.child.try_wait().unwrap().is_some();
-            ended || fs::metadata(&pid).is_ok_and(|pid| pid.len() > 0)
+            ended || server.log().contains("start worker process ")
         });
         (!ended).then_some(server)
     }
