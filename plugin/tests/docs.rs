@@ -24,7 +24,7 @@ fn c_plugins_of_the_guide() {
             support::load_c(&source, &format!("libguide_{i}.so"))
         })
         .collect();
-    let [upper, relay] = runtimes.as_slice() else {
+    let [upper, relay, batch] = runtimes.as_slice() else {
         panic!("{} plugins in C", runtimes.len());
     };
     assert_eq!(upper.call(b"hello, World").data(), b"HELLO, WORLD");
@@ -32,6 +32,7 @@ fn c_plugins_of_the_guide() {
     for i in 0..10_000_u32 {
         assert_eq!(relay.call(&i.to_ne_bytes()).data(), i.to_ne_bytes());
     }
+    assert_eq!(batch.call(b"one of several").data(), b"one of several");
     let small = support::Options {
         max_response: 2,
         ..Default::default()

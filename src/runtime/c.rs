@@ -113,6 +113,8 @@ impl Plugin {
                     size,
                 )
             };
+            // It may have loaded libraries, a language's runtime for one.
+            exit::guard();
             if failed != 0 {
                 let text = CStr::from_bytes_until_nul(&message)
                     .map(CStr::to_string_lossy)

@@ -181,8 +181,9 @@ impl Frame {
         let old = self.turn.swap((number + STEP) | flags, Ordering::SeqCst);
         if old & CLAIMED != 0 {
             // Acquire: partner of the Release in `release`; the thread has been
-            // interrupted then.
-            while self.released.load(Ordering::Acquire) != old {
+            // interrupted then. A later turn may have been claimed and released
+            // before this thread gets to see it.
+            while self.released.load(Ordering::Acquire) < old {
                 std::thread::yield_now();
             }
         }

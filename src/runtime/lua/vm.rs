@@ -17,6 +17,7 @@ use super::group::Group;
 use super::heap::{self, Heap};
 use super::watchdog::{Ended, Watched, NO_TASK};
 use super::LuaHost;
+use crate::error::Error;
 use crate::sync::now_ns;
 
 /// Places on the stack of a VM.
@@ -185,8 +186,10 @@ impl Vm {
         let deadline = now_ns() + self.group.limits.init_ns;
         match self.call(ptr::null(), NO_TASK, deadline, 0) {
             Ended::Returned => {}
+            // What load says if it has noticed before.
+            _ if self.watched.is_stopped() => return Err(Error::Timeout.to_string()),
             Ended::Raised => return Err(self.message()),
-            Ended::Abandoned => return Err("it did not end in time".to_owned()),
+            Ended::Abandoned => return Err(Error::Timeout.to_string()),
         }
         // SAFETY: `open` has put two functions there.
         unsafe {

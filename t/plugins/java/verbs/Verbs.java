@@ -104,7 +104,8 @@ public final class Verbs implements AutoCloseable {
                 host.log(System.Logger.Level.valueOf(rest.split(" ", 2)[0]), rest.split(" ", 2)[1]);
                 return "logged";
             case "logger":
-                System.getLogger("my.logger").log(System.Logger.Level.WARNING, "via System: {0}", rest);
+                System.getLogger("my.logger").log(
+                        System.Logger.Level.WARNING, "via System: {0}", rest);
                 return "logged";
             case "jul":
                 Logger.getLogger("my.jul").log(Level.SEVERE, rest, new RuntimeException("thrown"));
@@ -125,7 +126,8 @@ public final class Verbs implements AutoCloseable {
                 System.gc();
                 return "heap=" + (runtime.totalMemory() - runtime.freeMemory())
                         + " max=" + runtime.maxMemory()
-                        + " classes=" + ManagementFactory.getClassLoadingMXBean().getLoadedClassCount();
+                        + " classes="
+                        + ManagementFactory.getClassLoadingMXBean().getLoadedClassCount();
             case "threads":
                 return Thread.getAllStackTraces().size();
             default:

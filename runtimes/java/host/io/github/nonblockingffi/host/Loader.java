@@ -56,7 +56,8 @@ final class Loader extends URLClassLoader {
                 jars.add(file);
             }
         } catch (IOException failure) {
-            throw new Refusal("class_path: " + place + ": cannot list the folder (" + failure + ")");
+            throw new Refusal(
+                    "class_path: " + place + ": cannot list the folder (" + failure + ")");
         }
         if (jars.isEmpty()) {
             throw new Refusal("class_path: " + place + ": there are no jars");
