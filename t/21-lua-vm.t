@@ -47,7 +47,7 @@ return { version = version }
 };
 
 repeat_each(1);
-plan tests => repeat_each() * (blocks() * 3 + 2);
+plan tests => repeat_each() * (blocks() * 3 + 3);
 no_long_string();
 timeout(30);
 run_tests();
@@ -427,6 +427,69 @@ versioned_other.lua:\d+: the other one is broken.*
 2 1 1 1
 --- no_error_log
 [error]
+
+
+
+=== TEST 8: a VM that cannot start on one thread: its calls say why, others work
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local tp = require "test_plugins"
+        local nbffi = require "resty.nonblocking_ffi"
+        local board = require("board").new()
+        nbffi.pool("two", { threads = 2 })
+        local helper = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                                           pool = "two", timeout = 20 })
+        tp.poll(function() return helper:stats().vm.vms == 2 end)
+        -- Keeps one thread busy, from `start` + thread to `go` + thread: both
+        -- are held, as only then no thread can take the other one's task.
+        local function busy(index, start, go)
+            for _ = 1, 2 do
+                helper:cast("hold", board.address, start, go)
+            end
+            tp.poll(function()
+                return board:get(start) == 1 and board:get(start + 1) == 1
+            end)
+            board:set(go + 1 - index, 1)
+        end
+        busy(1, 20, 22)
+        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+            pool = "two", vm = "picky", init = ([[
+                local board = require("board").at(%.0f)
+                if require("resty.nonblocking_ffi.worker").index() == 1
+                   and board:get(30) == 0
+                then
+                    error("not here")
+                end
+            ]]):format(board.address) })
+        ngx.say(select(2, rt:call("count")))
+        -- The other thread tries when it pauses; then a call has to go there.
+        board:set(23, 1)
+        tp.poll(function()
+            return nbffi.stats().pools.two.running == 0
+        end)
+        busy(0, 24, 26)
+        local res, err = rt:call("count")
+        ngx.say(res, " ", (err:gsub("\n.*", "")))
+        -- Once it can start, it does.
+        board:set(30, 1)
+        ngx.say(select(2, rt:call("count")))
+        board:set(26, 1)
+        ngx.say(rt:stats().vm.vms)
+    }
+}
+--- request
+GET /t
+--- response_body
+0
+nil runtime error: init:5: not here
+1
+2
+--- error_log
+cannot start a VM: init:5: not here
+--- no_error_log
+[alert]
 
 
 

@@ -302,14 +302,12 @@ function _M.at_end(address)
 end
 
 
--- If this is thread `index`: counts in cell `start` + index, and stays until
--- cell `go` + index is set.
-function _M.hold_on(address, index, start, go)
-    if worker.index() == index then
-        local memory = board.at(address)
-        memory:add(start + index)
-        memory:await(go + index, 1)
-    end
+-- Counts in cell `start` + the thread's index, and stays until cell `go` + that
+-- index is set.
+function _M.hold(address, start, go)
+    local memory, index = board.at(address), worker.index()
+    memory:add(start + index)
+    memory:await(go + index, 1)
 end
 
 
