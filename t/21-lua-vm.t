@@ -446,7 +446,7 @@ location = /t {
         -- are held, as only then no thread can take the other one's task.
         local function busy(index, start, go)
             for _ = 1, 2 do
-                helper:cast("hold", board.address, start, go)
+                helper:cast("occupy", board.address, start, go)
             end
             tp.poll(function()
                 return board:get(start) == 1 and board:get(start + 1) == 1

@@ -304,7 +304,7 @@ end
 
 -- Counts in cell `start` + the thread's index, and stays until cell `go` + that
 -- index is set.
-function _M.hold(address, start, go)
+function _M.occupy(address, start, go)
     local memory, index = board.at(address), worker.index()
     memory:add(start + index)
     memory:await(go + index, 1)
