@@ -1140,6 +1140,16 @@ location = /t {
         say(rt:call("ask", "async_timer", "1 coffee", 5))
         say(rt:call({ "ask", timeout = 0.05 }, "async_timer", "60000 tea"))
         say(rt:call("ask", "async_timer", "1 milk"))
+        -- Whoever cancels the task frees its thread.
+        local function running()
+            return nbffi.stats().pools.default.running
+        end
+        local before = running()
+        local given_up = rt:submit({ "ask", timeout = 3600 }, "async_timer",
+                                   "3600000 tea", 3600)
+        tp.poll(function() return running() > before end)
+        say(given_up:cancel())
+        say(rt:call({ "ask", timeout = 20 }, "async_timer", "1 sugar"))
         -- The runtime closes when its nested tasks have ended.
         say(late:close(), timer:close())
         for _, arguments in ipairs { "", "5, 'x'", "'x'", "'x', 5", "'x', {}",
@@ -1157,6 +1167,8 @@ nil timeout
 coffee
 nil timeout
 milk
+true
+sugar
 true true
 caller:2: worker.call: a runtime's name expected, got nil
 caller:2: worker.call: a runtime's name expected, got number
@@ -1317,6 +1329,23 @@ location = /t {
         end
         ngx.say(nbffi.stats().slots.used)
         ngx.say(nbffi.stats().runtimes["vm_jobs"].vm.vms)
+
+        -- VMs that others still use forget those that were closed.
+        nbffi.pool("one", { threads = 1 })
+        local stays = assert(nbffi.load { runtime = "lua", pool = "one",
+                                          module = "vm_jobs" })
+        local function memory_after(loads)
+            for i = 1, loads do
+                local name = ("shares %d"):format(i)
+                assert(assert(nbffi.load { runtime = "lua", pool = "one",
+                                           module = "vm_jobs",
+                                           name = name }):close())
+            end
+            return (stays:call("settled_memory"))
+        end
+        local before = memory_after(100)
+        local grown = memory_after(400) - before
+        ngx.say(grown < 10000 and "all forgotten" or grown)
     }
 }
 --- request
@@ -1327,6 +1356,7 @@ true
 1
 0
 2
+all forgotten
 --- no_error_log
 [error]
 

@@ -83,10 +83,11 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
             core: copy(options.core),
             boot: copy(options.boot),
         };
-        let group = Group::obtain(pool, client.mailbox(), config);
         // SAFETY: by the contract.
         let (module, name) = unsafe { (options.module.string(), name.string()) };
-        let host = LuaHost::new(module, group, pool);
+        let host = LuaHost::new(module, pool, |number| {
+            Group::obtain(pool, client.mailbox(), config, number)
+        });
         // SAFETY: by the contract.
         unsafe { *handle = Box::into_raw(Box::new(LuaHandle(host.clone()))) };
         let options = Options {

@@ -87,6 +87,14 @@ pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
     })
 }
 
+/// Whether a runtime of the VM's group, by its number, is not closed.
+#[no_mangle]
+pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
+    guard(true, || {
+        current().is_some_and(|(_, vm, _)| vm.group().serves(runtime))
+    })
+}
+
 /// Writes the name of a function of the runtime; false if there is none.
 ///
 /// # Safety
@@ -140,8 +148,7 @@ pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usiz
 #[no_mangle]
 pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
     guard(false, || {
-        let task = current().and_then(|(now, ..)| arena::resolve(now.task));
-        task.is_some_and(|(slot, generation)| slot.state.is_unwanted(generation))
+        current().is_some_and(|(now, ..)| arena::is_unwanted(now.task))
     })
 }
 
@@ -197,13 +204,13 @@ pub unsafe extern "C" fn nbffi_vm_call(
     answer: *mut Answer,
 ) -> i32 {
     guard(Error::Runtime.code(), || {
-        let Some((_, vm, _)) = current() else {
+        let Some((now, vm, _)) = current() else {
             return UNKNOWN;
         };
         // SAFETY: by the contract.
         let (name, request) = unsafe { (runtime.string(), request.bytes()) };
         vm.watched().nest(true);
-        let result = nested::call(&name, request, seconds);
+        let result = nested::call(&name, request, seconds, now.task);
         vm.watched().nest(false);
         let slot = match result {
             Ok(slot) => slot,

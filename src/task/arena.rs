@@ -57,6 +57,12 @@ pub fn resolve(handle: u64) -> Option<(&'static Slot, u32)> {
     Some((get(handle as u32)?, (handle >> 32) as u32))
 }
 
+/// Whether nobody wants the result of the task of a handle any more; false for
+/// what is no handle.
+pub fn is_unwanted(handle: u64) -> bool {
+    resolve(handle).is_some_and(|(slot, generation)| slot.state.is_unwanted(generation))
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -291,6 +291,14 @@ function _M.survive()
 end
 
 
+-- Bytes in use when there is no garbage.
+function _M.settled_memory()
+    collectgarbage()
+    collectgarbage()
+    return collectgarbage("count") * 1024
+end
+
+
 -- Leaves something in the VM that notes its end in cell 5.
 local at_end
 

@@ -49,8 +49,8 @@ pub struct Group {
     /// What `vm/boot.lua` is to know, encoded.
     pub boot: Vec<u8>,
     mailbox: &'static Mailbox,
-    /// Runtimes that use it.
-    users: AtomicUsize,
+    /// The numbers of the runtimes that use it.
+    users: Mutex<Vec<u32>>,
     /// Whether a first VM has started, so that the others may.
     proven: AtomicBool,
     closed: AtomicBool,
@@ -119,16 +119,21 @@ fn groups() -> MutexGuard<'static, Vec<Arc<Group>>> {
 }
 
 impl Group {
-    /// The group of a key in a pool, made if there is none; one user more.
-    pub fn obtain(pool: &'static Pool, mailbox: &'static Mailbox, config: Config) -> Arc<Self> {
+    /// The group of a key in a pool, made if there is none, for one user more:
+    /// a runtime's number.
+    pub fn obtain(
+        pool: &'static Pool,
+        mailbox: &'static Mailbox,
+        config: Config,
+        user: u32,
+    ) -> Arc<Self> {
         let mut groups = groups();
         let name = &pool.config().name;
         let known = groups
             .iter()
             .find(|group| group.key == config.key && group.pool == *name);
         if let Some(group) = known {
-            // Relaxed: under the lock.
-            group.users.fetch_add(1, Ordering::Relaxed);
+            group.users().push(user);
             return group.clone();
         }
         let threads = pool.config().threads;
@@ -141,7 +146,7 @@ impl Group {
             core: config.core,
             boot: config.boot,
             mailbox,
-            users: AtomicUsize::new(1),
+            users: Mutex::new(vec![user]),
             proven: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             figures: Figures::default(),
@@ -152,16 +157,26 @@ impl Group {
     }
 
     /// One user less; the last one closes the group.
-    pub fn leave(self: &Arc<Self>, pool: &'static Pool) {
+    pub fn leave(self: &Arc<Self>, pool: &'static Pool, user: u32) {
         let mut groups = groups();
-        // Relaxed: under the lock.
-        if self.users.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let mut users = self.users();
+        users.retain(|other| *other != user);
+        if users.is_empty() {
             groups.retain(|group| !Arc::ptr_eq(group, self));
             // Release: pairs with the Acquire in `reconcile`.
             self.closed.store(true, Ordering::Release);
             drop(groups);
             pool.visit(reconcile);
         }
+    }
+
+    fn users(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a runtime still uses it.
+    pub fn serves(&self, user: u32) -> bool {
+        self.users().contains(&user)
     }
 
     /// Has every thread of the pool make its VM, as one has succeeded.

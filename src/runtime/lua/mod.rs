@@ -57,12 +57,18 @@ pub struct LuaHost {
 
 impl LuaHost {
     /// A runtime for a module, which is `""` if it only runs functions that
-    /// come with their code.
-    pub fn new(module: String, group: Arc<Group>, pool: &'static Pool) -> Arc<Self> {
+    /// come with their code. It is told its number, and says which VMs it uses.
+    pub fn new(
+        module: String,
+        pool: &'static Pool,
+        group: impl FnOnce(u32) -> Arc<Group>,
+    ) -> Arc<Self> {
         static NUMBERS: AtomicU32 = AtomicU32::new(0);
+        // Relaxed: only the number must be unique.
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let group = group(number);
         Arc::new(Self {
-            // Relaxed: only the number must be unique.
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            number,
             module: module.into(),
             group,
             pool,
@@ -164,7 +170,7 @@ impl Host for Arc<LuaHost> {
                 Ok(())
             }
             Err(why) => {
-                self.group.leave(self.pool);
+                self.group.leave(self.pool, self.number);
                 Err(why)
             }
         }
@@ -200,7 +206,7 @@ impl Host for Arc<LuaHost> {
     }
 
     fn close(&self) {
-        self.group.leave(self.pool);
+        self.group.leave(self.pool, self.number);
     }
 
     fn may_nest(&self) -> bool {

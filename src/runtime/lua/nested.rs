@@ -2,7 +2,8 @@
 //!
 //! Such a call runs on the very thread that makes it: nothing is queued, so
 //! threads that call each other's runtimes cannot wait for each other. If the
-//! runtime is asynchronous, the thread waits.
+//! runtime is asynchronous, the thread waits, until the caller of its own task
+//! gives up.
 
 use std::cell::RefCell;
 use std::ptr::{self, NonNull};
@@ -14,6 +15,9 @@ use crate::runtime::{registry, Runtime};
 use crate::sync::now_ns;
 use crate::task::state::Claim;
 use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
+
+/// How often a thread that waits asks whether its own task is still wanted.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Who waits for nested tasks: one thread.
 #[derive(Default)]
@@ -103,9 +107,15 @@ pub enum Refused {
     Failed(Error),
 }
 
-/// Runs a request on the runtime of a name, for up to `seconds`. The slot is
-/// done, and its reply can be read until the thread's next nested call.
-pub fn call(name: &str, request: &[u8], seconds: f64) -> Result<&'static Slot, Refused> {
+/// Runs a request on the runtime of a name, for up to `seconds`, or until nobody
+/// wants the result of `caller` any more: the task that the thread runs. The
+/// slot is done, and its reply can be read until the thread's next nested call.
+pub fn call(
+    name: &str,
+    request: &[u8],
+    seconds: f64,
+    caller: u64,
+) -> Result<&'static Slot, Refused> {
     let runtime = registry::enter(name).ok_or(Refused::Unknown)?;
     // SAFETY: entered: it is not freed before `leave_nested` was called twice.
     let runtime: &Runtime = unsafe { runtime.as_ref() };
@@ -132,7 +142,7 @@ pub fn call(name: &str, request: &[u8], seconds: f64) -> Result<&'static Slot, R
     let deadline_ns = now.saturating_add((seconds * 1e9) as u64);
     run(runtime, slot, &request, now, deadline_ns);
     runtime.leave_nested();
-    await_end(slot, request, deadline_ns)
+    await_end(slot, request, deadline_ns, caller)
 }
 
 /// Runs a task on this thread. It may end later.
@@ -177,6 +187,7 @@ fn await_end(
     slot: &'static Slot,
     request: Box<[u8]>,
     deadline_ns: u64,
+    caller: u64,
 ) -> Result<&'static Slot, Refused> {
     NESTED.with_borrow_mut(|nested| {
         let nested = nested.get_or_insert_with(Nested::new);
@@ -196,14 +207,21 @@ fn await_end(
                 };
             }
             let now = now_ns();
-            if now >= deadline_ns {
+            let why = if now >= deadline_ns {
+                Some(Error::Timeout)
+            } else if arena::is_unwanted(caller) {
+                Some(Error::Cancelled)
+            } else {
+                None
+            };
+            if let Some(why) = why {
                 drop(done);
                 slot.state.cancel();
                 nested.kept.push((slot, request));
-                return Err(Refused::Failed(Error::Timeout));
+                return Err(Refused::Failed(why));
             }
-            let left = Duration::from_nanos(deadline_ns - now);
-            let woken = nested.rendezvous.delivered.wait_timeout(done, left);
+            let wait = Duration::from_nanos(deadline_ns - now).min(LOOK);
+            let woken = nested.rendezvous.delivered.wait_timeout(done, wait);
             done = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     })

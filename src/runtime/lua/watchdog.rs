@@ -31,7 +31,7 @@ const IDLE: u32 = 100;
 /// The most executable mappings that it tells the guard of.
 const MAX_RANGES: usize = 2048;
 
-/// What a VM runs that is no task: its own start.
+/// What a VM runs that is no task: its own start. No slot has such a handle.
 pub const NO_TASK: u64 = u64::MAX;
 
 #[repr(C)]
@@ -175,15 +175,7 @@ impl Watched {
 
     /// Whether what runs should not any more. As the watchdog sees it.
     fn is_overdue(&self, task: u64, now: u64) -> bool {
-        if self.deadline_ns.load(Ordering::Relaxed) <= now {
-            return true;
-        }
-        let slot = if task == NO_TASK {
-            None
-        } else {
-            arena::resolve(task)
-        };
-        slot.is_some_and(|(slot, generation)| slot.state.is_unwanted(generation))
+        self.deadline_ns.load(Ordering::Relaxed) <= now || arena::is_unwanted(task)
     }
 }
 

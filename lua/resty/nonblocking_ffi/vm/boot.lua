@@ -13,6 +13,7 @@ local error = error
 local ffi_new = ffi.new
 local ffi_string = ffi.string
 local loadstring = loadstring
+local next = next
 local package = package
 local pcall = pcall
 local recycle = codec.recycle
@@ -47,6 +48,11 @@ local chunks, chunks_count = {}, 0
 
 
 local function load_runtime(number)
+    for known in next, runtimes do
+        if not C.nbffi_vm_serves(known) then
+            runtimes[known] = nil
+        end
+    end
     local runtime = { generation = desk.generation, names = {} }
     C.nbffi_vm_module(name_buffer)
     runtime.name = ffi_string(name_bytes)

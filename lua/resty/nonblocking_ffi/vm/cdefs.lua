@@ -33,6 +33,7 @@ const char *nbffi_error_text(int32_t code);
 
 void nbffi_vm_respond(uint32_t encoding, const char *data, double len);
 bool nbffi_vm_module(nbffi_buffer name);
+bool nbffi_vm_serves(uint32_t runtime);
 bool nbffi_vm_function(uint32_t number, nbffi_buffer name);
 bool nbffi_vm_forget(nbffi_buffer names);
 void nbffi_vm_log(uint32_t level, const char *text, size_t len);
