@@ -15,7 +15,7 @@ use nonblocking_ffi::stats::Histogram;
 
 use crate::http::Client;
 use crate::nginx::Nginx;
-use crate::process::{self, Split};
+use crate::process::{self, FirstInLine, Split};
 use crate::results::{Outcome, Sample};
 use crate::workloads::{Contender, Run, Statistics, Unit, Workload};
 use crate::Result;
@@ -332,6 +332,7 @@ impl Timed {
 /// Sends requests at a steady rate; how long each took, in microseconds.
 fn timed_requests(mut client: Client, span: Duration) -> Result<Vec<f64>> {
     let interval = Duration::from_secs(1) / RATE;
+    let _first = FirstInLine::begin();
     let start = Instant::now();
     let mut due = start;
     let mut times = Vec::new();
