@@ -1,33 +1,50 @@
 #!/usr/bin/env perl
-# demo-load.pl PORT SECONDS PICTURES: loads the demo's nginx and reports.
+# demo-load.pl PORT SECONDS PICTURES TEXT [LANGUAGE...]: loads the demo's nginx and
+# reports.
 #
-# Three rounds, each with a ping every other millisecond over one connection:
-# nothing else going on; pictures resized by the plugin; and, for contrast, as
-# much work for each request on the event loop itself.
+# Rounds with a ping every other millisecond over one connection: nothing else
+# going on; pictures resized by the plugin in Rust; something done with the text in
+# each of the other languages; and, for contrast, as much work as a picture makes,
+# on the event loop itself.
 
 use strict;
 use warnings;
 
 use IO::Socket::INET ();
 use List::Util qw( max sum );
+use Socket qw( IPPROTO_TCP TCP_NODELAY );
 use Time::HiRes qw( sleep time );
 
-my ($port, $seconds, $folder) = @ARGV;
+my ($port, $seconds, $folder, $text_file, @languages) = @ARGV;
 my $clients = 8;
+my $short = $seconds < 2 ? $seconds : 2;
 $| = 1;
 
-my @pictures = map {
-    open my $in, '<:raw', $_ or die "$_: $!\n";
+sub contents {
+    my ($file) = @_;
+    open my $in, '<:raw', $file or die "$file: $!\n";
     local $/;
-    { name => m{([^/]+)\z}, data => scalar <$in> }
+    return scalar <$in>;
+}
+
+my @pictures = map {
+    { name => m{([^/]+)\z}, data => contents($_) }
 } sort glob "'$folder'/*";
+my $text = contents($text_file);
+
+# What the languages do with the text, and how an answer begins.
+my %work = (
+    python => [ 'counting words in Python', qr/\A\{"/ ],
+    go => [ 'Markdown to HTML in Go', qr/\A<h1/ ],
+    java => [ 'gzip in Java', qr/\A\x1f\x8b/ ],
+);
 die "no pictures in $folder\n" unless @pictures;
 
 sub dial {
     my $sock = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port,
                                      Proto => 'tcp', Timeout => 5)
         or die "cannot connect to 127.0.0.1:$port: $!\n";
-    $sock->sockopt(6, 1);
+    setsockopt $sock, IPPROTO_TCP, TCP_NODELAY, 1 or die "setsockopt: $!\n";
     return $sock;
 }
 
@@ -141,7 +158,7 @@ for my $picture (@pictures) {
 
 print "\nOne nginx worker; $clients clients; pings in milliseconds:\n\n";
 printf "%-34s %8s %10s %10s %10s\n", '', 'pings', 'p50', 'p99', 'max';
-line('nothing else', ping_for($seconds < 2 ? $seconds : 2), '');
+line('nothing else', ping_for($short), '');
 
 my @busy = start_clients(sub {
     my ($sock, $i) = @_;
@@ -152,14 +169,43 @@ my @busy = start_clients(sub {
 my $took = ping_for($seconds);
 my ($count, $in, $out) = stop_clients(@busy);
 die "no thumbnail was made\n" unless $count;
-line('resizing in the plugin', $took,
+line('resizing in Rust', $took,
      sprintf '%.0f thumbnails/s (%d: %.1f MB in, %.1f MB out)',
              $count / $seconds, $count, $in / 1e6, $out / 1e6);
 
-# What one picture cost a pool thread, from the runtime's own histogram.
-my ($stats_status, $stats) = ask($control, 'GET', '/stats');
-my ($mean) = $stats =~ /^run_time mean ([\d.e-]+)/m;
-die "/stats answered with $stats_status: $stats\n" unless defined $mean;
+# What a runtime says of itself, and what one request cost a pool thread, from
+# its histogram.
+sub stats {
+    my ($query) = @_;
+    my ($status, $stats) = ask($control, 'GET', "/stats$query");
+    my ($mean) = $stats =~ /^run_time mean ([\d.e-]+)/m;
+    die "/stats answered with $status: $stats\n" unless defined $mean;
+    return ($stats, $mean);
+}
+my ($stats, $mean) = stats('');
+
+for my $language (@languages) {
+    my ($what, $right) = @{ $work{$language} };
+    my $uri = "/work?language=$language";
+    my ($status, $answer) = ask($control, 'POST', $uri, $text);
+    if ($status != 200) {
+        # A runtime that cannot be loaded says what is missing.
+        printf "%-34s left out: %s\n", $what, $answer =~ /\A(.*)/;
+        next;
+    }
+    @busy = start_clients(sub {
+        my ($sock) = @_;
+        my ($code, $body) = ask($sock, 'POST', $uri, $text);
+        die "$what: a wrong answer\n" if $code == 200 && $body !~ $right;
+        return ($code, $body, length $text);
+    });
+    my $pings = ping_for($short);
+    my ($calls) = stop_clients(@busy);
+    die "$what: no answer\n" unless $calls;
+    my (undef, $each) = stats("?language=$language");
+    line($what, $pings, sprintf '%.0f texts/s of %.0f kB, %.2f ms each',
+         $calls / $short, length($text) / 1000, 1000 * $each);
+}
 
 @busy = start_clients(sub {
     my ($sock) = @_;
@@ -170,5 +216,5 @@ my $blocked = ping_for($seconds);
 my ($spins) = stop_clients(@busy);
 line('as much work on the event loop', $blocked, sprintf '%.0f/s', $spins / $seconds);
 
-print "\nThe runtime's own account:\n\n";
+print "\nThe picture runtime's own account:\n\n";
 print "  $_\n" for split /\n/, $stats;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The demo: an nginx with one worker makes thumbnails with a Rust plugin, off
-# its event loop, and answers pings meanwhile. Everything is in a temporary
-# folder and on a free port; nothing is left. `make demo` has built what it uses.
+# its event loop, and answers pings meanwhile; then Python, Go and Java have their
+# turn, as far as they are there. Everything is in a temporary folder and on a
+# free port; nothing is left. `make demo` has built what it uses.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,6 +37,40 @@ mkdir "$tmp/conf" "$tmp/lua" "$tmp/lib" "$tmp/logs" "$tmp/pictures"
 cp -R lua/resty "$tmp/lua/"
 cp examples/demo/demo.lua "$tmp/lua/"
 cp target/release/libnonblocking_ffi.so target/examples/libthumbnail.so "$tmp/lib/"
+
+# The other languages: what is missing is said, and left out.
+languages=
+left_out() { # left_out LANGUAGE WHY...
+    local language=$1
+    shift
+    echo "$language is left out: $*"
+}
+host=target/release/libnonblocking_ffi_python.so
+if ! command -v python3 >/dev/null; then
+    left_out Python "there is no python3 (Debian: python3, libpython3-dev)"
+elif [ ! -e "$host" ]; then
+    left_out Python "its host is not built"
+else
+    mkdir "$tmp/python"
+    cp "$host" "$tmp/lib/"
+    cp examples/python/template.py "$tmp/python/"
+    languages="$languages python"
+fi
+if [ ! -e target/examples/libgo_markdown.so ]; then
+    left_out Go "there was no go to build its library with (Debian: golang-go)"
+else
+    cp target/examples/libgo_markdown.so "$tmp/lib/"
+    languages="$languages go"
+fi
+host=target/release/libnonblocking_ffi_java.so
+if [ ! -e "$host" ] || [ ! -d target/java/demo ]; then
+    left_out Java "there was no JDK 17 or later to build its host with" \
+        "(Debian: openjdk-17-jdk-headless)"
+else
+    cp "$host" "$tmp/lib/"
+    cp -R target/java/demo "$tmp/java"
+    languages="$languages java"
+fi
 
 port=$(perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(
     LocalAddr => "127.0.0.1", LocalPort => 0, Listen => 1)->sockport')
@@ -75,4 +110,5 @@ for _ in $(seq 200); do
 done
 [ -n "$up" ] || { echo "demo: nginx did not come up" >&2; exit 1; }
 
-perl scripts/demo-load.pl "$port" "$seconds" "$tmp/pictures"
+# shellcheck disable=SC2086
+perl scripts/demo-load.pl "$port" "$seconds" "$tmp/pictures" README.md $languages

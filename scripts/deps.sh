@@ -18,6 +18,18 @@ need() { # need PACKAGE COMMAND...: the package, unless the command succeeds
         packages="$packages $package"
     fi
 }
+# want PACKAGE COMMAND...: the same, for what tests need, and others can do
+# without: they leave out what it is for, and say so.
+wanted=
+want() {
+    package=$1
+    shift
+    if [ "$what" = test ] || [ "$what" = all ]; then
+        need "$package" "$@"
+    elif ! "$@" >/dev/null 2>&1; then
+        wanted="$wanted $package"
+    fi
+}
 any_file() { # any_file FILE...: whether one of them exists
     for file in "$@"; do
         [ ! -e "$file" ] || return 0
@@ -56,10 +68,11 @@ if for_any "test bench"; then
     need lua-cjson lua_file cjson.so
 fi
 if for_any "test bench demo"; then
-    need golang-go command -v "${GO:-go}"
-    need openjdk-17-jdk-headless any_file /usr/lib/jvm/*/bin/javac \
+    want golang-go command -v "${GO:-go}"
+    want openjdk-17-jdk-headless any_file /usr/lib/jvm/*/bin/javac \
         ${JAVA_HOME:+"$JAVA_HOME/bin/javac"}
-    need python3 command -v python3
+    want python3 command -v python3
+    want libpython3-dev sh -c "ls /usr/lib/*/libpython3.*.so.1.0"
 fi
 if for_any "test"; then
     need redis-server command -v redis-server
@@ -72,7 +85,6 @@ fi
 if for_any "test"; then
     need perl perl -MTAP::Harness -MTest::More -e1
     need libtest-base-perl perl -MTest::Base -e1
-    need libpython3-dev sh -c "ls /usr/lib/*/libpython3.*.so.1.0"
     need python3-numpy /usr/bin/python3 -c "import numpy"
     need python3-pil /usr/bin/python3 -c "import PIL"
     need g++ command -v "${CXX:-c++}"
@@ -118,6 +130,22 @@ END
     fi
     if for_any "test bench demo"; then
         sh scripts/nginx-env.sh >/dev/null
+    fi
+fi
+
+if [ -n "$wanted" ]; then
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root=sudo
+    if command -v apt-get >/dev/null 2>&1 &&
+       { [ -z "$as_root" ] || command -v sudo >/dev/null 2>&1; }; then
+        echo "Installing:$wanted"
+        install="$as_root env DEBIAN_FRONTEND=noninteractive
+                 apt-get install -y --no-install-recommends"
+        $install $wanted </dev/null ||
+            { $as_root apt-get update </dev/null && $install $wanted </dev/null; } ||
+            echo "Without these, some languages are left out:$wanted"
+    else
+        echo "Without these (Debian's names), some languages are left out:$wanted"
     fi
 fi
 

@@ -456,7 +456,7 @@ fn go(folder: &str, program: &str, arguments: &[&str]) -> String {
 
 #[test]
 fn the_go_code_is_tested_vetted_and_formatted() {
-    for folder in ["runtimes/go", "examples/go", "t/plugins/go"] {
+    for folder in ["runtimes/go", "examples/go", "t/plugins/go", "bench/go"] {
         assert_eq!(go(folder, "gofmt", &["-l", "."]), "", "gofmt -w {folder}");
         go(folder, "go", &["vet", "./..."]);
     }

@@ -15,10 +15,15 @@
 --   json-all, json-part, thread-json-all, thread-json-part, loop-json
 --                 decoding JSON of 1 MB, for all of it or for a part; loop-json
 --                 in the event loop
+--   go, go-goroutine, java, java-buffer, python, python-async
+--                 echo in these languages, see languages.lua
+--   socket-go, socket-java, socket-asyncio, socket-threads
+--                 servers in these languages behind pooled cosockets
 --   spin-<nice>   a plugin that computes for 2 ms, in a pool as nice as that
 
 local bit = require "bit"
 local cjson = require "cjson"
+local languages = require "languages"
 local nbffi = require "resty.nonblocking_ffi"
 local semaphore = require "ngx.semaphore"
 
@@ -110,10 +115,10 @@ end
 
 
 -- Both directions: the length, 4 bytes with the highest first, and the bytes.
-local function through_socket(flag)
+local function through_socket(flag, path)
     return function(request)
         local sock = tcp()
-        local ok, err = sock:connect(echo_socket)
+        local ok, err = sock:connect(path)
         if not ok then
             return nil, err
         end
@@ -301,8 +306,21 @@ local function lua_contenders(runtime)
 end
 
 
--- Contenders with a number in their names are made when first asked for.
+-- Contenders in other languages, and those with a number in their names, are
+-- made when first asked for.
 local function make(name)
+    local socket = languages.socket(name)
+    if socket then
+        return { ask = through_socket(0, socket), answer = "same" }
+    end
+    local options = languages.options(name)
+    if options then
+        local runtime, err = nbffi.load(options)
+        if not runtime then
+            return nil, err
+        end
+        return calls(runtime)
+    end
     local kind, number = name:match("^(%a+)%-(%d+)$")
     local settings, config
     if kind == "sleep" then
@@ -340,6 +358,7 @@ end
 function _M.init(settings)
     libraries = settings.libraries
     echo_socket = settings.echo_socket
+    languages.init(settings)
 end
 
 
@@ -357,7 +376,10 @@ function _M.init_worker()
     contenders.ours = calls(echo)
     contenders["ours-no-grace"] = submits(echo)
     contenders.thread = { ask = in_worker_thread("echo"), answer = "same" }
-    contenders.socket = { ask = through_socket(0), answer = "same" }
+    contenders.socket = {
+        ask = through_socket(0, echo_socket),
+        answer = "same",
+    }
     contenders.copy = calls(copy, "fresh")
     contenders["copy-no-grace"] = submits(copy, "fresh")
     contenders["thread-copy"] = {
@@ -365,7 +387,7 @@ function _M.init_worker()
         answer = "fresh",
     }
     contenders["socket-copy"] = {
-        ask = through_socket(COPY_BIT),
+        ask = through_socket(COPY_BIT, echo_socket),
         answer = "fresh",
     }
 end

@@ -7,6 +7,7 @@
 //! | [`targets`]     | what is to be reached, as data |
 //! | [`nginx`]       | the nginx that everything runs in |
 //! | [`echo_server`] | the rival behind a unix socket |
+//! | [`languages`]   | Go, Java and Python, and their rivals |
 //! | [`measure`]     | workloads in, results out |
 //! | [`process`]     | the worker's processor time and context switches |
 //! | [`http`]        | a client |
@@ -20,6 +21,7 @@
 mod echo_server;
 mod http;
 mod json;
+mod languages;
 mod machine;
 mod measure;
 mod nginx;
@@ -30,11 +32,13 @@ mod table;
 mod targets;
 mod workloads;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
+use languages::Language;
 use machine::Machine;
 use measure::{Effort, Meter, INTERRUPTED};
 use nginx::Nginx;
@@ -125,12 +129,24 @@ impl Options {
         if chosen.iter().any(|workload| needs_wrk(workload)) && !measure::have_wrk() {
             eprintln!("bench: wrk is not installed: one call per HTTP request is left out");
             chosen.retain(|workload| !needs_wrk(workload));
-            if chosen.is_empty() {
-                return Err("nothing else was asked for".into());
+        }
+        for language in languages_of(&chosen) {
+            if let Some(missing) = language.missing(&nginx::root()) {
+                eprintln!("bench: {} is left out: {missing}", language.name());
+                chosen.retain(|workload| workload.language() != Some(language));
             }
+        }
+        if chosen.is_empty() {
+            return Err("nothing else was asked for".into());
         }
         Ok(chosen)
     }
+}
+
+/// The languages that workloads need.
+fn languages_of(workloads: &[&Workload]) -> BTreeSet<Language> {
+    let languages = workloads.iter().filter_map(|workload| workload.language());
+    languages.collect()
 }
 
 fn main() -> ExitCode {
@@ -154,7 +170,7 @@ fn run() -> Result<()> {
     let workloads = options.workloads()?;
     end_early_when_told_to();
 
-    let nginx = Nginx::start()?;
+    let nginx = Nginx::start(&languages_of(&workloads))?;
     let machine = Machine::this(options.date.clone(), nginx.version());
     let effort = options.effort();
     println!("{}; {} rounds\n", machine.text(), effort.rounds);

@@ -29,6 +29,8 @@ const SETTLE: Duration = Duration::from_millis(2);
 const RATE: u32 = 500;
 /// How long it takes a load to be one.
 const SATURATE: Duration = Duration::from_millis(100);
+/// Calls in flight while a language gets warm.
+const WARM_THREADS: usize = 64;
 /// An upper bound for calls of a loop: what keeps LuaJIT's numbers exact.
 const MOST_CALLS: f64 = 1e9;
 
@@ -47,6 +49,8 @@ pub struct Effort {
     pub latency: Duration,
     /// One look at an idle worker.
     pub idle: Duration,
+    /// Calls before a language is warm: Java compiles what has run that often.
+    pub warm_calls: u64,
 }
 
 impl Effort {
@@ -59,6 +63,7 @@ impl Effort {
             wrk: Duration::from_secs(2),
             latency: Duration::from_secs(2),
             idle: Duration::from_secs(2),
+            warm_calls: 20_000,
         }
     }
 
@@ -71,6 +76,7 @@ impl Effort {
             wrk: Duration::from_secs(1),
             latency: Duration::from_millis(200),
             idle: Duration::from_millis(300),
+            warm_calls: 0,
         }
     }
 }
@@ -121,6 +127,10 @@ impl<'a> Meter<'a> {
                 bytes,
                 threads,
             } => {
+                let warm = self.effort.warm_calls / WARM_THREADS as u64;
+                if workload.language().is_some() && warm > 0 {
+                    self.ask(ask, bytes, WARM_THREADS, warm)?;
+                }
                 let target = if workload.unit == Unit::CallsPerSecond {
                     self.effort.sleeping
                 } else {

@@ -1,6 +1,7 @@
 //! The nginx that everything runs in: one worker, started in a temporary
 //! folder on a free port, stopped by its pid, its folder removed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::http::Client;
+use crate::languages::{self, Language, Server};
 use crate::{echo_server, process, Result};
 
 /// How long nginx may take to start.
@@ -26,7 +28,7 @@ const PLUGINS: [(&str, &str); 4] = [
 ];
 
 /// The repository.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     bench.parent().unwrap_or(bench).to_owned()
 }
@@ -34,6 +36,8 @@ fn root() -> PathBuf {
 /// A running nginx; stopped, and its folder removed, when dropped.
 #[derive(Debug)]
 pub struct Nginx {
+    /// Before the folder, in which their sockets are.
+    _servers: Vec<Server>,
     folder: Folder,
     master: Child,
     worker: i32,
@@ -87,14 +91,19 @@ impl Binary {
 }
 
 impl Nginx {
-    /// Builds what nginx needs, starts it, and waits until it answers.
-    pub fn start() -> Result<Self> {
+    /// Builds what nginx needs for these languages, too, starts it and their
+    /// servers, and waits until it answers.
+    pub fn start(languages: &BTreeSet<Language>) -> Result<Self> {
         let binary = Binary::find()?;
         let version = binary.version()?;
         let folder = Folder(fresh_folder()?);
         let dir = folder.0.as_path();
-        install(dir)?;
+        install(dir, languages)?;
         echo_server::start(&dir.join("echo.sock"))?;
+        let mut servers = Vec::new();
+        for language in languages {
+            servers.extend(language.serve(dir)?);
+        }
         // Somebody else may take the port between our look and nginx's bind.
         for _ in 0..5 {
             let port = free_port()?;
@@ -103,6 +112,7 @@ impl Nginx {
             match wait_until_ready(&mut master, dir, port) {
                 Ok(Some(worker)) => {
                     return Ok(Self {
+                        _servers: servers,
                         version,
                         folder,
                         master,
@@ -180,7 +190,7 @@ fn fresh_folder() -> Result<PathBuf> {
 
 /// Puts all that nginx reads into its folder: an unprivileged worker may not
 /// be able to enter those in which the originals are.
-fn install(dir: &Path) -> Result<()> {
+fn install(dir: &Path, languages: &BTreeSet<Language>) -> Result<()> {
     for sub in ["lib", "lua", "temp", "sockets"] {
         fs::create_dir(dir.join(sub))?;
     }
@@ -195,6 +205,9 @@ fn install(dir: &Path) -> Result<()> {
         .map_err(|error| format!("{}: {error}: run `make build`", core.display()))?;
     for (name, source) in PLUGINS {
         compile(&root, source, &dir.join(format!("lib/lib{name}.so")))?;
+    }
+    for language in languages {
+        language.install(&root, dir)?;
     }
     make_readable(dir)
 }
@@ -252,9 +265,11 @@ fn configuration(binary: &Binary, dir: &Path, port: u16) -> String {
         .map(|module| format!("load_module {module};\n"))
         .collect();
     let cores = thread::available_parallelism().map_or(1, usize::from);
+    let java_home = languages::java_home().unwrap_or_default();
     include_str!("../nginx.conf")
         .replace("{{load_modules}}", &load)
         .replace("{{user}}", &unprivileged_user())
+        .replace("{{java_home}}", &java_home.display().to_string())
         .replace("{{dir}}", &dir.display().to_string())
         .replace("{{port}}", &port.to_string())
         .replace("{{cores}}", &cores.to_string())

@@ -3,8 +3,8 @@
 use crate::results::Results;
 use crate::table::number;
 use crate::workloads::{
-    EMPTY, NO_GRACE, NUMBERS, OURS, SLEEP_MS, SLEEP_POOLS, SOCKET, STRING, TABLE, THREAD_NUMBERS,
-    THREAD_STRING, THREAD_TABLE,
+    EMPTY, GO_SERVER, JAVA_SERVER, NO_GRACE, NUMBERS, OURS, SLEEP_MS, SLEEP_POOLS, SOCKET, STRING,
+    TABLE, THREAD_NUMBERS, THREAD_STRING, THREAD_TABLE,
 };
 
 /// Something to reach.
@@ -170,6 +170,26 @@ pub const TARGETS: &[Target] = &[
             let of = |label| results.median("lua-json-stall", label, "p99");
             Some(of("ours, all of it")?.max(of("ours, a part of it")?) - of("idle")?)
         },
+    },
+    Target {
+        text: "Go, one call at a time: calls/s, of the unix socket server's in Go",
+        limit: Limit::AtLeast(4.0),
+        value: |results| ratio(results, "go-lone", GO_SERVER, OURS),
+    },
+    Target {
+        text: "Go, 64 in flight: calls/s, of the unix socket server's in Go",
+        limit: Limit::AtLeast(8.0),
+        value: |results| ratio(results, "go-64", GO_SERVER, OURS),
+    },
+    Target {
+        text: "Java, one call at a time: calls/s, of the unix socket server's in Java",
+        limit: Limit::AtLeast(4.0),
+        value: |results| ratio(results, "java-lone", JAVA_SERVER, OURS),
+    },
+    Target {
+        text: "Java, 64 in flight: calls/s, of the unix socket server's in Java",
+        limit: Limit::AtLeast(8.0),
+        value: |results| ratio(results, "java-64", JAVA_SERVER, OURS),
     },
     Target {
         text: "idle: context switches per second, all threads",

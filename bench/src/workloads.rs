@@ -1,6 +1,8 @@
 //! The workloads, as data. What `ask` names is in `lua/contenders.lua`, which
 //! also says which answer is the right one; every answer is checked.
 
+use crate::languages::Language;
+
 /// A group of contenders that do the same, measured in turns.
 #[derive(Debug)]
 pub struct Workload {
@@ -14,6 +16,14 @@ pub struct Workload {
     pub reference: &'static str,
     /// Who does it.
     pub contenders: &'static [Contender],
+}
+
+impl Workload {
+    /// The language that it is about, if it needs one.
+    pub fn language(&self) -> Option<Language> {
+        let mut all = Language::ALL.into_iter();
+        all.find(|language| self.name.starts_with(language.prefix()))
+    }
 }
 
 /// One row of a workload.
@@ -160,6 +170,15 @@ pub const THREAD_STRING: &str = "run_worker_thread, a string";
 pub const THREAD_NUMBERS: &str = "run_worker_thread, two numbers";
 /// See [`STRING`].
 pub const THREAD_TABLE: &str = "run_worker_thread, nested tables";
+/// Labels of workloads with other languages.
+pub const GO_SERVER: &str = "unix socket, Go net";
+/// See [`GO_SERVER`].
+pub const JAVA_SERVER: &str = "unix socket, Java NIO";
+const ASYNCIO: &str = "unix socket, asyncio";
+const SOCKETSERVER: &str = "unix socket, socketserver";
+const GOROUTINES: &str = "ours, in goroutines";
+const BUFFER: &str = "ours, ByteBuffer";
+const ASYNC_DEF: &str = "ours, async def";
 const FUNCTION: &str = "Lua function";
 const YIELD: &str = "yield once";
 const THREAD: &str = "run_worker_thread";
@@ -178,7 +197,8 @@ pub const SLEEP_POOLS: [(usize, &str); 5] = [
     (16, "16 threads"),
 ];
 
-/// All workloads, in the order in which they are run.
+/// All workloads, in the order in which they are run. Languages are behind the
+/// look at an idle worker: their runtimes have threads of their own.
 pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "lone-16",
@@ -357,6 +377,74 @@ pub const WORKLOADS: &[Workload] = &[
             statistics("reading the clock", Statistics::Clock),
         ],
     },
+    Workload {
+        name: "go-lone",
+        title: "Go: one call at a time, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: GO_SERVER,
+        contenders: &[
+            looped(OURS, "go", SMALL, 1),
+            looped(GOROUTINES, "go-goroutine", SMALL, 1),
+            looped(GO_SERVER, "socket-go", SMALL, 1),
+        ],
+    },
+    Workload {
+        name: "go-64",
+        title: "Go: 64 calls in flight, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: GO_SERVER,
+        contenders: &[
+            looped(OURS, "go", SMALL, 64),
+            looped(GOROUTINES, "go-goroutine", SMALL, 64),
+            looped(GO_SERVER, "socket-go", SMALL, 64),
+        ],
+    },
+    Workload {
+        name: "java-lone",
+        title: "Java: one call at a time, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: JAVA_SERVER,
+        contenders: &[
+            looped(OURS, "java", SMALL, 1),
+            looped(BUFFER, "java-buffer", SMALL, 1),
+            looped(JAVA_SERVER, "socket-java", SMALL, 1),
+        ],
+    },
+    Workload {
+        name: "java-64",
+        title: "Java: 64 calls in flight, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: JAVA_SERVER,
+        contenders: &[
+            looped(OURS, "java", SMALL, 64),
+            looped(BUFFER, "java-buffer", SMALL, 64),
+            looped(JAVA_SERVER, "socket-java", SMALL, 64),
+        ],
+    },
+    Workload {
+        name: "python-lone",
+        title: "Python: one call at a time, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: ASYNCIO,
+        contenders: &[
+            looped(OURS, "python", SMALL, 1),
+            looped(ASYNC_DEF, "python-async", SMALL, 1),
+            looped(ASYNCIO, "socket-asyncio", SMALL, 1),
+            looped(SOCKETSERVER, "socket-threads", SMALL, 1),
+        ],
+    },
+    Workload {
+        name: "python-64",
+        title: "Python: 64 calls in flight, 16 bytes",
+        unit: Unit::MicrosPerCall,
+        reference: ASYNCIO,
+        contenders: &[
+            looped(OURS, "python", SMALL, 64),
+            looped(ASYNC_DEF, "python-async", SMALL, 64),
+            looped(ASYNCIO, "socket-asyncio", SMALL, 64),
+            looped(SOCKETSERVER, "socket-threads", SMALL, 64),
+        ],
+    },
 ];
 
 #[cfg(test)]
@@ -376,6 +464,14 @@ mod tests {
                 reference.is_empty() || labels.contains(reference),
                 "{workload:?}"
             );
+        }
+    }
+
+    #[test]
+    fn each_language_has_two_workloads() {
+        for language in Language::ALL {
+            let about = |workload: &&Workload| workload.language() == Some(language);
+            assert_eq!(WORKLOADS.iter().filter(about).count(), 2, "{language:?}");
         }
     }
 

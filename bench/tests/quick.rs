@@ -73,8 +73,24 @@ fn every_workload_works_and_nothing_is_left() {
         .collect();
     assert!(workloads.len() >= 10, "{list}");
     let without_wrk = complaints.contains("wrk is not installed");
+    // A language that the machine lacks is left out, with its targets, if it has any.
+    let languages = [
+        ("Go", "go-", 2),
+        ("Java", "java-", 2),
+        ("Python", "python-", 0),
+    ];
+    let left_out = languages.map(|(name, prefix, targets)| {
+        let is_out = complaints.contains(&format!("bench: {name} is left out: "));
+        (prefix, if is_out { Some(targets) } else { None })
+    });
+    for (prefix, _) in left_out {
+        let about = workloads.iter().filter(|name| name.starts_with(prefix));
+        assert_eq!(about.count(), 2, "{prefix}: {list}");
+    }
     for workload in workloads {
-        if workload == "http" && without_wrk {
+        let lacks =
+            |(prefix, out): &(&str, Option<usize>)| out.is_some() && workload.starts_with(prefix);
+        if workload == "http" && without_wrk || left_out.iter().any(lacks) {
             continue;
         }
         assert!(
@@ -87,7 +103,29 @@ fn every_workload_works_and_nothing_is_left() {
         );
     }
     let unmeasured = said.matches("not measured").count();
-    assert_eq!(unmeasured, if without_wrk { 2 } else { 0 }, "{said}");
+    let of_languages = left_out.iter().filter_map(|&(_, targets)| targets);
+    let expected = of_languages.sum::<usize>() + if without_wrk { 2 } else { 0 };
+    assert_eq!(unmeasured, expected, "{said}");
+}
+
+#[test]
+fn a_language_that_the_machine_lacks_is_left_out() {
+    let (tmp, out) = (Folder::fresh("lacking"), Folder::fresh("lacking-out"));
+    let output = Command::new(env!("CARGO_BIN_EXE_nonblocking-ffi-bench"))
+        .args(["--quick", "--only", "go-", "--out"])
+        .arg(&out.0)
+        .env("TMPDIR", &tmp.0)
+        .env("GO", "/nowhere/go")
+        .output()
+        .unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    let said = "bench: Go is left out: there is no go (Debian: golang-go)";
+    assert!(complaints.contains(said), "{complaints}");
+    assert!(
+        complaints.contains("nothing else was asked for"),
+        "{complaints}"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
--- The handlers of the demo: pictures in, thumbnails out, and what it costs.
+-- The handlers of the demo: pictures in, thumbnails out, and what it costs; and
+-- a text in, for other languages.
 
 local nbffi = require "resty.nonblocking_ffi"
 
@@ -8,6 +9,17 @@ local fmt = string.format
 local _M = {}
 
 local thumbnail
+
+-- What each language does with a text: the options of load.
+local LANGUAGES = {
+    python = { runtime = "python", entry = "template:Words", path = "python" },
+    go = {
+        runtime = "go",
+        library = ngx.config.prefix() .. "lib/libgo_markdown.so",
+        entry = "page",
+    },
+    java = { runtime = "java", entry = "Gzip#call", class_path = "java" },
+}
 
 
 function _M.init_worker()
@@ -51,6 +63,33 @@ function _M.thumb()
 end
 
 
+-- A language is loaded when it is first asked for: who has only some of them
+-- sees what these do.
+local function load(language)
+    local options = { name = language, timeout = 30 }
+    for key, value in pairs(assert(LANGUAGES[language])) do
+        options[key] = value
+    end
+    -- The same options again are the same runtime.
+    return nbffi.load(options)
+end
+
+
+function _M.work()
+    local runtime, err = load(ngx.var.arg_language)
+    local answer
+    if runtime then
+        answer, err = runtime:call(body())
+    end
+    if not answer then
+        ngx.status = 500
+        answer = err
+    end
+    ngx.header.content_length = #answer
+    ngx.print(answer)
+end
+
+
 -- The contrast: as much work, in the worker's own thread.
 function _M.busy()
     local seconds = tonumber(ngx.var.arg_seconds) or 0
@@ -66,7 +105,8 @@ end
 
 
 function _M.stats()
-    local s = thumbnail:stats()
+    local language = ngx.var.arg_language
+    local s = (language and assert(load(language)) or thumbnail):stats()
     local lines = {
         fmt("calls %d, ok %d, running %d, queued %d",
             s.calls, s.ok, s.running, s.queued),

@@ -69,6 +69,7 @@ build_examples() {
     mkdir -p "$target/examples"
     compile "$target/java/api" "$target/java/template" examples/java/template/*.java
     pack "$target/java/template" "$target/examples/template.jar"
+    compile "" "$target/java/demo" examples/demo/Gzip.java
     if [ -e "${pdfbox%%:*}" ]; then
         compile "$target/java/api:$pdfbox" "$target/java/pdftext" \
             $(find examples/java/pdftext/src -name '*.java')
