@@ -12,6 +12,8 @@
 --   sleep-<n>     a plugin that blocks for 5 ms, in a pool of n threads
 --   lua-string, lua-numbers, lua-table, thread-numbers, thread-table
 --                 a Lua function on a pool thread that returns its arguments
+--   codec-buffer, codec-cjson, codec-lua
+--                 a table as bytes and back, in the event loop
 --   json-all, json-part, thread-json-all, thread-json-part, loop-json
 --                 decoding JSON of 1 MB, for all of it or for a part; loop-json
 --                 in the event loop
@@ -23,7 +25,9 @@
 
 local bit = require "bit"
 local cjson = require "cjson"
+local has_buffer, buffer = pcall(require, "string.buffer")
 local languages = require "languages"
+local lua_buffer = require "resty.nonblocking_ffi.buffer"
 local nbffi = require "resty.nonblocking_ffi"
 local semaphore = require "ngx.semaphore"
 
@@ -36,6 +40,11 @@ local ngx = ngx
 local rshift = bit.rshift
 local run_worker_thread = ngx.run_worker_thread -- luacheck: ignore 143
 local tcp = ngx.socket.tcp
+
+-- A LuaJIT of before 2021 does not have it.
+if not has_buffer then
+    buffer = lua_buffer
+end
 
 local SLEEP_US = "5000"
 local SPIN_US = "2000"
@@ -283,6 +292,16 @@ local function lua_contenders(runtime)
     contenders["thread-table"] = checks(function()
         return thread("echo", TABLE)
     end, is_table_right)
+
+    -- What could carry arguments and results between VMs.
+    local function codec(encode, decode)
+        return checks(function()
+            return decode(encode(TABLE))
+        end, is_table_right)
+    end
+    contenders["codec-buffer"] = codec(buffer.encode, buffer.decode)
+    contenders["codec-lua"] = codec(lua_buffer.encode, lua_buffer.decode)
+    contenders["codec-cjson"] = codec(cjson.encode, cjson.decode)
 
     document = make_document()
     contenders["json-all"] = checks(function()

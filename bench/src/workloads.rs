@@ -330,6 +330,17 @@ pub const WORKLOADS: &[Workload] = &[
         ],
     },
     Workload {
+        name: "lua-codec",
+        title: "Lua: the nested tables as bytes and back, in the event loop",
+        unit: Unit::MicrosPerCall,
+        reference: "string.buffer",
+        contenders: &[
+            looped("string.buffer", "codec-buffer", SMALL, 1),
+            looped("cjson", "codec-cjson", SMALL, 1),
+            looped("Lua, for old LuaJIT", "codec-lua", SMALL, 1),
+        ],
+    },
+    Workload {
         name: "lua-json",
         title: "Lua: decoding JSON of 1 MB",
         unit: Unit::MicrosPerCall,
