@@ -154,6 +154,19 @@ impl Results {
     }
 }
 
+/// A figure with as many digits as it deserves.
+pub fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.01 => 3,
+        0.0 => 0,
+        _ => 4,
+    };
+    format!("{value:.digits$}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,5 +196,14 @@ mod tests {
         outcome.add("nice 0", figures(20.0, 300.0));
         let ratios: Vec<_> = outcome.rows.iter().map(|row| outcome.ratio(row)).collect();
         assert_eq!(ratios, [Some(1.0), Some(1.0), Some(2.0), Some(3.0)]);
+    }
+
+    #[test]
+    fn numbers_have_the_digits_that_count() {
+        let texts = [0.0, 0.0003, 0.25, 2.9, 36.02, 152.4, 65_038.76].map(number);
+        assert_eq!(
+            texts,
+            ["0", "0.0003", "0.250", "2.90", "36.0", "152", "65039"]
+        );
     }
 }

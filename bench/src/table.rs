@@ -1,24 +1,11 @@
 //! The one table, for people.
 
-use crate::results::{Outcome, Results, Row};
+use crate::results::{number, Outcome, Results, Row};
 use crate::targets::{Verdict, TARGETS};
 
 const HEAD: [&str; 9] = [
     "", "unit", "median", "min", "max", "ratio", "cpu loop", "cpu pool", "grace",
 ];
-
-/// A figure with as many digits as it deserves.
-pub fn number(value: f64) -> String {
-    let digits = match value.abs() {
-        size if size >= 100.0 => 0,
-        size if size >= 10.0 => 1,
-        size if size >= 1.0 => 2,
-        size if size >= 0.01 => 3,
-        0.0 => 0,
-        _ => 4,
-    };
-    format!("{value:.digits$}")
-}
 
 /// Prints everything that was measured.
 pub fn print(results: &Results) {
@@ -102,18 +89,4 @@ pub fn print_targets(results: &Results) {
 
 fn figures(value: f64, bound: String) -> String {
     format!("{} ({bound})", number(value))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_the_digits_that_count() {
-        let texts = [0.0, 0.0003, 0.25, 2.9, 36.02, 152.4, 65_038.76].map(number);
-        assert_eq!(
-            texts,
-            ["0", "0.0003", "0.250", "2.90", "36.0", "152", "65039"]
-        );
-    }
 }

@@ -1,7 +1,7 @@
 //! What the library is to reach, as data.
 
-use crate::results::Results;
-use crate::table::number;
+use crate::results::{number, Results};
+
 use crate::workloads::{
     EMPTY, GO_SERVER, JAVA_SERVER, NO_GRACE, NUMBERS, OURS, SLEEP_MS, SLEEP_POOLS, SOCKET, STRING,
     TABLE, THREAD_NUMBERS, THREAD_STRING, THREAD_TABLE,
