@@ -2,6 +2,8 @@
 //! on every thread, modules that cannot be loaded. Each costs who caused it,
 //! nobody else. And, in `exits`, nginx that goes away under such code.
 
+#[path = "lua_faults/endless.rs"]
+mod endless;
 #[path = "lua_faults/exits.rs"]
 mod exits;
 mod support;
@@ -10,8 +12,8 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::builder::Builder;
-use support::process::{self, Signal};
-use support::{root, Nginx, PATIENCE};
+use support::process;
+use support::{root, Nginx};
 
 /// What the configurations share: in the event loop, and in VMs.
 const FAULTS: &str = r#"
@@ -546,30 +548,4 @@ fn modules_that_cannot_be_loaded() {
     assert_eq!(nginx.text("/later"), "fine");
     assert_eq!(nginx.worker(), worker);
     assert_eq!(nginx.figure("slots.used"), 0.0);
-}
-
-#[test]
-fn an_init_that_never_returns() {
-    let mut nginx = start(
-        Nginx::builder()
-            .init("nbffi.pool('mad', { threads = 2 })")
-            .location(
-                "/load",
-                "local rt, err = nbffi.load { runtime = 'lua', pool = 'mad',
-                     timeout = 0.1, init = 'while true do end' }
-                 assert(rt == nil)
-                 ngx.print(err)",
-            )
-            .location(
-                "/work",
-                "local rt = require('faults').load('work')
-                 ngx.print(rt:call('nap', 0, 'well'))",
-            ),
-    );
-    for _ in 0..3 {
-        assert_eq!(nginx.text("/load"), "timeout");
-        assert_eq!(nginx.text("/work"), "well");
-    }
-    nginx.stop(Signal::Quit, PATIENCE);
-    assert_eq!(nginx.clean_exits(), 1, "{}", nginx.log());
 }

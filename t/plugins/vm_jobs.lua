@@ -8,6 +8,8 @@ local worker = require "resty.nonblocking_ffi.worker"
 local concat = table.concat
 local format = string.format
 
+ffi.cdef "int abs(int number);"
+
 
 local _M = {}
 
@@ -307,6 +309,36 @@ function _M.at_end(address)
     getmetatable(at_end).__gc = function()
         board.at(address):add(5)
     end
+end
+
+
+-- Leaves something in the VM whose finalizer never ends.
+-- LuaJIT compiles nothing in finalizers, but runs what is compiled.
+local function count_to(number)
+    local count = 0
+    while count ~= number do count = count + 1 end
+end
+
+local ENDLESS = {
+    interpreted = function()
+        while true do end
+    end,
+    compiled = function()
+        count_to(-1)
+    end,
+    ["calls-a-C-function"] = function()
+        while true do ffi.C.abs(-1) end
+    end,
+    ["raises-errors"] = function()
+        while true do pcall(error, "again") end
+    end,
+}
+
+function _M.never_ends(way)
+    count_to(10000)
+    at_end = newproxy(true)
+    getmetatable(at_end).__gc = ENDLESS[way]
+    return "left behind"
 end
 
 

@@ -14,8 +14,9 @@ use super::watchdog::Watched;
 use crate::channel::{outbox, Mailbox};
 use crate::pool::{Pool, Seat};
 
-/// nginx's levels.
-const WARN: u8 = 5;
+/// nginx's level for what an operator should know.
+pub const WARN: u8 = 5;
+/// nginx's level for errors.
 const ERR: u8 = 4;
 
 /// What bounds the VMs of a group.
@@ -282,8 +283,11 @@ fn find_or_make(group: &Arc<Group>, seat: Seat) -> Result<*const Vm, String> {
 /// Drops VMs of this thread. Outside of the list's borrow: finalizers run.
 fn discard(seat: Seat, which: impl Fn(&Vm) -> bool) {
     let dropped: Vec<_> = VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
-    for vm in &dropped {
-        vm.group().note_vm(seat, None);
+    for vm in dropped {
+        let group = vm.group().clone();
+        drop(vm);
+        // Until then its finalizers run, and may be stuck.
+        group.note_vm(seat, None);
     }
 }
 

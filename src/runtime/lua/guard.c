@@ -17,6 +17,9 @@
  *     that polls or sleeps always is, makes that function return to a
  *     trampoline, which leaves the VM in the same way.
  *   In other C code, the handler does nothing: the watchdog tries again.
+ *   While the VM is being closed, finalizers run, which LuaJIT runs without
+ *   hooks. Then the handler leaves LuaJIT's own code, too: nobody uses the VM
+ *   after that, and LuaJIT holds no lock.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -35,6 +38,7 @@ int lua_pcall(lua_State *L, int nargs, int nresults, int errfunc);
 int lua_sethook(lua_State *L, void (*hook)(lua_State *, lua_Debug *),
                 int mask, int count);
 int luaL_error(lua_State *L, const char *format, ...);
+void lua_close(lua_State *L);
 
 /* LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT */
 #define EVERYTHING 15
@@ -45,8 +49,10 @@ int luaL_error(lua_State *L, const char *format, ...);
 typedef struct nbffi_guard {
     sigjmp_buf jump;
     lua_State *L;
-    /* Whether the thread is inside nbffi_guard_call. */
+    /* Whether the thread is inside nbffi_guard_call or nbffi_guard_close. */
     volatile sig_atomic_t armed;
+    /* Whether it is the latter. */
+    volatile sig_atomic_t closing;
     /* Whether the hook is set. */
     volatile sig_atomic_t hooked;
     /* Whether the VM has called into another runtime: its compiled code is not
@@ -64,15 +70,17 @@ static __thread nbffi_guard *current
     __attribute__((tls_model("initial-exec")));
 
 /* Where compiled code may be: executable memory that is no file's; and where
- * LuaJIT itself is. Written by the watchdog before it sends a signal; odd
- * versions are being written. */
+ * LuaJIT itself is, and whether nothing else is there: it may be a part of the
+ * nginx program. Written by the watchdog before it sends a signal; odd versions
+ * are being written. */
 static struct { uintptr_t start, end; } ranges[MAX_RANGES], luajit;
+static _Atomic int luajit_is_alone;
 static _Atomic unsigned ranges_count;
 static _Atomic unsigned ranges_version;
 
 void
 nbffi_guard_ranges(const uintptr_t *bounds, unsigned count,
-                   uintptr_t luajit_start, uintptr_t luajit_end)
+                   uintptr_t luajit_start, uintptr_t luajit_end, int alone)
 {
     unsigned version = atomic_load(&ranges_version);
 
@@ -87,6 +95,7 @@ nbffi_guard_ranges(const uintptr_t *bounds, unsigned count,
     }
     luajit.start = luajit_start;
     luajit.end = luajit_end;
+    atomic_store(&luajit_is_alone, alone);
     atomic_store(&ranges_count, count);
     atomic_store(&ranges_version, version + 2);
 }
@@ -190,13 +199,13 @@ is_after_call(uintptr_t address)
 
 #endif
 
-#if defined(__x86_64__) || defined(__aarch64__)
-
 static int
 is_luajit(uintptr_t address)
 {
     return address >= luajit.start && address < luajit.end;
 }
+
+#if defined(__x86_64__) || defined(__aarch64__)
 
 static int
 is_return_address(uintptr_t address)
@@ -264,7 +273,7 @@ on_signal(int signal, siginfo_t *info, void *context)
     {
         return;
     }
-    if (!guard->hooked) {
+    if (!guard->hooked && !guard->closing) {
         guard->hooked = 1;
         lua_sethook(guard->L, raise_error, EVERYTHING, 1);
         return;
@@ -272,7 +281,10 @@ on_signal(int signal, siginfo_t *info, void *context)
     if (guard->nested) {
         return;
     }
-    if (is_compiled_code(program_counter(context))) {
+    if (is_compiled_code(program_counter(context))
+        || (guard->closing && atomic_load(&luajit_is_alone)
+            && is_luajit(program_counter(context))))
+    {
         siglongjmp(guard->jump, 1);
     }
     redirect(guard, context);
@@ -340,6 +352,24 @@ nbffi_guard_is_stopped(const nbffi_guard *guard)
     return guard->hooked;
 }
 
+static void
+arm(nbffi_guard *guard, int run, void *floor)
+{
+    guard->run = run;
+    guard->floor = floor;
+    current = guard;
+    atomic_signal_fence(memory_order_seq_cst);
+    guard->armed = 1;
+}
+
+static void
+disarm(nbffi_guard *guard)
+{
+    guard->armed = 0;
+    atomic_signal_fence(memory_order_seq_cst);
+    current = NULL;
+}
+
 /* lua_pcall, as run number `run` (not 0); ABANDONED if it was left. */
 int
 nbffi_guard_call(nbffi_guard *guard, int run, int nargs, int errfunc)
@@ -347,18 +377,26 @@ nbffi_guard_call(nbffi_guard *guard, int run, int nargs, int errfunc)
     int status;
 
     if (sigsetjmp(guard->jump, 0) != 0) {
-        guard->armed = 0;
-        current = NULL;
+        disarm(guard);
         return ABANDONED;
     }
-    guard->run = run;
-    guard->floor = __builtin_frame_address(0);
-    current = guard;
-    atomic_signal_fence(memory_order_seq_cst);
-    guard->armed = 1;
+    arm(guard, run, __builtin_frame_address(0));
     status = lua_pcall(guard->L, nargs, 0, errfunc);
-    guard->armed = 0;
-    atomic_signal_fence(memory_order_seq_cst);
-    current = NULL;
+    disarm(guard);
     return status;
+}
+
+/* lua_close, likewise: 0, or ABANDONED. */
+int
+nbffi_guard_close(nbffi_guard *guard, int run)
+{
+    guard->closing = 1;
+    if (sigsetjmp(guard->jump, 0) != 0) {
+        disarm(guard);
+        return ABANDONED;
+    }
+    arm(guard, run, __builtin_frame_address(0));
+    lua_close(guard->L);
+    disarm(guard);
+    return 0;
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use mlua::ffi as lua;
 
 use super::belongings::Belongings;
-use super::group::Group;
+use super::group::{self, Group};
 use super::heap::{self, Heap};
 use super::watchdog::{Ended, Watched, NO_TASK};
 use super::LuaHost;
@@ -281,18 +281,25 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.watched.forget();
         if !self.abandoned.get() {
-            // Finalizers run in here, which may be anybody's code.
+            // Finalizers run in here, which may be anybody's code: they have as
+            // long as init code has.
+            let deadline = now_ns() + self.group.limits.init_ns;
             let before = NOW.replace(Some(Now {
                 vm: ptr::from_ref(self),
                 host: ptr::null(),
                 task: NO_TASK,
             }));
-            // SAFETY: the VM's thread; nobody uses the state any more.
-            unsafe { lua::lua_close(self.state) };
+            // SAFETY: the VM's thread; nobody uses the state any more. Nothing
+            // of ours is dropped between here and the finalizers.
+            let finished = unsafe { self.watched.close(deadline) };
             NOW.set(before);
+            if !finished {
+                let text = b"finalizers of a VM had to be stopped";
+                self.group.log(group::WARN, text);
+            }
         }
+        self.watched.forget();
     }
 }
 

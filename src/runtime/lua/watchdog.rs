@@ -10,6 +10,7 @@
 //! looks, which end a second after the last task.
 
 use std::ffi::{c_int, c_uint};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -48,11 +49,13 @@ extern "C" {
     fn nbffi_guard_nest(guard: *mut Guard, nested: c_int);
     fn nbffi_guard_is_stopped(guard: *const Guard) -> c_int;
     fn nbffi_guard_call(guard: *mut Guard, run: c_int, nargs: c_int, errfunc: c_int) -> c_int;
+    fn nbffi_guard_close(guard: *mut Guard, run: c_int) -> c_int;
     fn nbffi_guard_ranges(
         bounds: *const usize,
         count: c_uint,
         luajit_start: usize,
         luajit_end: usize,
+        luajit_is_alone: c_int,
     );
 }
 
@@ -147,6 +150,33 @@ impl Watched {
     /// On the VM's thread, with such a stack; and no Rust frame with something
     /// to drop may be between this and the Lua code.
     pub unsafe fn call(&self, task: u64, deadline_ns: u64, nargs: c_int, errfunc: c_int) -> Ended {
+        let run = self.begin(task, deadline_ns);
+        // SAFETY: by the contract.
+        let status = unsafe { nbffi_guard_call(self.guard.as_ptr(), run, nargs, errfunc) };
+        self.end();
+        match status {
+            lua::LUA_OK => Ended::Returned,
+            -1 => Ended::Abandoned,
+            _ => Ended::Raised,
+        }
+    }
+
+    /// Closes the VM. True if its finalizers have all run; false if they had to
+    /// be stopped, at `deadline_ns`.
+    ///
+    /// # Safety
+    /// On the VM's thread, which uses the state no more; and no Rust frame with
+    /// something to drop may be between this and the finalizers.
+    pub unsafe fn close(&self, deadline_ns: u64) -> bool {
+        let run = self.begin(NO_TASK, deadline_ns);
+        // SAFETY: by the contract.
+        let status = unsafe { nbffi_guard_close(self.guard.as_ptr(), run) };
+        self.end();
+        status == 0
+    }
+
+    /// Notes what runs from now on. Returns its number.
+    fn begin(&self, task: u64, deadline_ns: u64) -> c_int {
         // Relaxed: only this thread writes it.
         let run = self.run.load(Ordering::Relaxed) % i32::MAX as u32 + 1;
         self.run.store(run, Ordering::Relaxed);
@@ -156,15 +186,12 @@ impl Watched {
         if let Ok(watchdog) = watchdog() {
             watchdog.rouse();
         }
-        // SAFETY: by the contract.
-        let status = unsafe { nbffi_guard_call(self.guard.as_ptr(), run as c_int, nargs, errfunc) };
+        run as c_int
+    }
+
+    fn end(&self) {
         self.task.store(0, Ordering::Relaxed);
         self.stuck.store(0, Ordering::Relaxed);
-        match status {
-            lua::LUA_OK => Ended::Returned,
-            -1 => Ended::Abandoned,
-            _ => Ended::Raised,
-        }
     }
 
     /// The task has ended, whatever the VM still does.
@@ -330,27 +357,34 @@ fn tell_ranges() {
     };
     let bounds = executable_memory(&maps);
     let luajit = mapping_of(&maps, lua::lua_pcall as *const () as usize);
+    // Not found: everything may be LuaJIT's.
+    let (start, end, file) = luajit.unwrap_or((0, usize::MAX, ""));
+    let program = std::fs::read_link("/proc/self/exe");
+    let alone = !file.is_empty() && program.is_ok_and(|program| program != Path::new(file));
     // SAFETY: pairs of bounds, as many as it is told.
     unsafe {
         nbffi_guard_ranges(
             bounds.as_ptr(),
             (bounds.len() / 2) as c_uint,
-            luajit.0,
-            luajit.1,
+            start,
+            end,
+            alone.into(),
         );
     }
 }
 
-/// The bounds of the mapping that has an address in it.
-fn mapping_of(maps: &str, address: usize) -> (usize, usize) {
+/// The bounds of the mapping that has an address in it, and its file.
+fn mapping_of(maps: &str, address: usize) -> Option<(usize, usize, &str)> {
     let hex = |text: &str| usize::from_str_radix(text, 16).ok();
-    let bounds = maps.lines().find_map(|line| {
-        let (start, end) = line.split_whitespace().next()?.split_once('-')?;
-        let bounds = (hex(start)?, hex(end)?);
-        (bounds.0..bounds.1).contains(&address).then_some(bounds)
-    });
-    // Not found: everything may be LuaJIT's.
-    bounds.unwrap_or((0, usize::MAX))
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (start, end) = (hex(start)?, hex(end)?);
+        let file = fields.nth(4).unwrap_or_default();
+        (start..end)
+            .contains(&address)
+            .then_some((start, end, file))
+    })
 }
 
 /// The bounds of executable mappings without a file, from /proc/self/maps.
@@ -387,7 +421,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executable_memory_is_what_no_file_has() {
+    fn memory_is_found_in_maps() {
         let maps = "\
 55d0c0a00000-55d0c0a5c000 r-xp 00000000 fe:01 123 /usr/sbin/nginx
 7f0000000000-7f0000010000 r-xp 00000000 00:00 0
@@ -405,5 +439,10 @@ mod tests {
                 0x7f00_0005_0000
             ]
         );
+        let nginx = (0x55d0_c0a0_0000, 0x55d0_c0a5_c000, "/usr/sbin/nginx");
+        assert_eq!(mapping_of(maps, 0x55d0_c0a0_0001), Some(nginx));
+        let nameless = (0x7f00_0000_0000, 0x7f00_0001_0000, "");
+        assert_eq!(mapping_of(maps, 0x7f00_0000_0000), Some(nameless));
+        assert_eq!(mapping_of(maps, 0x7f00_0002_0000), None);
     }
 }
