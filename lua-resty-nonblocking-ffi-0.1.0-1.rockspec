@@ -10,10 +10,11 @@ source = {
 description = {
    summary = "Runs blocking and CPU-heavy work of OpenResty off the event loop",
    detailed = [[
-      Loads plugins written in C, C++, Rust or any other language with a C ABI
-      into nginx workers and calls them from Lua without blocking the event
-      loop: on pools of threads, with deadlines, priorities and cancellation.
-      Building needs cargo (Rust 1.88 or later).
+      Runs functions in Lua, Python, Java and Go, and plugins in C, C++, Rust or
+      any other language with a C ABI, in nginx workers, and calls them from Lua
+      without blocking the event loop: on pools of threads, with deadlines,
+      priorities and cancellation. Building needs cargo (Rust 1.88 or later); for
+      Java also a JDK, 17 or later, without which that host is left out.
    ]],
    homepage = "https://github.com/lua-resty-nonblocking-ffi/lua-resty-nonblocking-ffi",
    license = "Apache-2.0",
@@ -28,7 +29,7 @@ dependencies = {
 
 build = {
    type = "command",
-   build_command = "sh scripts/build-core.sh",
+   build_command = "sh scripts/build-core.sh && sh scripts/build-hosts.sh",
    install_command = [[sh scripts/install.sh "$(LUADIR)" "$(LIBDIR)" "$(PREFIX)/include"]],
    copy_directories = { "docs" },
 }

@@ -93,10 +93,25 @@ public final class Faults implements AutoCloseable {
                 break;
             case "echo":
                 break;
+            case "null":
+                // Once it is compiled, nothing looks whether it is null: the
+                // access to it faults, and a handler of signals makes an
+                // exception of that.
+                for (int i = 0; i < 20_000; i++) {
+                    touched += touch(this) + 1;
+                }
+                touch(null);
+                break;
             default:
                 throw new IllegalArgumentException(verb);
         }
         return true;
+    }
+
+    private int touched;
+
+    private static int touch(Faults faults) {
+        return faults.touched & 1;
     }
 
     /** The request, {@code "<verb> <ms> <id>"}, so much later. */

@@ -114,13 +114,17 @@ fn exchange(
     if sent.is_err() {
         return Err(Failure::Closed);
     }
-    match stream.fill_buf() {
-        Ok([]) => return Err(Failure::Closed),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            return Err(Failure::Closed)
+    loop {
+        match stream.fill_buf() {
+            Ok([]) => return Err(Failure::Closed),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Err(Failure::Closed)
+            }
+            // Whoever was frozen for a moment, or stopped, reads on.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failure::Broken(error)),
+            Ok(_) => break,
         }
-        Err(error) => return Err(Failure::Broken(error)),
-        Ok(_) => {}
     }
     read_response(stream).map_err(Failure::Broken)
 }

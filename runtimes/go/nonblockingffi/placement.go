@@ -29,6 +29,10 @@ const (
 	// minStreak is after how many short requests in a row a handler is
 	// believed to be quick; maxStreak after how many, if that was wrong often.
 	minStreak, maxStreak = 16, 256
+	// forgiven is after how many short requests a long one is taken for a delay
+	// of the operating system, which may give the core to somebody else for
+	// milliseconds: a busy machine does that all the time.
+	forgiven = 256
 	// trust is after how many requests that were handled here an error of
 	// judgement is forgotten.
 	trust = 10000
@@ -119,15 +123,17 @@ func (p *placement) judge(requests int, took time.Duration) bool {
 		return true
 	}
 	if took > visit+time.Duration(requests)*short {
+		if p.streak.Swap(0) >= forgiven {
+			return true
+		}
 		p.quick.Store(false)
-		p.streak.Store(0)
 		if need := p.need.Load(); need < maxStreak {
 			p.need.Store(need * 2)
 		}
 		return false
 	}
 	if p.streak.Add(int32(requests)) > trust {
-		p.streak.Store(0)
+		p.streak.Store(forgiven)
 		p.need.Store(minStreak)
 	}
 	return true

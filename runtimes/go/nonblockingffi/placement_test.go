@@ -50,8 +50,11 @@ func TestPlacement(t *testing.T) {
 	}
 	p.leave()
 	expect("a thread has left", true)
-	if p.judge(1, visit+short+1) {
-		t.Error("that was slow")
+	if !p.judge(1, visit+short+1) {
+		t.Error("one among so many")
+	}
+	if !p.judge(forgiven-1, 0) || p.judge(1, visit+short+1) {
+		t.Error("that was the second soon")
 	}
 	p.leave()
 	expect("it was slow", false)

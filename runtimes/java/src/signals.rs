@@ -9,7 +9,10 @@
 //! - SIGSEGV, SIGBUS, SIGFPE and SIGILL are how its compiled code finds a null
 //!   reference or stops for the collector. They are caused by the very thread
 //!   that gets them, so they are never nginx's, and must not be blocked in a
-//!   thread that runs Java.
+//!   thread that runs Java. Another language may have the same idea of them: the
+//!   JVM passes on to an earlier handler what is not Java's. Go's code runs on
+//!   small stacks of its own making, and its handler ends the process if it is
+//!   not on the thread's stack for signals, so the JVM's has to be there, too.
 
 use std::ffi::{c_int, c_void, CStr};
 use std::mem::MaybeUninit;
@@ -55,7 +58,11 @@ impl Handlers {
     pub fn restore(&self, library: *const c_void) {
         let (kept, library) = (stop_signal(), library_at(library));
         for (signal, before) in &self.0 {
-            if *signal == kept || SYNCHRONOUS.contains(signal) {
+            if SYNCHRONOUS.contains(signal) {
+                move_to_signal_stack(*signal, library);
+                continue;
+            }
+            if *signal == kept {
                 continue;
             }
             let now = action(*signal).map_or(0, |now| now.sa_sigaction);
@@ -74,6 +81,28 @@ fn action(signal: c_int) -> Option<libc::sigaction> {
     let known = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) } == 0;
     // SAFETY: written, then.
     known.then(|| unsafe { action.assume_init() })
+}
+
+/// Has a handler that is in this library run on the stack for signals, in threads
+/// that have one.
+fn move_to_signal_stack(signal: c_int, library: *const c_void) {
+    let Some(mut theirs) = action(signal) else {
+        return;
+    };
+    let handler = theirs.sa_sigaction;
+    if library_at(handler as *const c_void) != library {
+        return;
+    }
+    theirs.sa_flags |= libc::SA_ONSTACK;
+    let mut replaced = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the action that there is, with one flag more; zeroes are a valid
+    // action. If somebody has just set another one, it is put back.
+    unsafe {
+        libc::sigaction(signal, &theirs, replaced.as_mut_ptr());
+        if replaced.assume_init_ref().sa_sigaction != handler {
+            libc::sigaction(signal, replaced.as_ptr(), std::ptr::null_mut());
+        }
+    }
 }
 
 /// Where the library begins that has something at an address; null if none.
@@ -154,6 +183,10 @@ mod tests {
         before.restore(ours as *const c_void);
         assert_eq!(signals.map(handler), [old[0], old[1], ours, ours]);
         assert_eq!(handler(libc::SIGURG), foreign);
+        // What is kept runs where other languages need it to.
+        let flags = |signal| action(signal).unwrap().sa_flags;
+        assert_ne!(flags(libc::SIGBUS) & libc::SA_ONSTACK, 0);
+        assert_eq!(flags(libc::SIGURG) & libc::SA_ONSTACK, 0);
         for (signal, old) in signals.into_iter().zip(old) {
             set(signal, old);
         }

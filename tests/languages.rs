@@ -1,0 +1,391 @@
+//! All languages in one worker: C, Rust, Lua, Python, Go and Java, each with
+//! threads, signal handlers and ideas of its own about how a process ends.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use support::builder::Builder;
+use support::http::Load;
+use support::process::{self, Signal};
+use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+
+const WORKERS: usize = 2;
+/// What controls nginx, and what its workers live through.
+const CONTROL: [i32; 7] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+];
+const OTHERS: [i32; 5] = [
+    libc::SIGPIPE,
+    libc::SIGCHLD,
+    libc::SIGALRM,
+    libc::SIGIO,
+    libc::SIGSYS,
+];
+
+/// Runtimes of all languages, and functions that ask them. They are loaded by the
+/// first request, in an order that differs from worker to worker, as language
+/// runtimes heed the signal handlers that they find.
+const LANGUAGES: &str = "
+local options = {
+    c = { runtime = 'c', library = 'fault' },
+    rust = { runtime = 'c', library = 'blocking' },
+    lua = { runtime = 'lua', module = 'string' },
+    python = { runtime = 'python', entry = 'faults:Faults', path = 'lib/python' },
+    go = { runtime = 'go', library = 'go_verbs', entry = 'do' },
+    java = { runtime = 'java', entry = 'faults.Faults#call', class_path = 'lib/java' },
+}
+local orders = {
+    { 'c', 'rust', 'lua', 'python', 'go', 'java' },
+    { 'java', 'go', 'python', 'lua', 'rust', 'c' },
+    { 'go', 'java', 'lua', 'c', 'python', 'rust' },
+    { 'python', 'java', 'rust', 'go', 'c', 'lua' },
+    { 'java', 'c', 'python', 'rust', 'lua', 'go' },
+}
+local runtimes
+
+-- The test says what this machine lacks.
+function leave_out(language)
+    options[language] = nil
+end
+
+local function load_all()
+    local loaded = {}
+    -- Neighbours have different orders, and successors, too.
+    local order = orders[ngx.worker.pid() % #orders + 1]
+    for _, language in ipairs(order) do
+        local given = options[language]
+        if given then
+            given.name = language
+            if language == 'c' then
+                given.config = 'counters=' .. harness.counters
+            elseif language == 'python' or language == 'java' then
+                given.config = harness.counters
+            end
+            loaded[language] = assert(nbffi.load(given))
+        end
+    end
+    runtimes = loaded
+    return loaded
+end
+
+-- Once; who comes meanwhile waits for the same runtimes.
+local function languages()
+    return runtimes or load_all()
+end
+
+-- How each is asked, and what it answers; with a time for those that sleep.
+local function ask(rt, language, id, ms)
+    if language == 'c' then
+        return rt:submit('echo ' .. id), 'echo ' .. id
+    elseif language == 'rust' then
+        return rt:submit('sleep ' .. ms / 1000), ''
+    elseif language == 'lua' then
+        return rt:submit('rep', 'x', 3), 'xxx'
+    elseif language == 'python' then
+        return rt:submit('sleep ' .. ms .. ' ' .. id), 'sleep ' .. ms .. ' ' .. id
+    elseif language == 'go' then
+        return rt:submit('sleep ' .. ms), tostring(ms)
+    end
+    return rt:submit('sleep ' .. ms .. ' ' .. id), 'sleep ' .. ms .. ' ' .. id
+end
+
+-- A call to each of them, at the same time. Returns what was wrong.
+function ask_all(id, ms)
+    local futures = {}
+    for language, rt in pairs(languages()) do
+        local future, answer = ask(rt, language, id, ms)
+        futures[language] = { future, answer }
+    end
+    for language, pair in pairs(futures) do
+        local res, err = pair[1]:wait()
+        if res ~= pair[2] then
+            return language .. ': ' .. tostring(res or err)
+        end
+    end
+end
+
+-- One of the runtimes, or nil if it was left out.
+function the(language)
+    return languages()[language]
+end
+";
+
+/// The languages that this machine lacks, with a word about each.
+fn missing() -> Vec<&'static str> {
+    let needed = [
+        ("python", "target/release/libnonblocking_ffi_python.so"),
+        ("go", "target/test-plugins/libgo_verbs.so"),
+        ("java", "target/release/libnonblocking_ffi_java.so"),
+    ];
+    let is_missing = |(_, file): &(&str, &str)| !root().join(file).exists();
+    let missing = needed.into_iter().filter(is_missing);
+    missing
+        .map(|(language, file)| {
+            println!("{language} is left out: there is no {file}");
+            language
+        })
+        .collect()
+}
+
+/// An nginx with `/all?<id>`, which asks all languages at the same time, and
+/// `/slow?<id>`, which asks those that can sleep to do so for a while.
+fn builder() -> Builder {
+    let left_out: String = missing()
+        .iter()
+        .map(|language| format!("leave_out('{language}')\n"))
+        .collect();
+    let location = |ms: u32| {
+        format!(
+            "local wrong = ask_all(ngx.var.args, {ms})
+             ngx.print(wrong or ngx.var.args)"
+        )
+    };
+    let mut builder = Nginx::builder()
+        .workers(WORKERS)
+        .plugin("blocking")
+        .init(LANGUAGES)
+        .init(&left_out)
+        .location("/all", &location(0))
+        .location("/slow", &location(300))
+        .location("/all_pid", "ngx.print(ask_all(1, 0) or ngx.worker.pid())");
+    for language in ["python", "java"] {
+        if !missing().contains(&language) {
+            builder = builder.plugin(&format!("nonblocking_ffi_{language}"));
+        }
+    }
+    builder
+}
+
+/// Copies a file, or the files of a folder, for workers to read.
+fn put(from: &Path, to: &Path) {
+    if !from.is_dir() {
+        fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        return;
+    }
+    fs::create_dir_all(to).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        put(&entry.path(), &to.join(entry.file_name()));
+    }
+}
+
+fn start(builder: Builder) -> Nginx {
+    let nginx = builder.start();
+    let library = nginx.dir().join("prefix/lib");
+    let built = root().join("target/test-plugins");
+    let missing = missing();
+    put(&root().join("tests/python"), &library.join("python"));
+    if !missing.contains(&"go") {
+        put(
+            &built.join("libgo_verbs.so"),
+            &library.join("libgo_verbs.so"),
+        );
+    }
+    if !missing.contains(&"java") {
+        put(&built.join("java/faults"), &library.join("java"));
+    }
+    nginx
+}
+
+/// Waits until each worker has answered so much that it has all languages.
+fn warm(nginx: &Nginx) {
+    let mut left = nginx.workers();
+    eventually("all workers have all languages", PATIENCE, || {
+        let answer = nginx.text("/all_pid");
+        left.remove(&answer.parse::<i32>().expect("a worker's id"));
+        left.is_empty()
+    });
+}
+
+/// The master writes of a worker's end when it has noticed it.
+fn await_exits(nginx: &Nginx, number: usize) {
+    eventually("all exits are clean, and in the log", PATIENCE, || {
+        nginx.clean_exits() == number
+    });
+}
+
+fn kill(pid: i32, signal: i32) {
+    // SAFETY: plain numbers; the pid is that of a worker of the test.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// The signals of a mask in a file of `/proc`.
+fn signals(status: &str, key: &str) -> BTreeSet<i32> {
+    let text = fs::read_to_string(status).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let mask = u64::from_str_radix(line.unwrap().trim_start_matches(':').trim(), 16).unwrap();
+    let all = (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1);
+    all.collect()
+}
+
+#[test]
+fn a_reload_under_load_loses_no_request() {
+    let nginx = start(builder());
+    let load = Load::start(&nginx, 8, "/all?", "");
+    for _ in 0..4 {
+        load.await_more(100);
+        for worker in nginx.reload() {
+            nginx.wait_gone(worker, EXIT_PROMISE);
+        }
+    }
+    load.await_more(100);
+    let outcome = load.stop();
+    assert_eq!(outcome.failures, [""; 0]);
+    assert_eq!(outcome.answered, outcome.sent);
+    await_exits(&nginx, 4 * WORKERS);
+}
+
+#[test]
+fn quit_answers_what_all_have_begun() {
+    let mut nginx = start(builder());
+    warm(&nginx);
+    std::thread::scope(|scope| {
+        // `warm` has used another id.
+        let calls: Vec<_> = (11..=16)
+            .map(|id| {
+                let nginx = &nginx;
+                scope.spawn(move || nginx.text(&format!("/slow?{id}")))
+            })
+            .collect();
+        eventually("all calls have begun", PATIENCE, || {
+            nginx.counters().runs(16)[10..].iter().all(|&runs| runs > 0)
+        });
+        nginx.signal(Signal::Quit);
+        for (index, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.join().unwrap(), (index + 11).to_string());
+        }
+    });
+    nginx.wait_stopped(EXIT_PROMISE);
+    assert_eq!(nginx.clean_exits(), WORKERS);
+}
+
+/// `nginx -s stop` is SIGTERM for the master.
+#[test]
+fn stop_under_load_is_clean() {
+    for path in ["/all?", "/slow?"] {
+        let mut nginx = start(builder());
+        warm(&nginx);
+        let load = Load::start(&nginx, 8, path, "");
+        load.await_more(16);
+        nginx.stop(Signal::Term, EXIT_PROMISE);
+        load.stop();
+        assert_eq!(nginx.clean_exits(), WORKERS);
+    }
+}
+
+#[test]
+fn signals_end_a_worker_as_without_languages() {
+    let nginx = start(builder());
+    let load = Load::start(&nginx, 8, "/all?", "");
+    let mut exits = 0;
+    for round in 0..9 {
+        load.await_more(50);
+        let workers = nginx.workers();
+        let worker = *workers.first().unwrap();
+        kill(
+            worker,
+            [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT][round % 3],
+        );
+        nginx.wait_gone(worker, EXIT_PROMISE);
+        exits += 1;
+        eventually("another worker", PATIENCE, || {
+            let now = nginx.workers();
+            now.len() == WORKERS && !now.contains(&worker)
+        });
+        await_exits(&nginx, exits);
+    }
+    load.await_more(50);
+    load.stop();
+}
+
+#[test]
+fn signals_stay_nginxs() {
+    let nginx = start(builder());
+    let workers = nginx.workers();
+    let ours: Vec<i32> = CONTROL.into_iter().chain(OTHERS).collect();
+    let dispositions = |worker: i32| {
+        let status = format!("/proc/{worker}/status");
+        ["SigIgn", "SigCgt"].map(|key| {
+            let mut set = signals(&status, key);
+            set.retain(|signal| ours.contains(signal));
+            set
+        })
+    };
+    let before: Vec<_> = workers.iter().map(|&pid| dispositions(pid)).collect();
+    warm(&nginx);
+    let after: Vec<_> = workers.iter().map(|&pid| dispositions(pid)).collect();
+    assert_eq!(after, before);
+    // What controls nginx goes to its main thread, and no other.
+    for &worker in &workers {
+        for (thread, name) in process::threads(worker) {
+            let status = format!("/proc/{worker}/task/{thread}/status");
+            let blocked = signals(&status, "SigBlk");
+            for signal in CONTROL {
+                let main = thread == worker;
+                assert_eq!(blocked.contains(&signal), !main, "{signal} in {name}");
+            }
+        }
+    }
+    // What a worker lives through without languages, it does with them, in the
+    // middle of work.
+    let load = Load::start(&nginx, 8, "/all?", "");
+    for _ in 0..20 {
+        for &worker in &workers {
+            for signal in [libc::SIGPIPE, libc::SIGURG, libc::SIGCHLD, libc::SIGHUP] {
+                kill(worker, signal);
+            }
+        }
+        load.await_more(40);
+    }
+    assert_eq!(load.stop().failures, [""; 0]);
+    assert_eq!(nginx.workers(), workers);
+}
+
+/// Go and Java make errors of faults that their code causes, by handlers of the
+/// same signals: each has to pass on what is the other's, in whatever order they
+/// were loaded.
+#[test]
+fn faults_are_those_of_the_language_that_caused_them() {
+    if missing().iter().any(|language| *language != "python") {
+        return;
+    }
+    let nginx = start(builder().location(
+        "/faults",
+        "for i = 1, 5 do
+             local _, go, _, message = the('go'):call('dereference x')
+             if go ~= 'runtime error: ' .. tostring(message)
+                or not message:find('nil pointer', 1, true) then
+                 return ngx.print('go: ', tostring(go))
+             end
+             local _, java = the('java'):call('null')
+             if not tostring(java):find('NullPointerException', 1, true) then
+                 return ngx.print('java: ', tostring(java))
+             end
+         end
+         ngx.print(ask_all(1, 0) or 'right')",
+    ));
+    warm(&nginx);
+    let workers = nginx.workers();
+    // Enough for workers of all orders, and for code to be compiled.
+    for _ in 0..5 {
+        for _ in 0..10 {
+            assert_eq!(nginx.text("/faults"), "right");
+        }
+        for worker in nginx.reload() {
+            nginx.wait_gone(worker, EXIT_PROMISE);
+        }
+    }
+    assert!(nginx.workers().is_disjoint(&workers));
+    await_exits(&nginx, 5 * WORKERS);
+}
