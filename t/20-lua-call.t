@@ -315,12 +315,28 @@ location = /t {
             local threads = {
                 ngx.thread.spawn(function() results[1] = { one:wait() } end),
                 ngx.thread.spawn(function() results[2] = { other:wait() } end),
+                ngx.thread.spawn(function()
+                    results[3] = { rt:call("build", shape, 22000) }
+                end),
             }
-            for i = 1, 2 do ngx.thread.wait(threads[i]) end
+            for i = 1, 3 do ngx.thread.wait(threads[i]) end
             ngx.say(shape, ": ", #wrong == 0 or table.concat(wrong, " "), " ",
                     same(results[1], { jobs.build(shape, 20000) }), " ",
-                    same(results[2], { jobs.build(shape, 21000) }))
+                    same(results[2], { jobs.build(shape, 21000) }), " ",
+                    same(results[3], { jobs.build(shape, 22000) }))
         end
+        -- Light threads that are killed while they decode leave nothing behind.
+        local allocated, killed = nbffi.stats().slots.allocated, 0
+        for i = 1, 2 * allocated do
+            local before = rt:stats().ok
+            local decodes = ngx.thread.spawn(function()
+                rt:call("build", "list of maps", 3000)
+            end)
+            while rt:stats().ok == before do ngx.sleep(0.001) end
+            killed = killed + (ngx.thread.kill(decodes) and 1 or 0)
+        end
+        ngx.say(killed > allocated, " ",
+                nbffi.stats().slots.allocated == allocated)
     }
     header_filter_by_lua_block {
         local jobs = require "vm_jobs"
@@ -331,9 +347,9 @@ location = /t {
 --- request
 GET /t
 --- response_body eval
-join "", map { "$_: true true true\n" } "list", "list of maps", "map",
+join("", map { "$_: true true true true\n" } "list", "list of maps", "map",
     "map of lists", "holes", "nested", "deep", "strings", "one string",
-    "falses", "nils", "many results", "keys", "shared"
+    "falses", "nils", "many results", "keys", "shared") . "true true\n"
 --- response_headers
 X-Same: true
 --- no_error_log

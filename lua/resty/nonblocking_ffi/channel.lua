@@ -44,6 +44,8 @@ local LONGEST = waiting.LONGEST
 local RUNTIME = cdefs.RUNTIME
 
 local BATCH = 64
+-- In a completion: its slot is somebody else's to release.
+local NO_SLOT = 0xffffffff
 local LINE_BYTES = 4096
 local PATH_BYTES = 256
 -- A timer that far in the future fires when the worker exits.
@@ -87,10 +89,34 @@ local flushes
 local flush_posted = false
 
 
--- The results of a completion, as `call` returns them.
-local function results(done)
+-- Releases what `take` gave, when nobody needs its bytes any more.
+local function release(held)
+    ffi_gc(held, nil)
+    -- At the end of the VM the client may have gone before.
+    if client then
+        C.nbffi_release(client, held, 1)
+    end
+end
+_M.release = release
+
+
+-- Takes a completion out of a batch that is about to be released.
+local function take(done)
+    local held = ffi_gc(ffi_new("nbffi_completion", done), release)
+    done.slot = NO_SLOT
+    return held
+end
+
+
+-- The results of a completion, as `call` returns them. A response of the status
+-- code `takes` is not copied into a string: it is a completion that has to be
+-- released.
+local function results(done, takes)
     local status = done.status
     if status == 0 then
+        if done.code == takes then
+            return take(done), nil, takes
+        end
         local res = ffi_string(done.data, done.len)
         if done.code == 0 and done.message_len == 0 then
             return res
@@ -116,7 +142,8 @@ local function deliver(done)
     local waiter = waiters[slot]
     if waiter then
         waiters[slot] = false
-        waiter.res, waiter.err, waiter.code, waiter.message = results(done)
+        waiter.res, waiter.err, waiter.code, waiter.message =
+            results(done, waiter.takes)
         wake(waiter)
     end
     -- Not before: the response may be a part of the request.
@@ -416,9 +443,10 @@ local function close(ptr)
         end
         queued = options.defaults.shutdown_timeout
     end
+    client = nil
     C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
     -- What plugins had to say at their end.
-    pcall(log.write_at_end, C, client, line, LINE_BYTES)
+    pcall(log.write_at_end, C, ptr, line, LINE_BYTES)
 end
 
 

@@ -26,6 +26,7 @@ local pauses = turns.pauses
 local decode_pieces = pieces.decode
 local perform = task.call
 local recycle = codec.recycle
+local release = channel.release
 local select = select
 local setmetatable = setmetatable
 local submit = task.submit
@@ -113,6 +114,22 @@ local function check_module(self, what)
 end
 
 
+-- Passes results on when their bytes can go.
+local function release_after(held, ...)
+    release(held)
+    return ...
+end
+
+
+-- The results in pieces: a string, or a completion that has to be released.
+local function from_pieces(res)
+    if type(res) == "string" then
+        return decode_pieces(res, #res, pauses())
+    end
+    return release_after(res, decode_pieces(res.data, res.len, pauses()))
+end
+
+
 -- The results of a call of ours, of those of task.call.
 local function results(res, err, code, message)
     if err then
@@ -125,7 +142,7 @@ local function results(res, err, code, message)
         return decode(res)
     end
     if code == PIECES then
-        return decode_pieces(res, pauses(#res))
+        return from_pieces(res)
     end
     return res
 end
@@ -371,6 +388,8 @@ function _M.new(fields)
     fields.closing = false
     fields.tags = {}
     fields.inline_calls = 0
+    -- They are large, and decoded at once.
+    fields.takes = PIECES
     return setmetatable(fields, _MT)
 end
 

@@ -177,12 +177,16 @@ local function add(object, shift, part)
 end
 
 
--- The results in some bytes. `pause` is called after each record; it may let
--- other coroutines run.
-function _M.decode(bytes, pause)
+-- The results in some bytes: a string, or a pointer and a length. `pause` is
+-- called after each record; it may let other coroutines run.
+function _M.decode(data, len, pause)
     -- Not shared: others may decode while this pauses.
     local reader = new_buffer()
-    reader:set(bytes)
+    if type(data) == "string" then
+        reader:set(data)
+    else
+        reader:set(data, len)
+    end
     local objects = {}
     local object
     for _ = 1, reader:decode() do

@@ -157,7 +157,7 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
                           true, tag, key, done)
     end
     if id == DONE then
-        local res, err, code, message = results(done)
+        local res, err, code, message = results(done, self.takes)
         C.nbffi_release(client, done, 1)
         return trimmed(res, err, code, message)
     end
@@ -165,9 +165,11 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
     local waiter, entry
     if id >= 0 then
         waiter = new_waiter()
+        waiter.takes = self.takes
         register(id, waiter, request)
     elseif id == QUEUE_OVERFLOW and waits then
         waiter = new_waiter()
+        waiter.takes = self.takes
         entry = block(self, request, data, len, timeout, priority, tag, key,
                       waiter)
     elseif id == QUEUE_OVERFLOW and self.inline then

@@ -13,8 +13,6 @@ local sleep = ngx.sleep
 
 -- Seconds that a coroutine may work in one turn.
 local BUDGET = 0.0002
--- Bytes of a result that are work enough for one turn: they were copied in it.
-local LARGE = 131072
 -- Seconds to wait at most, in case the drain ends meanwhile; and where there is
 -- no channel.
 local LONGEST = 1
@@ -69,14 +67,11 @@ local function no_pause()
 end
 
 
--- A function to be called now and then in some long work, on a result of `len`
--- bytes: it returns at once, or in another turn if the budget is spent.
-function _M.pauses(len)
+-- A function to be called now and then in some long work: returns at once, or
+-- in another turn if the budget is spent.
+function _M.pauses()
     if not can_yield() then
         return no_pause
-    end
-    if len > LARGE then
-        wait()
     end
     local began = C.nbffi_vm_monotonic()
     return function()

@@ -36,6 +36,7 @@ local spare_semas, spare_semas_count = {}, 0
 --   watchers  = waiters (as keys) that are done when this one is
 --   callback  = called when it is done
 --   unpack    = applied to what outcome() returns
+--   takes     = status code of responses that are not copied
 -- }
 function _M.new()
     if spares > 0 then
