@@ -6,6 +6,7 @@
 //! | [`registry`] | the pools of the process, by name |
 //! | [`idle`]   | who searches and who sleeps; no wake-up is lost or wasted |
 //! | [`worker`] | the life of a pool thread |
+//! | [`spin`]   | how long a thread looks on before it sleeps |
 //! | [`threads`]| starting one: signals, name, niceness |
 //!
 //! The main thread posts; threads find, run, and when they find nothing spin
@@ -15,6 +16,7 @@
 pub mod idle;
 pub mod queues;
 mod registry;
+pub mod spin;
 mod threads;
 mod worker;
 

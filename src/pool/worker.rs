@@ -1,14 +1,5 @@
 //! The life of a pool thread: find a task, run it, and when there is none spin
 //! for a moment and then sleep.
-//!
-//! # Spinning
-//!
-//! On a virtual machine, waking a thread on another core costs some 20 us, so
-//! a thread that finds nothing looks on for a while before it sleeps. How long
-//! adapts as KVM's halt polling does: a sleep that was so short that spinning
-//! would have bridged it doubles the window, up to [`MAX_SPIN_NS`]; one that
-//! was longer halves it, and below [`MIN_SPIN_NS`] it is nothing. So a thread
-//! spins while tasks follow each other closely, and only then.
 
 use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -17,21 +8,11 @@ use std::ptr;
 use crossbeam_deque::Worker;
 
 use super::queues::Finder;
+use super::spin::Window;
 use super::{threads, Shared};
 use crate::channel::outbox;
-use crate::error::Error;
-use crate::sync::{now_ns, spin_loop, Ordering};
-use crate::task::state::Claim;
+use crate::sync::{now_ns, Ordering};
 use crate::task::{Kind, Slot};
-
-/// The longest that a thread looks for a task before it sleeps.
-const MAX_SPIN_NS: u64 = 50_000;
-/// The shortest, but for not at all.
-const MIN_SPIN_NS: u64 = 5_000;
-/// What a wake-up adds to a pause.
-const WAKE_UP_NS: u64 = 20_000;
-/// Looks between two looks at the clock.
-const LOOKS_PER_CLOCK: u32 = 16;
 
 /// Starts thread `index` of a pool.
 pub fn start(
@@ -47,7 +28,7 @@ pub fn start(
             finder: Finder::new(&shared.queues, index, local),
             next: None,
             begun: None,
-            spin_ns: if shared.cores > 1 { MAX_SPIN_NS } else { 0 },
+            window: Window::new(shared.cores),
             now_ns: 0,
             bulk: false,
             visits: 0,
@@ -123,7 +104,7 @@ struct Thread {
     /// The task that was begun last.
     begun: Option<(&'static Slot, u32)>,
     /// How long to look for a task before sleeping.
-    spin_ns: u64,
+    window: Window,
     /// The time if it is known, 0 if not.
     now_ns: u64,
     /// Whether the last task was one of many short ones.
@@ -198,8 +179,6 @@ impl Thread {
     fn begin(&mut self, slot: &'static Slot) -> bool {
         // SAFETY: this thread found the slot in the queue, so it will claim it.
         let task = unsafe { slot.task() };
-        // SAFETY: the runtime outlives its tasks, and this one has not ended.
-        let runtime = unsafe { task.runtime.as_ref() };
         self.bulk = task.bulk;
         let mut help = self.shared.queues.engage(self.index, !self.bulk);
         if !self.bulk {
@@ -222,20 +201,12 @@ impl Thread {
         // its last task, and so after this.
         let address = task.runtime.as_ptr().cast();
         thread.runtime.store(address, Ordering::Relaxed);
-        runtime.note_start();
-        match slot.state.claim() {
-            // SAFETY: the claim says so.
-            Claim::Cancelled => unsafe { slot.drop_unrun() },
-            Claim::Run if task.deadline_ns <= started => refuse(slot, Error::Timeout),
-            Claim::Run if task.recipient.is_closed() => refuse(slot, Error::ShuttingDown),
-            Claim::Run => {
-                // SAFETY: claimed by this thread, and not passed on yet.
-                unsafe { slot.set_started_ns(started) };
-                self.begun = Some((slot, slot.state.generation()));
-                return true;
-            }
+        // SAFETY: as above.
+        if !unsafe { slot.begin(started) } {
+            return false;
         }
-        false
+        self.begun = Some((slot, slot.state.generation()));
+        true
     }
 
     /// The task that was begun is over for this thread.
@@ -269,8 +240,8 @@ impl Thread {
         // One spinning thread is enough: the one that was first.
         let mut first = shared.idle.start_searching();
         let slot = loop {
-            let spin_ns = if first { self.spin_ns } else { 0 };
-            if let Some(slot) = self.search(idle_since + spin_ns, spin_ns > 0) {
+            let (finder, bulk) = (&mut self.finder, self.bulk);
+            if let Some(slot) = self.window.look(idle_since, first, || finder.find(bulk)) {
                 break slot;
             }
             shared.idle.sleep(self.index, || {
@@ -278,7 +249,7 @@ impl Thread {
                     && shared.visits.load(Ordering::Relaxed) == self.visits
             });
             shared.threads[self.index].wakeups.bump();
-            self.adapt(now_ns().saturating_sub(idle_since));
+            self.window.adapt(now_ns().saturating_sub(idle_since));
             self.pay_visit();
             first = shared.idle.searchers() == 1;
         };
@@ -288,37 +259,4 @@ impl Thread {
         }
         slot
     }
-
-    fn search(&mut self, until: u64, spin: bool) -> Option<&'static Slot> {
-        loop {
-            for _ in 0..LOOKS_PER_CLOCK {
-                let found = self.finder.find(self.bulk);
-                if found.is_some() || !spin {
-                    return found;
-                }
-                spin_loop();
-            }
-            if now_ns() >= until {
-                return None;
-            }
-        }
-    }
-
-    /// Adapts the window to a pause that ended in a wake-up.
-    fn adapt(&mut self, pause_ns: u64) {
-        self.spin_ns = if self.shared.cores == 1 {
-            0
-        } else if pause_ns < MAX_SPIN_NS + WAKE_UP_NS {
-            (self.spin_ns * 2).clamp(MIN_SPIN_NS, MAX_SPIN_NS)
-        } else if self.spin_ns > MIN_SPIN_NS {
-            self.spin_ns / 2
-        } else {
-            0
-        };
-    }
-}
-
-/// Ends a task that was claimed but shall not run.
-fn refuse(slot: &'static Slot, error: Error) {
-    slot.end(slot.state.generation(), |reply| reply.fail(error, 0, b""));
 }

@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 use crate::error::Error;
 use crate::sync::{now_ns, AtomicPtr};
 use crate::task::reply::Reply;
-use crate::task::state::{Stale, State};
+use crate::task::state::{Claim, Stale, State};
 
 /// No deadline.
 pub const NO_DEADLINE: u64 = u64::MAX;
@@ -216,6 +216,35 @@ impl Slot {
     pub unsafe fn set_started_ns(&self, now: u64) {
         // SAFETY: the claimer is alone until it calls the runtime.
         unsafe { *self.started_ns.get() = now };
+    }
+
+    /// Claims a task that waits, for the thread that is to run it at the time
+    /// `now`. False if it shall not run; then it has ended.
+    ///
+    /// # Safety
+    /// The caller has taken the slot from the queue that the task was put in.
+    pub unsafe fn begin(&'static self, now: u64) -> bool {
+        // SAFETY: by the contract this thread claims the task.
+        let task = unsafe { self.task() };
+        // SAFETY: the runtime outlives its tasks, and this one has not ended.
+        unsafe { task.runtime.as_ref() }.note_start();
+        let refused = match self.state.claim() {
+            Claim::Cancelled => {
+                // SAFETY: the claim says so.
+                unsafe { self.drop_unrun() };
+                return false;
+            }
+            Claim::Run if task.deadline_ns <= now => Error::Timeout,
+            Claim::Run if task.recipient.is_closed() => Error::ShuttingDown,
+            Claim::Run => {
+                // SAFETY: claimed by this thread, and not passed on yet.
+                unsafe { self.set_started_ns(now) };
+                return true;
+            }
+        };
+        let generation = self.state.generation();
+        self.end(generation, |reply| reply.fail(refused, 0, b""));
+        false
     }
 
     /// The handle by which plugins name the task. Never 0.
