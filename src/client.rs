@@ -24,7 +24,7 @@ use crate::runtime::{Grace, Runtime, GRACE_NS, WORTH_NS};
 use crate::sync::{now_ns, spin_loop};
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::Cancel;
-use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
+use crate::task::{arena, Kind, Load, Priority, Recipient, Runner, Slot, Task};
 
 /// Tasks are short if they run for less than this on average: handing one to
 /// another thread costs about as much.
@@ -193,13 +193,16 @@ impl Client {
         if self.mailbox.is_closed() {
             return Err(Error::ShuttingDown);
         }
-        let pool = runtime.pool();
-        pool.reserve()?;
+        let (pool, intake) = (runtime.pool(), runtime.intake());
+        match intake {
+            Some(intake) => intake.reserve()?,
+            None => pool.reserve()?,
+        }
         let now = now_ns();
         let short = runtime.typical_run_ns() < SHORT_NS;
         let alone = self.in_flight == 0;
         let busy = self.depth >= HOLD_DEPTH * DEPTH_UNIT;
-        let hold = self.may_hold && short && busy && request.key == 0;
+        let hold = self.may_hold && short && busy && request.key == 0 && intake.is_none();
         if self.inline_since == 0 {
             self.inline_since = now;
         }
@@ -207,7 +210,7 @@ impl Client {
             && alone
             && !busy
             && now - self.inline_since < INLINE_NS
-            && pool.is_searching()
+            && intake.map_or_else(|| pool.is_searching(), |intake| intake.is_searching())
             && runtime.stats().recent_best_ns() < WORTH_NS
             && runtime.grace.is_due();
         let bulk = hold && !grace;
@@ -223,7 +226,9 @@ impl Client {
             }
             return Ok(Posted::Held(slot));
         }
-        if request.key == 0 {
+        if let Some(intake) = intake {
+            intake.push(slot);
+        } else if request.key == 0 {
             pool.push(slot, request.priority);
             pool.notify();
         } else {
@@ -273,9 +278,13 @@ impl Client {
         now: u64,
         how: How,
     ) -> Result<&'static Slot, Error> {
+        let load: &'static dyn Load = match runtime.intake() {
+            Some(intake) if kind == Kind::Call => intake,
+            _ => runtime.pool().load(),
+        };
         let slot = self.acquire().inspect_err(|_| {
             if kind == Kind::Call {
-                runtime.pool().load().task_ended();
+                load.task_ended();
             }
         })?;
         let deadline_ns = match request.timeout {
@@ -292,7 +301,7 @@ impl Client {
             // SAFETY: made from a reference.
             runtime: unsafe { NonNull::new_unchecked(runner.cast_mut()) },
             recipient: self.mailbox,
-            pool: runtime.pool().load(),
+            pool: load,
             request: request.data,
             request_len: request.len,
             posted_ns: now,

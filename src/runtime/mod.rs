@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
 use crate::pool::{self, Pool};
-use crate::task::{Kind, Runner, Slot, Task};
+use crate::task::{Kind, Load, Runner, Slot, Task};
 pub use grace::{Grace, GRACE_NS, WORTH_NS};
 pub use stats::RuntimeStats;
 
@@ -46,6 +46,26 @@ pub trait Host: Send + Sync {
     fn may_nest(&self) -> bool {
         true
     }
+    /// Who takes this runtime's tasks instead of the pool, if anybody does:
+    /// then `call` is never called. Asked once, on the main thread.
+    fn intake(&self) -> Option<&'static dyn Intake> {
+        None
+    }
+}
+
+/// Takes the tasks of a runtime from the main thread, instead of its pool: for
+/// a host whose own threads ask for tasks. Such a thread begins a task with
+/// [`Slot::begin`]. All functions but those of `Load` are the main thread's, and
+/// do not block.
+pub trait Intake: Load {
+    /// Whether there is room for one task more.
+    fn reserve(&self) -> Result<(), Error>;
+    /// Takes an offered task, and wakes who waits for it.
+    fn push(&self, slot: &'static Slot);
+    /// Whether a thread is searching at this moment.
+    fn is_searching(&self) -> bool;
+    /// No more tasks will come: who asks when none is left is told so.
+    fn finish(&self);
 }
 
 /// What becomes of a task that `Host::call` has not completed.
@@ -73,6 +93,7 @@ pub struct Runtime {
     options: Options,
     pool: &'static Pool,
     host: Box<dyn Host>,
+    intake: Option<&'static dyn Intake>,
     stats: RuntimeStats,
     /// Two for each call from another runtime: one until its task is
     /// delivered, one until the caller has left.
@@ -96,6 +117,7 @@ impl Runtime {
         Self {
             options,
             pool,
+            intake: host.intake(),
             host,
             stats: RuntimeStats::default(),
             nested: AtomicU32::new(0),
@@ -106,6 +128,11 @@ impl Runtime {
     /// The pool that runs its tasks.
     pub fn pool(&self) -> &'static Pool {
         self.pool
+    }
+
+    /// Who takes its tasks instead of the pool.
+    pub fn intake(&self) -> Option<&'static dyn Intake> {
+        self.intake
     }
 
     /// What it counts.
