@@ -149,15 +149,18 @@ fn run_lua(document: &Document) {
         );
     }
     for name in &built.names {
-        builder = builder.location(
-            &format!("/built/{name}"),
-            &format!(
+        // Of lua-resty-ffi's kind, or with the plugin ABI.
+        let code = if document.text.contains("libffi_init(") {
+            format!("require 'resty_ffi' ngx.print(select(2, ngx.load_ffi('{name}'):call('42')))")
+        } else {
+            format!(
                 "local built = assert(nbffi.load {{
                      runtime = 'c', library = '{name}', name = 'built {name}'
                  }})
                  ngx.print(assert(built:call('42')))"
-            ),
-        );
+            )
+        };
+        builder = builder.location(&format!("/built/{name}"), &code);
     }
     let nginx = builder.start();
     java::build(document, &nginx.dir().join("prefix/lib"));

@@ -6,6 +6,7 @@
 //! | [`calls`]   | post, drain, release, cancel: the call path |
 //! | [`client`]  | a Lua VM's life: channel, log lines, exit |
 //! | [`lua`]     | Lua runtimes |
+//! | [`resty_ffi`] | plugins of lua-resty-ffi: what they call, making theirs |
 //! | [`runtime`] | pools and runtimes: making and freeing |
 //! | [`stats`]   | figures |
 //! | [`vm`]      | what Lua code in a VM of a pool thread calls |
@@ -23,6 +24,7 @@ pub mod client;
 pub mod clock;
 pub mod lua;
 pub mod regex;
+pub mod resty_ffi;
 pub mod runtime;
 pub mod side_state;
 pub mod stats;

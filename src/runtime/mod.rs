@@ -6,6 +6,7 @@
 //! | [`host`]  | the host functions that plugins call |
 //! | [`lua`]   | Lua modules, in persistent VMs |
 //! | [`registry`] | runtimes by name, for calls from VMs |
+//! | [`resty_ffi`] | plugins that were written for lua-resty-ffi |
 //! | [`golang`] | at most one Go library in a process |
 //! | [`grace`] | whether the caller should wait a moment before it yields |
 //! | [`stats`] | what a runtime counts and measures |
@@ -20,6 +21,7 @@ mod grace;
 pub mod host;
 pub mod lua;
 pub mod registry;
+pub mod resty_ffi;
 mod stats;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};

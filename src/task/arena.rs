@@ -13,6 +13,8 @@ use super::Slot;
 pub const CHUNK_SLOTS: usize = 256;
 /// Chunks per process: a million tasks in flight.
 const MAX_CHUNKS: usize = 4096;
+/// Slots per process.
+pub const MAX_SLOTS: usize = MAX_CHUNKS * CHUNK_SLOTS;
 
 static CHUNKS: [AtomicPtr<Slot>; MAX_CHUNKS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CHUNKS];
@@ -76,6 +78,6 @@ mod tests {
             assert_eq!(generation, slot.state.generation());
         }
         assert!(get(u32::MAX).is_none());
-        assert!(get((MAX_CHUNKS * CHUNK_SLOTS - 1) as u32).is_none());
+        assert!(get((MAX_SLOTS - 1) as u32).is_none());
     }
 }

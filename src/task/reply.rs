@@ -142,6 +142,14 @@ impl Reply {
         Ok(self.buffer.data)
     }
 
+    /// What `allocate` gave, if it was called since the last reset.
+    pub fn allocated(&mut self) -> Option<*mut u8> {
+        self.allocated.map(|size| match size {
+            ..=INLINE_BYTES => self.bytes.0.as_mut_ptr(),
+            _ => self.buffer.data,
+        })
+    }
+
     /// Whether `allocate` gave at least `len` bytes.
     pub fn is_allocated(&self, len: usize) -> bool {
         self.allocated.is_some_and(|size| len <= size)
@@ -282,8 +290,10 @@ mod tests {
     fn only_what_was_allocated_can_be_committed() {
         let mut reply = Reply::default();
         assert!(!reply.is_allocated(0), "nothing was allocated");
-        reply.allocate(100).unwrap();
+        assert_eq!(reply.allocated(), None);
+        let place = reply.allocate(100).unwrap();
         assert!(!reply.is_allocated(101) && reply.is_allocated(100));
+        assert_eq!(reply.allocated(), Some(place));
         reply.commit(100);
         assert_eq!(reply.data().1, 100);
     }

@@ -26,6 +26,14 @@ int late_released(void);
 int late_users(void);
 
 int entries_inits(void);
+
+int rffi_inits(void);
+int rffi_asking(void);
+int rffi_polled(void);
+int rffi_nulls(void);
+int rffi_holding(void);
+void rffi_stop(int stop);
+int rffi_release(const char *text);
 ]]
 
 
@@ -118,6 +126,26 @@ end
 
 function _M.entries()
     return { inits = open("entries").entries_inits }
+end
+
+
+-- rffi: counters as functions; has(counter, n) as for the gate; stop(1) keeps
+-- threads from polling until stop(0); release(text) responds to what is held.
+function _M.rffi()
+    local lib = open("rffi")
+    local rffi = {
+        inits = lib.rffi_inits,
+        asking = lib.rffi_asking,
+        polled = lib.rffi_polled,
+        nulls = lib.rffi_nulls,
+        holding = lib.rffi_holding,
+        stop = lib.rffi_stop,
+        release = lib.rffi_release,
+    }
+    function rffi.has(counter, n)
+        return _M.poll(function() return rffi[counter]() >= n end)
+    end
+    return rffi
 end
 
 

@@ -96,6 +96,11 @@ nbffi_pool *nbffi_pool_obtain(nbffi_text name, uint32_t threads,
 nbffi_runtime *nbffi_runtime_new_c(nbffi_client *client, nbffi_pool *pool,
     nbffi_text name, nbffi_text library, nbffi_text entry, nbffi_text config,
     double max_response, nbffi_buffer error);
+nbffi_runtime *nbffi_runtime_new_resty_ffi(nbffi_client *client,
+    nbffi_pool *pool, nbffi_text name, nbffi_text library,
+    nbffi_text otherwise, nbffi_text config, uint32_t flags, double max_queue,
+    double max_response, nbffi_buffer error);
+void nbffi_runtime_finish(nbffi_runtime *runtime);
 int32_t nbffi_post_control(nbffi_client *client, nbffi_runtime *runtime,
     bool close);
 double nbffi_runtime_in_flight(nbffi_runtime *runtime);

@@ -153,6 +153,23 @@ local function advance_closing()
 end
 
 
+-- Starts to close a runtime, for a caller who waits for so many seconds.
+-- Returns the waiter, which is done when the runtime is closed.
+local function begin_close(self, seconds)
+    local waiter = closing[self]
+    if not waiter then
+        self.closing = true
+        self.forget()
+        waiter = { sleeping = 0, done = false, deadline = now() + seconds }
+        waiter.callback = function() closed(self) end
+        closing[self] = waiter
+        advance_closing()
+    end
+    return waiter
+end
+_M.begin_close = begin_close
+
+
 -- syntax: ok, err = runtime:close(timeout?)
 --
 -- Takes no more calls (they get "closed"), lets those in flight end, and then
@@ -168,16 +185,7 @@ function _M:close(timeout)
     if not self.ptr then
         return true
     end
-    local waiter = closing[self]
-    if not waiter then
-        self.closing = true
-        self.forget()
-        waiter = { sleeping = 0, done = false,
-                   deadline = now() + (timeout or self.timeout) }
-        waiter.callback = function() closed(self) end
-        closing[self] = waiter
-        advance_closing()
-    end
+    local waiter = begin_close(self, timeout or self.timeout)
     if not can_yield() then
         channel.start()
         return true

@@ -40,7 +40,7 @@ local COMMON = {
 -- or, for a host in the core:
 --   name     function(given) -> default name
 --   make     function(given, name, pool) -> pointer and fields of the
---            runtime, or nil and an error
+--            runtime, or nil and an error. A field `tried` is as above
 --   class    the runtime's class
 local HOSTS = {
     c = "c", lua = "lua", python = "python", java = "java", go = "go",
@@ -132,7 +132,7 @@ local function begin_load(host, given, arguments)
     if not ptr then
         return nil, fields
     end
-    local tried = plugin and plugin.tried
+    local tried = plugin and plugin.tried or fields.tried
 
     local function forget()
         by_arguments[arguments] = nil
@@ -207,9 +207,11 @@ local function find_host(given)
 end
 
 
--- Loads a runtime; see nonblocking_ffi.lua.
-function _M.load(given)
-    local host = find_host(given)
+-- Loads a runtime; see nonblocking_ffi.lua. `host` is one that users do not
+-- name: then it is loaded without yielding, in whatever phase.
+function _M.load(given, host)
+    local blocks = host or phase.is_init_worker()
+    host = host or find_host(given)
     options.check("load", given, COMMON, 2, host.options)
     local missing = host.missing and host.missing(given)
     if missing then
@@ -229,7 +231,6 @@ function _M.load(given)
     if self and not self.loading then
         return self
     end
-    local blocks = phase.is_init_worker()
     if not blocks and not can_yield() then
         return nil, CANNOT_YIELD
     end

@@ -1,0 +1,231 @@
+//! The task queue of a runtime: what lua-resty-ffi calls `tq`.
+//!
+//! The main thread pushes tasks; the plugin's threads *poll*: they take the
+//! oldest, or sleep until there is one. Who is woken, and why no wake-up is
+//! lost, is [`Idle`]'s business, as in a pool. There the threads are known and
+//! numbered; here any thread may poll, so each is given a *seat*, a number of
+//! its own, when it first does, and gives it back when it ends.
+//!
+//! When the runtime is unloaded the queue is *finished*: the tasks that are in
+//! it still go out, and then every poll ends without one, for ever. A queue is
+//! never freed, since a plugin may poll once more than it should.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_queue::SegQueue;
+use crossbeam_utils::CachePadded;
+
+use crate::error::Error;
+use crate::pool::cores;
+use crate::pool::idle::Idle;
+use crate::pool::spin::Window;
+use crate::runtime::Intake;
+use crate::sync::now_ns;
+use crate::task::{Load, Slot};
+
+/// So many threads of the process can be woken. Those of a plugin that has
+/// more look again and again.
+const SEATS: usize = 256;
+/// How long they wait between two looks.
+const NAP: Duration = Duration::from_millis(1);
+
+/// The queue of one runtime.
+#[derive(Debug)]
+pub struct TaskQueue {
+    tasks: SegQueue<&'static Slot>,
+    idle: Idle,
+    /// Tasks that wait, less threads that wait for one. Negative if there are
+    /// more threads.
+    waiting: CachePadded<AtomicI64>,
+    max_queue: i64,
+    finished: AtomicBool,
+    /// Whether there is more than one processor: on one, nobody spins.
+    spins: bool,
+}
+
+impl TaskQueue {
+    /// An empty queue in which so many tasks may wait. Never freed.
+    pub fn new(max_queue: i64) -> &'static Self {
+        Box::leak(Box::new(Self {
+            tasks: SegQueue::new(),
+            idle: Idle::new(SEATS),
+            waiting: CachePadded::default(),
+            max_queue,
+            finished: AtomicBool::new(false),
+            spins: cores() > 1,
+        }))
+    }
+
+    /// Begins the oldest task, after waiting for one if need be; `None` if the
+    /// queue is finished. From any thread.
+    pub fn poll(&'static self) -> Option<&'static Slot> {
+        self.count(-1);
+        loop {
+            let slot = match self.tasks.pop() {
+                Some(slot) => slot,
+                None => with_poller(|poller| self.wait(poller))?,
+            };
+            // SAFETY: this thread took the slot from the queue.
+            if unsafe { slot.begin(now_ns()) } {
+                return Some(slot);
+            }
+            // Nobody wants that one any more.
+            self.count(-1);
+        }
+    }
+
+    fn wait(&self, poller: &mut Poller) -> Option<&'static Slot> {
+        let since = now_ns();
+        // One spinning thread is enough: the one that was first.
+        let mut first = self.idle.start_searching();
+        let found = loop {
+            let found = poller.window.look(since, first, || self.tasks.pop());
+            if found.is_some() {
+                break found;
+            }
+            // Acquire: pairs with the Release in `finish`, so that what was
+            // pushed before is seen.
+            if self.finished.load(Ordering::Acquire) {
+                break self.tasks.pop();
+            }
+            match poller.seat {
+                Some(seat) => {
+                    self.idle.sleep(seat, || self.has_nothing());
+                    poller.window.adapt(now_ns().saturating_sub(since));
+                    first = self.idle.searchers() == 1;
+                }
+                None => {
+                    self.stop_searching();
+                    std::thread::sleep(NAP);
+                    first = self.idle.start_searching();
+                }
+            }
+        };
+        self.stop_searching();
+        found
+    }
+
+    /// The calling thread does not look any more. Somebody else does if there
+    /// is something to see.
+    fn stop_searching(&self) {
+        if self.idle.stop_searching() && !self.has_nothing() {
+            self.idle.notify();
+        }
+    }
+
+    /// Whether a thread that waits should go on doing so.
+    fn has_nothing(&self) -> bool {
+        // Relaxed: ordered by the fences in `Idle`.
+        self.tasks.is_empty() && !self.finished.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, change: i64) {
+        // Relaxed: a bound, not a hand-over.
+        self.waiting.fetch_add(change, Ordering::Relaxed);
+    }
+}
+
+impl Load for TaskQueue {
+    /// Only tasks that wait are bounded, not those that run.
+    fn task_ended(&self) {}
+}
+
+impl Intake for TaskQueue {
+    fn reserve(&self) -> Result<(), Error> {
+        // Relaxed, both: the main thread alone writes one, and adds to the
+        // other.
+        if self.finished.load(Ordering::Relaxed) {
+            return Err(Error::Closed);
+        }
+        if self.waiting.load(Ordering::Relaxed) >= self.max_queue {
+            return Err(Error::QueueOverflow);
+        }
+        Ok(())
+    }
+
+    fn push(&self, slot: &'static Slot) {
+        self.count(1);
+        self.tasks.push(slot);
+        self.idle.notify();
+    }
+
+    fn is_searching(&self) -> bool {
+        self.spins && self.idle.searchers() > 0
+    }
+
+    fn finish(&self) {
+        // Release: pairs with the Acquire in `wait`. One thread is woken, which
+        // wakes the next when it stops searching, and so on.
+        self.finished.store(true, Ordering::Release);
+        self.idle.notify();
+    }
+}
+
+/// What a thread that polls keeps from one poll to the next.
+struct Poller {
+    /// Its number in `Idle`, unless all are taken.
+    seat: Option<usize>,
+    window: Window,
+}
+
+thread_local! {
+    static POLLER: RefCell<Poller> = RefCell::new(Poller::new());
+}
+
+/// Runs `wait` with the calling thread's record.
+fn with_poller<T>(wait: impl Fn(&mut Poller) -> T) -> T {
+    let seated = POLLER.try_with(|poller| Some(wait(&mut *poller.try_borrow_mut().ok()?)));
+    // If the thread is ending, its record is gone, and its seat with it.
+    let waited = seated.ok().flatten();
+    waited.unwrap_or_else(|| wait(&mut Poller::standing()))
+}
+
+/// The seats of the process.
+struct Seats {
+    free: Vec<usize>,
+    /// So many have been given to threads, ever.
+    given: usize,
+}
+
+fn seats() -> MutexGuard<'static, Seats> {
+    // Each thread that polls comes here twice in its life.
+    static SEATS: Mutex<Seats> = Mutex::new(Seats {
+        free: Vec::new(),
+        given: 0,
+    });
+    SEATS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Poller {
+    fn new() -> Self {
+        let mut seats = seats();
+        let mut seat = seats.free.pop();
+        if seat.is_none() && seats.given < SEATS {
+            seat = Some(seats.given);
+            seats.given += 1;
+        }
+        Self {
+            seat,
+            window: Window::new(cores()),
+        }
+    }
+
+    /// One without a seat.
+    fn standing() -> Self {
+        Self {
+            seat: None,
+            window: Window::new(1),
+        }
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        if let Some(seat) = self.seat {
+            seats().free.push(seat);
+        }
+    }
+}
