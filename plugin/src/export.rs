@@ -6,9 +6,10 @@ use std::ffi::{c_char, c_int, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::NonNull;
 
+use crate::calls::Raw;
 use crate::sys::{self, nbffi_host, nbffi_plugin, nbffi_task};
 use crate::task::Submission;
-use crate::{AsyncPlugin, Error, Host, OwnedTask, Plugin, Task};
+use crate::{AsyncPlugin, Calls, Error, Host, OwnedTask, Plugin, Task};
 
 /// What `state` points to.
 struct Runtime<P> {
@@ -137,16 +138,18 @@ unsafe extern "C" fn call_blocking<P: Plugin>(
 ) -> c_int {
     // SAFETY: state is what init stored; it lives until close, and is shared.
     let runtime = unsafe { &*state.cast::<Runtime<P>>() };
-    // SAFETY: the task is pending until it is completed below, or by our return.
-    let task = unsafe { Task::new(runtime.raw_host, raw) };
-    // SAFETY: the host's request is readable until the task is completed.
-    let request = unsafe { std::slice::from_raw_parts(request(req).as_ptr(), len as usize) };
-    let result = catch_unwind(AssertUnwindSafe(|| runtime.plugin.call(&task, request)));
-    match result.unwrap_or_else(|payload| Err(Error::from_panic(payload))) {
-        // SAFETY: the plugin's borrows of task and request have ended.
-        Ok(response) => unsafe { task.respond(response, request, true) },
-        // SAFETY: as above.
-        Err(error) => unsafe { task.fail(&error) },
+    let first = Raw {
+        task: raw,
+        req,
+        len,
+    };
+    // SAFETY: the host has called with this task, and the value does not leave
+    // this call: it can neither be sent to another thread nor outlive `runtime`.
+    let calls = unsafe { Calls::new(&runtime.plugin, runtime.raw_host, first) };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| runtime.plugin.visit(calls))) {
+        // Calls have their own panics; this one is of nobody's.
+        let error = Error::from_panic(payload);
+        runtime.host.error(format_args!("visit: {error}"));
     }
     0
 }
@@ -205,6 +208,6 @@ unsafe fn close<P>(end: fn(P), state: *mut c_void) {
 
 /// A request's address; that of an empty request may be NULL, that of a slice
 /// may not.
-fn request(req: *const c_void) -> NonNull<u8> {
+pub(crate) fn request(req: *const c_void) -> NonNull<u8> {
     NonNull::new(req.cast_mut().cast()).unwrap_or(NonNull::dangling())
 }

@@ -45,6 +45,7 @@
 //! The modules: `sys` mirrors the C header, `export` is the C side of the
 //! traits, the others hold the type they are named after.
 
+mod calls;
 mod error;
 mod export;
 mod host;
@@ -53,6 +54,7 @@ mod response;
 pub mod sys;
 mod task;
 
+pub use calls::Calls;
 pub use error::Error;
 pub use host::{Host, Level};
 pub use plugin::{AsyncPlugin, Plugin};

@@ -1,6 +1,6 @@
 //! The two traits a plugin implements, and the macros that export them.
 
-use crate::{Error, Host, OwnedTask, Response, Task};
+use crate::{Calls, Error, Host, OwnedTask, Response, Task};
 
 /// A blocking plugin: `call` runs on a pool thread and returns the response.
 ///
@@ -23,6 +23,27 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     ///
     /// Lua gets `nil, "runtime error: <message>", code, message`.
     fn call(&self, task: &Task<'_>, request: &[u8]) -> Result<Response, Error>;
+
+    /// What a pool thread does here: it makes one call. For a plugin in which
+    /// it costs something to enter (a lock to take, a thread to attach to some
+    /// runtime) this can be done once for several calls that wait already:
+    ///
+    /// ```
+    /// # use std::sync::Mutex;
+    /// # use nonblocking_ffi_plugin::{Calls, Error, Host, Plugin, Response, Task};
+    /// # struct Interpreter { lock: Mutex<()> }
+    /// # impl Plugin for Interpreter {
+    /// #   fn init(_: Host) -> Result<Self, Error> { Ok(Interpreter { lock: Mutex::default() }) }
+    /// #   fn call(&self, _: &Task<'_>, _: &[u8]) -> Result<Response, Error> { Ok(().into()) }
+    /// fn visit(&self, calls: Calls<'_, Self>) {
+    ///     let _guard = self.lock.lock().unwrap();
+    ///     calls.all();
+    /// }
+    /// # }
+    /// ```
+    fn visit(&self, calls: Calls<'_, Self>) {
+        calls.one();
+    }
 
     /// Ends the runtime, on a pool thread, after its last task. The default
     /// drops it. It is not called when a worker is killed.

@@ -1,0 +1,101 @@
+//! Several calls in one visit of a pool thread, driven through the C ABI.
+#![allow(missing_docs, reason = "a test")]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nonblocking_ffi_plugin::{export_plugin, Calls, Error, Host, Plugin, Response, Task};
+use support::{Options, Runtime};
+
+/// Its config says what a visit does.
+struct Demo {
+    host: Host,
+    visits: AtomicUsize,
+}
+
+impl Plugin for Demo {
+    fn init(host: Host) -> Result<Self, Error> {
+        let visits = AtomicUsize::new(0);
+        Ok(Demo { host, visits })
+    }
+
+    fn call(&self, _task: &Task<'_>, request: &[u8]) -> Result<Response, Error> {
+        match request {
+            b"panic" => panic!("in call"),
+            b"error" => Err(Error::new(3, "three")),
+            b"visits" => Ok(self.visits.load(Ordering::SeqCst).to_string().into()),
+            _ => Ok(Response::copy_of(request)),
+        }
+    }
+
+    fn visit(&self, calls: Calls<'_, Self>) {
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        match self.host.config() {
+            "all" => {
+                let made = calls.all();
+                self.host.info(made);
+            }
+            "drop" => drop(calls),
+            "panic" => panic!("in visit"),
+            "panic later" => {
+                calls.all();
+                panic!("after all");
+            }
+            _ => calls.one(),
+        }
+    }
+}
+
+export_plugin!(Demo);
+
+fn load(config: &str) -> Box<Runtime> {
+    Runtime::load(nbffi_plugin_entry, config).unwrap()
+}
+
+#[test]
+fn all_that_wait_are_answered_in_one_visit() {
+    let rt = load("all");
+    let big = vec![b'b'; 5000];
+    let requests = [&b"echo"[..], b"", b"panic", b"error", &big, b"visits"];
+    let ids = requests.map(|request| rt.enqueue(request, Options::default()));
+    assert_eq!(rt.call(b"first").data(), b"first");
+    let outcomes = ids.map(support::wait);
+    assert_eq!(outcomes[0].data(), b"echo");
+    assert_eq!(outcomes[1].data(), b"");
+    assert_eq!(outcomes[2].failure(), (Error::PANIC, "panic: in call"));
+    assert_eq!(outcomes[3].failure(), (3, "three"));
+    assert_eq!(outcomes[4].data(), big);
+    assert_eq!(outcomes[5].data(), b"1");
+    assert_eq!(ids.map(support::stale), [0; 6]);
+    assert_eq!(*rt.log.lock().unwrap(), [(7, "7".to_owned())]);
+    // What one thread did not take is there for the next.
+    assert_eq!(rt.call(b"visits").data(), b"2");
+}
+
+#[test]
+fn one_call_leaves_the_rest() {
+    let rt = load("one");
+    rt.enqueue(b"other", Options::default());
+    assert_eq!(rt.call(b"first").data(), b"first");
+    assert_eq!(rt.queued(), 1);
+}
+
+#[test]
+fn a_visit_that_makes_no_call_fails_it() {
+    let rt = load("drop");
+    let outcome = rt.call(b"first");
+    let expected = (Error::DROPPED, "the plugin did not make the call");
+    assert_eq!(outcome.failure(), expected);
+    let rt = load("panic");
+    let outcome = rt.call(b"first");
+    let expected = (Error::PANIC, "panic: before the call");
+    assert_eq!(outcome.failure(), expected);
+    let log = rt.log.lock().unwrap().clone();
+    assert_eq!(log, [(4, "visit: panic: in visit".to_owned())]);
+    // What was answered before stays so.
+    let rt = load("panic later");
+    let id = rt.enqueue(b"other", Options::default());
+    assert_eq!(rt.call(b"first").data(), b"first");
+    assert_eq!(support::wait(id).data(), b"other");
+}
