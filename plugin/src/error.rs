@@ -24,6 +24,9 @@ impl Error {
     pub const PANIC: i64 = -1;
     /// The code of an [`OwnedTask`](crate::OwnedTask) that was dropped.
     pub const DROPPED: i64 = -2;
+    /// The code of a call of a `TokioPlugin` that was dropped, as nobody waited
+    /// for it any more.
+    pub const CANCELLED: i64 = -3;
 
     /// An error with a code of the plugin's own.
     pub fn new(code: i64, message: impl Into<String>) -> Self {

@@ -31,6 +31,8 @@
 //! - [`AsyncPlugin`] *accepts*: `submit` gets an [`OwnedTask`] and hands it to
 //!   threads, timers or an async runtime of the plugin's own, which respond
 //!   when they like. Thousands of tasks can be pending at a time.
+//! - `TokioPlugin` (with the feature `tokio`) is the same with `async fn call`:
+//!   the crate does the handing over, and drops calls that nobody waits for.
 //!
 //! # What the crate guarantees
 //!
@@ -48,6 +50,8 @@
 mod calls;
 mod error;
 mod export;
+#[cfg(feature = "tokio")]
+mod futures;
 mod host;
 mod plugin;
 mod response;
@@ -56,6 +60,8 @@ mod task;
 
 pub use calls::Calls;
 pub use error::Error;
+#[cfg(feature = "tokio")]
+pub use futures::TokioPlugin;
 pub use host::{Host, Level};
 pub use plugin::{AsyncPlugin, Plugin};
 pub use response::{Buffer, Response};
@@ -65,6 +71,12 @@ pub use task::{OwnedTask, Task};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::export::{asynchronous, blocking};
+
+    /// The descriptor of a plugin whose calls are futures.
+    #[cfg(feature = "tokio")]
+    pub const fn tokio<P: crate::TokioPlugin>() -> crate::sys::nbffi_plugin {
+        asynchronous::<crate::futures::Driver<P>>()
+    }
 }
 
 /// The Rust code of the guide and of both READMEs, compiled as doc tests.

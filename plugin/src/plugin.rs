@@ -99,7 +99,20 @@ macro_rules! export_async_plugin {
     };
 }
 
-/// The common part of both macros; not for direct use.
+/// Exports a [`TokioPlugin`](crate::TokioPlugin); otherwise as
+/// [`export_plugin!`].
+#[cfg(feature = "tokio")]
+#[macro_export]
+macro_rules! export_tokio_plugin {
+    ($plugin:ty) => {
+        $crate::export_tokio_plugin!($plugin, nbffi_plugin_entry);
+    };
+    ($plugin:ty, $entry:ident $(,)?) => {
+        $crate::__export!(tokio, $plugin, $entry);
+    };
+}
+
+/// The common part of the macros; not for direct use.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export {

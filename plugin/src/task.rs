@@ -131,6 +131,39 @@ impl Task<'_> {
     }
 }
 
+/// What tells whether a task is still wanted, without being the task.
+#[cfg(feature = "tokio")]
+#[derive(Clone, Copy)]
+pub(crate) struct Interest {
+    raw: nbffi_task,
+    host: NonNull<nbffi_host>,
+    deadline_ns: u64,
+}
+
+// SAFETY: the host's functions may be called for a task from any thread.
+#[cfg(feature = "tokio")]
+unsafe impl Send for Interest {}
+// SAFETY: as above.
+#[cfg(feature = "tokio")]
+unsafe impl Sync for Interest {}
+
+#[cfg(feature = "tokio")]
+impl Interest {
+    /// Whether nobody waits for the response any more, or nobody may.
+    ///
+    /// # Safety
+    ///
+    /// The task is not completed.
+    pub(crate) unsafe fn is_lost(&self) -> bool {
+        // SAFETY: by the contract, so the table is valid; see `Task::host`.
+        let is_cancelled = unsafe { self.host.as_ref() }.is_cancelled;
+        // SAFETY: any handle may be passed, from any thread.
+        let cancelled = unsafe { is_cancelled(self.raw) } != 0;
+        let has_deadline = self.deadline_ns != sys::NBFFI_NO_DEADLINE;
+        cancelled || (has_deadline && monotonic_ns() >= self.deadline_ns)
+    }
+}
+
 impl fmt::Debug for Task<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Task").field(&self.raw).finish()
@@ -233,6 +266,18 @@ impl OwnedTask {
         self.complete(
             result.unwrap_or_else(|payload| Err::<Response, _>(Error::from_panic(payload))),
         );
+    }
+
+    /// What tells whether the task is still wanted.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn interest(&self) -> Interest {
+        // SAFETY: any handle may be passed, from any thread.
+        let deadline_ns = unsafe { (self.table().deadline_ns)(self.raw) };
+        Interest {
+            raw: self.raw,
+            host: self.host,
+            deadline_ns,
+        }
     }
 
     /// Defuses the destructor.
