@@ -159,16 +159,7 @@ fn a_reload_under_load_loses_no_request() {
     for entry in ENTRIES {
         let nginx = start(builder().workers(2));
         let load = Load::start(&nginx, 8, &echo(entry), "");
-        for _ in 0..4 {
-            load.await_more(50);
-            for worker in nginx.reload() {
-                nginx.wait_gone(worker, EXIT_PROMISE);
-            }
-        }
-        load.await_more(50);
-        let outcome = load.stop();
-        assert_eq!(outcome.failures, [""; 0], "{entry}");
-        assert_eq!(outcome.answered, outcome.sent);
+        load.outlive_reloads(&nginx, 4, 50);
     }
 }
 

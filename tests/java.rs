@@ -198,17 +198,8 @@ fn a_reload_under_load_loses_no_request() {
     ] {
         let nginx = classes.caller().workers(2).start();
         let load = Load::start(&nginx, 8, path, answer);
-        for _ in 0..4 {
-            load.await_more(50);
-            for worker in nginx.reload() {
-                nginx.wait_gone(worker, EXIT_PROMISE);
-            }
-        }
-        load.await_more(50);
-        let outcome = load.stop();
-        assert_eq!(outcome.failures, [""; 0]);
-        assert_eq!(outcome.answered, outcome.sent);
-        let runs = nginx.counters().runs(outcome.sent);
+        let sent = load.outlive_reloads(&nginx, 4, 50);
+        let runs = nginx.counters().runs(sent);
         assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
     }
 }

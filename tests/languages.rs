@@ -233,16 +233,7 @@ fn signals(status: &str, key: &str) -> BTreeSet<i32> {
 fn a_reload_under_load_loses_no_request() {
     let nginx = start(builder());
     let load = Load::start(&nginx, 8, "/all?", "");
-    for _ in 0..4 {
-        load.await_more(100);
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
-    }
-    load.await_more(100);
-    let outcome = load.stop();
-    assert_eq!(outcome.failures, [""; 0]);
-    assert_eq!(outcome.answered, outcome.sent);
+    load.outlive_reloads(&nginx, 4, 100);
     await_exits(&nginx, 4 * WORKERS);
 }
 

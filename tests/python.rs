@@ -236,17 +236,8 @@ fn a_reload_under_load_loses_no_request() {
     let sync = Load::start(&nginx, 4, "/sync?5-", "sleep 5 ");
     let asynchronous = Load::start(&nginx, 4, "/loop?", "sleep 5 100");
     // The answer has the request's number behind a million: count only.
-    for _ in 0..4 {
-        sync.await_more(40);
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
-    }
-    sync.await_more(40);
-    let outcome = sync.stop();
-    assert_eq!(outcome.failures, [""; 0]);
-    assert_eq!(outcome.answered, outcome.sent);
-    let runs = nginx.counters().runs(outcome.sent);
+    let sent = sync.outlive_reloads(&nginx, 4, 40);
+    let runs = nginx.counters().runs(sent);
     assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
     let outcome = asynchronous.stop();
     assert!(outcome.sent > 0);

@@ -28,19 +28,9 @@ fn sleeper() -> Builder {
 fn a_reload_under_load_loses_no_request() {
     let nginx = sleeper().workers(2).start();
     let load = Load::start(&nginx, 8, "/sleep?5-", "sleep 5 ");
-    for _ in 0..5 {
-        load.await_more(50);
-        let old = nginx.reload();
-        for worker in old {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
-    }
-    load.await_more(50);
-    let outcome = load.stop();
-    assert_eq!(outcome.failures, [""; 0]);
-    assert_eq!(outcome.answered, outcome.sent);
+    let sent = load.outlive_reloads(&nginx, 5, 50);
     // No request was run twice, none was answered without.
-    let runs = nginx.counters().runs(outcome.sent);
+    let runs = nginx.counters().runs(sent);
     assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
 }
 

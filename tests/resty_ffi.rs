@@ -261,16 +261,7 @@ fn reload_and_stop_under_load() {
         )
         .start();
     let load = Load::start(&nginx, 8, "/work?", "echo ");
-    for _ in 0..5 {
-        load.await_more(100);
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
-    }
-    load.await_more(100);
-    let outcome = load.stop();
-    assert_eq!(outcome.failures, [""; 0]);
-    assert_eq!(outcome.answered, outcome.sent);
+    load.outlive_reloads(&nginx, 5, 100);
     let load = Load::start(&nginx, 8, "/work?", "echo ");
     load.await_more(100);
     nginx.stop(Signal::Term, EXIT_PROMISE);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{eventually, Nginx, PATIENCE};
+use super::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -247,6 +247,24 @@ impl Load {
         eventually("the load goes on", PATIENCE, || {
             self.answered.load(Ordering::Relaxed) >= goal
         });
+    }
+
+    /// Reloads nginx so many times, each time after so many more answers; each old
+    /// worker has to leave. Then ends the load: every request must have had the
+    /// right answer. Returns how many there were.
+    #[track_caller]
+    pub fn outlive_reloads(self, nginx: &Nginx, reloads: usize, answers: u64) -> u64 {
+        for _ in 0..reloads {
+            self.await_more(answers);
+            for worker in nginx.reload() {
+                nginx.wait_gone(worker, EXIT_PROMISE);
+            }
+        }
+        self.await_more(answers);
+        let outcome = self.stop();
+        assert_eq!(outcome.failures, [""; 0]);
+        assert_eq!(outcome.answered, outcome.sent);
+        outcome.sent
     }
 
     /// Ends it.
