@@ -326,8 +326,9 @@ location = /t {
                     same(results[3], { jobs.build(shape, 22000) }))
         end
         -- Light threads that are killed while they decode leave nothing behind.
+        -- Now and then one is done before it is killed.
         local allocated, killed = nbffi.stats().slots.allocated, 0
-        for i = 1, 2 * allocated do
+        while killed <= allocated do
             local before = rt:stats().ok
             local decodes = ngx.thread.spawn(function()
                 rt:call("build", "list of maps", 3000)
@@ -335,8 +336,7 @@ location = /t {
             while rt:stats().ok == before do ngx.sleep(0.001) end
             killed = killed + (ngx.thread.kill(decodes) and 1 or 0)
         end
-        ngx.say(killed > allocated, " ",
-                nbffi.stats().slots.allocated == allocated)
+        ngx.say("slots: ", nbffi.stats().slots.allocated - allocated)
     }
     header_filter_by_lua_block {
         local jobs = require "vm_jobs"
@@ -349,7 +349,7 @@ GET /t
 --- response_body eval
 join("", map { "$_: true true true true\n" } "list", "list of maps", "map",
     "map of lists", "holes", "nested", "deep", "strings", "one string",
-    "falses", "nils", "many results", "keys", "shared") . "true true\n"
+    "falses", "nils", "many results", "keys", "shared") . "slots: 0\n"
 --- response_headers
 X-Same: true
 --- no_error_log

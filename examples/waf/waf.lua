@@ -6,7 +6,6 @@ local decode = require "waf.decode"
 local request_parts = require "waf.request"
 local rules = require "waf.rules"
 
-local debug = debug
 local find = ngx.re.find
 local match = string.match
 local OPTIONS = rules.OPTIONS
@@ -15,27 +14,16 @@ local split = request_parts.split
 local sub = string.sub
 
 
-local FILES = {
-    "sql", "script", "file", "shell", "code", "scanner", "protocol",
-}
 -- Bytes around a match that are reported.
 local BEFORE, AFTER = 20, 60
 -- Rules of which a report tells.
 local MAX_REPORTED = 20
 
 
-local _M = {}
-
-
--- The rules beside this file.
-local function load_rules()
-    local here = match(debug.getinfo(1, "S").source, "^@(.*)waf%.lua$")
-    local paths = {}
-    for i = 1, #FILES do
-        paths[i] = here .. "rules/" .. FILES[i] .. ".rules"
-    end
-    return rules.read(paths)
-end
+local _M = {
+    -- Puts what the files say in force: see there.
+    publish = rules.publish,
+}
 
 
 -- Who looks at what: a list of { part, form, rules }.
@@ -58,7 +46,7 @@ local function plan_of(list)
 end
 
 
-local list = load_rules()
+local list = rules.in_force()
 local plan = plan_of(list)
 
 

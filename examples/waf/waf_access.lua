@@ -3,6 +3,8 @@
 
 local nbffi = require "resty.nonblocking_ffi"
 
+local rules = require "waf.rules"
+
 local BODY_LIMIT = require("waf.request").BODY_LIMIT
 
 local concat = table.concat
@@ -43,10 +45,11 @@ local function runtime()
 end
 
 
--- To be called in init_by_lua: declares the pool. The rules that are needed in
--- the event loop are read here, once for all workers.
+-- To be called in init_by_lua: declares the pool and reads the rules; those that
+-- are needed in the event loop are compiled here, once for all workers.
 function _M.init()
     nbffi.pool("waf", POOL)
+    rules.publish()
     require "waf"
 end
 
@@ -63,7 +66,7 @@ local function follow_reloads(premature)
         ok, err = rt:reload()
     end
     if not ok then
-        ngx.log(ngx.ERR, "waf: the rules stay as they are: ", err)
+        ngx.log(ngx.ERR, "waf: the rules are not loaded: ", err)
         return
     end
     -- Now, rather than in a request.
@@ -158,10 +161,23 @@ function _M.check(options)
 end
 
 
--- Content handler: has the rules read anew, in all workers.
+-- Content handler: has the files read anew, and the rules taken over by all
+-- workers, unless they are wrong.
 function _M.reload()
-    local number, err = ngx.shared.waf:incr("generation", 1, 0)
-    ngx.say(number or err)
+    local count
+    local rt, err = runtime()
+    if rt then
+        -- It blocks and computes: not here.
+        count, err = rt:call("publish")
+    end
+    if count then
+        ngx.shared.waf:incr("generation", 1, 0)
+        ngx.say("rules: ", count)
+        return
+    end
+    ngx.log(ngx.ERR, "waf: the rules stay as they are: ", err)
+    ngx.status = 500
+    ngx.say(err)
 end
 
 
@@ -173,9 +189,9 @@ function _M.status()
         ngx.say(err)
         return
     end
-    local rules, checks = require("waf").count()
+    local count, checks = require("waf").count()
     local stats = rt:stats()
-    ngx.say("rules: ", rules, ", and ", checks, " checks\n",
+    ngx.say("rules: ", count, ", and ", checks, " checks\n",
             "requests: ", stats.calls, ", of which in the event loop: ",
             stats.inline, "\n",
             format("microseconds each: median %.0f, p99 %.0f",

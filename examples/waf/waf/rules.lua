@@ -1,14 +1,25 @@
 -- Reads files of rules; README.md has their format.
+--
+-- Those that are in force are kept in `ngx.shared.waf`, and taken from there: a VM
+-- that starts while somebody edits the files has the same rules as the others.
 
+local concat = table.concat
+local debug = debug
 local error = error
 local find = string.find
 local format = string.format
 local gmatch = string.gmatch
-local io_lines = io.lines
+local gsub = string.gsub
 local io_open = io.open
 local match = string.match
+local ngx = ngx
 local ngx_find = ngx.re.find
 local tonumber = tonumber
+
+
+local FILES = {
+    "sql", "script", "file", "shell", "code", "scanner", "protocol",
+}
 
 
 local _M = {
@@ -88,18 +99,13 @@ local function fault(rule)
 end
 
 
--- Adds the rules of a file to a list. `seen` has the rules so far, by id.
+-- Adds the rules of a file's text to a list. `seen` has the rules so far, by id.
 -- Raises an error that names file and line.
-local function read_file(path, list, seen)
+local function parse_file(path, content, list, seen)
     local number = 0
     local function fail(what)
         error(format("%s:%d: %s", path, number, what), 0)
     end
-    local file, err = io_open(path)
-    if not file then
-        fail(err)
-    end
-    file:close()
     local group = { form = "text" }
     local rule
     local function finish()
@@ -109,7 +115,7 @@ local function read_file(path, list, seen)
         end
     end
 
-    for line in io_lines(path) do
+    for line in gmatch(gsub(content, "\n$", "") .. "\n", "(.-)\n") do
         number = number + 1
         local mark, text = match(line, "^([@~=?!]) (.*)$")
         local id, score, what = match(line, "^(%d+) (%d+) (.+)$")
@@ -141,18 +147,60 @@ local function read_file(path, list, seen)
 end
 
 
--- The rules of some files, as a list. A rule is a table:
+-- Begins a file within the text of all, before its path.
+local FILE = "\f"
+
+
+-- The rules in a text of `read_files`, as a list. A rule is a table:
 --   id, score, what (in words), group
 --   parts    names of the parts of a request that it looks at
 --   form     "text" or "shell", see decode.lua
 --   pattern  regular expression
 --   attacks, harmless   texts that it must find, or must not
-function _M.read(paths)
+local function parse(text)
     local list, seen = {}, {}
-    for i = 1, #paths do
-        read_file(paths[i], list, seen)
+    for path, content in gmatch(text, FILE .. "([^\n]*)\n([^" .. FILE .. "]*)") do
+        parse_file(path, content, list, seen)
     end
     return list
+end
+
+
+local function read_files()
+    local root = match(debug.getinfo(1, "S").source, "^@(.*)waf/rules%.lua$")
+    local texts = {}
+    for i = 1, #FILES do
+        local path = root .. "rules/" .. FILES[i] .. ".rules"
+        local file, err = io_open(path, "rb")
+        if not file then
+            error(err, 0)
+        end
+        texts[i] = FILE .. path .. "\n" .. gsub(file:read("*a"), FILE, " ")
+        file:close()
+    end
+    return concat(texts)
+end
+
+
+-- syntax: count = rules.publish()
+--
+-- Puts the rules of the files in force, for all VMs that load them from now on.
+-- Raises an error that names file and line where they are wrong; then nothing
+-- changes.
+function _M.publish()
+    local text = read_files()
+    local count = #parse(text)
+    local ok, err = ngx.shared.waf:safe_set("rules", text)
+    if not ok then
+        error("no room for the rules in ngx.shared.waf: " .. err, 0)
+    end
+    return count
+end
+
+
+-- The rules in force, as a list.
+function _M.in_force()
+    return parse(ngx.shared.waf:get("rules") or error("no rules are published", 0))
 end
 
 
