@@ -45,8 +45,8 @@ local function runtime()
 end
 
 
--- To be called in init_by_lua: declares the pool and reads the rules; those that
--- are needed in the event loop are compiled here, once for all workers.
+-- To be called in init_by_lua: declares the pool and reads the rules; those
+-- that are needed in the event loop are compiled here, once for all workers.
 function _M.init()
     nbffi.pool("waf", POOL)
     rules.publish()

@@ -1,7 +1,7 @@
 -- Reads files of rules; README.md has their format.
 --
--- Those that are in force are kept in `ngx.shared.waf`, and taken from there: a VM
--- that starts while somebody edits the files has the same rules as the others.
+-- Those that are in force are kept in `ngx.shared.waf`, and taken from there: a
+-- VM that starts while somebody edits the files has the same rules as the others.
 
 local concat = table.concat
 local debug = debug
@@ -99,8 +99,8 @@ local function fault(rule)
 end
 
 
--- Adds the rules of a file's text to a list. `seen` has the rules so far, by id.
--- Raises an error that names file and line.
+-- Adds the rules of a file's text to a list. `seen` has the rules so far, by
+-- id. Raises an error that names file and line.
 local function parse_file(path, content, list, seen)
     local number = 0
     local function fail(what)
@@ -159,7 +159,8 @@ local FILE = "\f"
 --   attacks, harmless   texts that it must find, or must not
 local function parse(text)
     local list, seen = {}, {}
-    for path, content in gmatch(text, FILE .. "([^\n]*)\n([^" .. FILE .. "]*)") do
+    local file = FILE .. "([^\n]*)\n([^" .. FILE .. "]*)"
+    for path, content in gmatch(text, file) do
         parse_file(path, content, list, seen)
     end
     return list
@@ -200,7 +201,8 @@ end
 
 -- The rules in force, as a list.
 function _M.in_force()
-    return parse(ngx.shared.waf:get("rules") or error("no rules are published", 0))
+    local text = ngx.shared.waf:get("rules")
+    return parse(text or error("no rules are published", 0))
 end
 
 
