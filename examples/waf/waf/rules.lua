@@ -1,7 +1,7 @@
 -- Reads files of rules; README.md has their format.
 --
 -- Those that are in force are kept in `ngx.shared.waf`, and taken from there: a
--- VM that starts while somebody edits the files has the same rules as the others.
+-- VM that starts while somebody edits the files has the rules of the others.
 
 local concat = table.concat
 local debug = debug
