@@ -1,4 +1,4 @@
-//! The plugin ABI, version 1.1: `include/nonblocking_ffi.h` in Rust.
+//! The plugin ABI, version 1.2: `include/nonblocking_ffi.h` in Rust.
 //!
 //! Names are those of the header, which documents them. `tests/abi.rs`
 //! compiles the header and compares every offset, size, type and constant.
@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int, c_void};
 /// Major version of the ABI; plugin and host must agree.
 pub const NBFFI_ABI_MAJOR: u32 = 1;
 /// Minor version of the ABI; the host's must not be older.
-pub const NBFFI_ABI_MINOR: u32 = 1;
+pub const NBFFI_ABI_MINOR: u32 = 2;
 /// Both versions in one number.
 pub const NBFFI_ABI_VERSION: u32 = (NBFFI_ABI_MAJOR << 16) | NBFFI_ABI_MINOR;
 
@@ -82,6 +82,13 @@ pub struct nbffi_host {
         unsafe extern "C" fn(task: nbffi_task, code: i64, msg: *const c_char, len: u64) -> c_int,
     /// Since 1.1.
     pub next: unsafe extern "C" fn(
+        host: *const nbffi_host,
+        task: *mut nbffi_task,
+        req: *mut *const c_void,
+        len: *mut u64,
+    ) -> c_int,
+    /// Since 1.2.
+    pub await_next: unsafe extern "C" fn(
         host: *const nbffi_host,
         task: *mut nbffi_task,
         req: *mut *const c_void,

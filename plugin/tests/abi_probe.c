@@ -29,6 +29,8 @@ TYPE(nbffi_host, fail, int (*)(uint64_t, int64_t, const char *, uint64_t));
 TYPE(nbffi_host, set_status, int (*)(uint64_t, int64_t, const char *, uint64_t));
 TYPE(nbffi_host, next,
      int (*)(const nbffi_host *, uint64_t *, const void **, uint64_t *));
+TYPE(nbffi_host, await_next,
+     int (*)(const nbffi_host *, uint64_t *, const void **, uint64_t *));
 TYPE(nbffi_plugin, init, int (*)(const nbffi_host *, void **, char *, uint64_t));
 TYPE(nbffi_plugin, call, int (*)(void *, uint64_t, const void *, uint64_t));
 TYPE(nbffi_plugin, close, void (*)(void *));
@@ -72,6 +74,7 @@ main(void)
     OFFSET(nbffi_host, fail);
     OFFSET(nbffi_host, set_status);
     OFFSET(nbffi_host, next);
+    OFFSET(nbffi_host, await_next);
 
     SIZE(nbffi_plugin);
     OFFSET(nbffi_plugin, abi_version);

@@ -266,8 +266,13 @@ impl Pool {
     /// Has every thread call `visit` once, soon: when it is between tasks.
     /// A pool has only one such function.
     pub fn visit(&self, visit: Visit) {
+        let _ = self.shared.visit.set(visit);
+        self.recall();
+    }
+
+    /// Has threads that wait for tasks inside of a runtime leave it.
+    pub fn recall(&self) {
         let shared = self.shared;
-        let _ = shared.visit.set(visit);
         // Release: pairs with the Acquire in `Thread::pay_visit`; `wake` orders
         // it before the look at who sleeps.
         shared.visits.fetch_add(1, Ordering::Release);

@@ -2,6 +2,7 @@
 //! for a moment and then sleep.
 
 use std::cell::Cell;
+use std::mem;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 
@@ -31,6 +32,7 @@ pub fn start(
             window: Window::new(shared.cores),
             now_ns: 0,
             bulk: false,
+            engaged: false,
             visits: 0,
         }
         .live();
@@ -68,18 +70,23 @@ pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
 }
 
 /// Begins the next task for the runtime that the calling pool thread is inside
-/// of, if the next task is for it. It must be run as `Runner::run` says.
-pub fn pull(runtime: *const ()) -> Option<&'static Slot> {
+/// of, if the next task is for it. It must be run as `Runner::run` says. If there
+/// is none, the thread may `wait` for one in here, as it does between tasks.
+pub fn pull(runtime: *const (), wait: bool) -> Option<&'static Slot> {
     // SAFETY: the record is the calling thread's own, and `live` holds no
     // reference to it while a runtime runs, which is when this is called.
     let thread = unsafe { CURRENT.get().as_mut() }?;
-    if !ptr::eq(thread.running(), runtime) {
+    if !ptr::eq(thread.running(), runtime) || thread.owes_visit() {
         return None;
     }
     loop {
-        let slot = match thread.next.take() {
+        let slot = match thread.find() {
             Some(slot) => slot,
-            None => thread.finder.find(thread.bulk)?,
+            None if wait => {
+                thread.retire();
+                thread.wait()?
+            }
+            None => return None,
         };
         // SAFETY: this thread found the slot in the queue, so it will claim it.
         let task = unsafe { slot.task() };
@@ -109,6 +116,8 @@ struct Thread {
     now_ns: u64,
     /// Whether the last task was one of many short ones.
     bulk: bool,
+    /// Whether it counts as engaged in a long task.
+    engaged: bool,
     /// How many visits it has paid.
     visits: u32,
 }
@@ -123,7 +132,7 @@ impl Thread {
             // through `this`. No reference is held while a runtime runs, since
             // `pull` makes one then.
             let (slot, begun) = unsafe {
-                let slot = (*this).find();
+                let slot = (*this).find_or_wait();
                 (slot, (*this).begin(slot))
             };
             if begun {
@@ -150,15 +159,23 @@ impl Thread {
         running.load(Ordering::Relaxed)
     }
 
-    fn find(&mut self) -> &'static Slot {
-        self.pay_visit();
-        if let Some(slot) = self.next.take() {
-            return slot;
+    fn find(&mut self) -> Option<&'static Slot> {
+        self.next.take().or_else(|| self.finder.find(self.bulk))
+    }
+
+    fn find_or_wait(&mut self) -> &'static Slot {
+        loop {
+            self.pay_visit();
+            if let Some(slot) = self.find().or_else(|| self.wait()) {
+                return slot;
+            }
         }
-        match self.finder.find(self.bulk) {
-            Some(slot) => slot,
-            None => self.wait(),
-        }
+    }
+
+    /// Whether it has been asked for a visit.
+    fn owes_visit(&self) -> bool {
+        // Relaxed: a hint; `pay_visit` looks again.
+        self.visits != self.shared.visits.load(Ordering::Relaxed)
     }
 
     fn pay_visit(&mut self) {
@@ -186,6 +203,7 @@ impl Thread {
             outbox::flush();
             // Relaxed: a hint; see `Shared::call_for_help`.
             self.shared.engaged.fetch_add(1, Ordering::Relaxed);
+            self.engaged = true;
             help |= self.finder.holds_tasks();
         }
         if help {
@@ -211,10 +229,17 @@ impl Thread {
 
     /// The task that was begun is over for this thread.
     fn leave(&mut self) {
-        if !self.bulk {
+        if mem::take(&mut self.engaged) {
             self.shared.engaged.fetch_sub(1, Ordering::Relaxed);
         }
         self.now_ns = outbox::take_last_end();
+    }
+
+    /// The task is over, and there is no other yet.
+    fn retire(&mut self) {
+        self.leave();
+        self.begun = None;
+        self.shared.queues.disengage(self.index);
     }
 
     fn end(&mut self) {
@@ -223,14 +248,12 @@ impl Thread {
         self.shared.threads[self.index]
             .runtime
             .store(ptr::null_mut(), Ordering::Release);
-        self.leave();
-        self.begun = None;
-        self.shared.queues.disengage(self.index);
+        self.retire();
     }
 
-    /// Waits for a task: spins if that has paid lately, then sleeps.
-    fn wait(&mut self) -> &'static Slot {
-        outbox::flush();
+    /// Waits for a task: spins if that has paid lately, then sleeps. `None` if
+    /// it has been asked for a visit.
+    fn wait(&mut self) -> Option<&'static Slot> {
         let idle_since = match self.now_ns {
             0 => now_ns(),
             known => known,
@@ -239,24 +262,30 @@ impl Thread {
         let shared = self.shared;
         // One spinning thread is enough: the one that was first.
         let mut first = shared.idle.start_searching();
-        let slot = loop {
+        // Who gets a completion may post the next task before this returns, and
+        // need not wake another thread for it.
+        outbox::flush();
+        let found = loop {
             let (finder, bulk) = (&mut self.finder, self.bulk);
-            if let Some(slot) = self.window.look(idle_since, first, || finder.find(bulk)) {
-                break slot;
+            let found = self.window.look(idle_since, first, || finder.find(bulk));
+            if found.is_some() || self.owes_visit() {
+                break found;
             }
             shared.idle.sleep(self.index, || {
-                shared.queues.is_empty_for(self.index)
-                    && shared.visits.load(Ordering::Relaxed) == self.visits
+                shared.queues.is_empty_for(self.index) && !self.owes_visit()
             });
             shared.threads[self.index].wakeups.bump();
             self.window.adapt(now_ns().saturating_sub(idle_since));
-            self.pay_visit();
             first = shared.idle.searchers() == 1;
         };
         if shared.idle.stop_searching() && !shared.queues.is_empty() {
-            // SAFETY: this thread found the slot, and has not claimed it yet.
-            shared.call_for_help(unsafe { slot.task() });
+            match found {
+                // SAFETY: this thread found the slot, and has not claimed it yet.
+                Some(slot) => shared.call_for_help(unsafe { slot.task() }),
+                // It is expected to come, but may take its time.
+                None => shared.idle.notify(),
+            }
         }
-        slot
+        found
     }
 }

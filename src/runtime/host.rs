@@ -53,6 +53,7 @@ impl HostTable {
                 fail,
                 set_status,
                 next,
+                await_next,
             },
             mailbox,
             name,
@@ -320,14 +321,20 @@ unsafe extern "C" fn set_status(handle: u64, code: i64, msg: *const c_char, len:
     })
 }
 
-unsafe extern "C" fn next(
+/// Begins the next task of a runtime on the calling thread, which may `wait` for
+/// it. 1 if there is one.
+///
+/// # Safety
+/// `host` is what `init` was given; the other pointers are writable.
+unsafe fn begin_next(
     host: *const sys::nbffi_host,
+    wait: bool,
     task: *mut sys::nbffi_task,
     request: *mut *const c_void,
     len: *mut u64,
 ) -> c_int {
     guard(0, || {
-        // SAFETY: the plugin passes what `init` was given.
+        // SAFETY: by the contract.
         let host = unsafe { HostTable::from_ptr(host) };
         let runtime = host.runtime.load(Ordering::Relaxed);
         if host.blocking.load(Ordering::Relaxed) {
@@ -335,11 +342,11 @@ unsafe extern "C" fn next(
                 settle(slot, generation, Outcome::Done);
             }
         }
-        let Some(slot) = pool::pull(runtime) else {
+        let Some(slot) = pool::pull(runtime, wait) else {
             return 0;
         };
         // SAFETY: this thread has begun the task, which has not ended; the
-        // plugin's pointers are writable.
+        // pointers are writable.
         unsafe {
             let begun = slot.task();
             *task = slot.handle();
@@ -348,4 +355,24 @@ unsafe extern "C" fn next(
         }
         1
     })
+}
+
+unsafe extern "C" fn next(
+    host: *const sys::nbffi_host,
+    task: *mut sys::nbffi_task,
+    request: *mut *const c_void,
+    len: *mut u64,
+) -> c_int {
+    // SAFETY: the plugin passes what `init` was given, and writable pointers.
+    unsafe { begin_next(host, false, task, request, len) }
+}
+
+unsafe extern "C" fn await_next(
+    host: *const sys::nbffi_host,
+    task: *mut sys::nbffi_task,
+    request: *mut *const c_void,
+    len: *mut u64,
+) -> c_int {
+    // SAFETY: as for `next`.
+    unsafe { begin_next(host, true, task, request, len) }
 }

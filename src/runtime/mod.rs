@@ -171,8 +171,10 @@ impl Runtime {
                 .init(self.address())
                 .inspect(|()| registry::add(self)),
             Kind::Close => {
-                // A thread may still be on its way out of a task that ended.
+                // A thread may still be on its way out of a task that ended, or
+                // wait for the next one.
                 registry::remove(self);
+                self.pool.recall();
                 // Acquire: pairs with the Release in `leave_nested`.
                 while self.pool.users(self.address()) > 1 || self.nested.load(Ordering::Acquire) > 0
                 {

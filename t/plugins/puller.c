@@ -1,9 +1,12 @@
 /*
  * puller - a blocking plugin that runs several tasks in one call.
  *
+ * Its configuration is the name of a file; with "await " in front, it waits for
+ * tasks inside of call.
+ *
  * Requests:
- *     hold       waits until a file of the name in the configuration is there,
- *                so that other tasks can queue up behind
+ *     hold       waits until that file is there, so that other tasks can queue
+ *                up behind
  *     counts     responds "<calls> <tasks>", since the last time
  *     leave      is not responded to
  *     fail       is not responded to, and call returns 7 after it
@@ -21,6 +24,9 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static const nbffi_host *host;
+static const char *path;
+static int (*more)(const nbffi_host *host, nbffi_task *task, const void **req,
+                   uint64_t *len);
 static int calls, tasks;
 
 static int
@@ -34,7 +40,7 @@ hold(void)
 {
     const struct timespec pause = { 0, 1000000 };
 
-    while (access(host->config(host, NULL), F_OK) != 0) {
+    while (access(path, F_OK) != 0) {
         nanosleep(&pause, NULL);
     }
 }
@@ -61,6 +67,12 @@ init(const nbffi_host *given, void **state, char *err, uint64_t size)
     (void) size;
 
     host = given;
+    path = host->config(host, NULL);
+    more = host->next;
+    if (strncmp(path, "await ", 6) == 0) {
+        path += 6;
+        more = host->await_next;
+    }
     return 0;
 }
 
@@ -87,7 +99,7 @@ call(void *state, nbffi_task task, const void *req, uint64_t len)
         } else if (!is("leave", req, len)) {
             host->respond(task, req, len);
         }
-    } while (host->next(host, &task, &req, &len));
+    } while (more(host, &task, &req, &len));
     return 0;
 }
 

@@ -166,6 +166,8 @@ impl Runtime {
                 fail,
                 set_status,
                 next,
+                // It may always be wanted elsewhere.
+                await_next: next,
             },
             plugin,
             state: null_mut(),

@@ -38,38 +38,42 @@ clock_ns(clockid_t clock)
     return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
 }
 
-/* Hosts of version 1.0 do not have it. */
-static int
-has_next(const nbffi_host *host)
-{
-    return host->size >= offsetof(nbffi_host, next) + sizeof(host->next);
-}
+/* Hosts of version 1.0 have neither of the two, those of 1.1 not the second. */
+#define HAS(host, function) \
+    ((host)->size >= offsetof(nbffi_host, function) + sizeof((host)->function))
 
 static int
 next_into(nbffi_go_visit *visit, nbffi_go_task *to)
 {
     const nbffi_host *host = visit->host;
 
-    return has_next(host) && host->next(host, &to->task, &to->req, &to->len);
+    return HAS(host, next) && host->next(host, &to->task, &to->req, &to->len);
+}
+
+/* Whether some milliseconds have passed since it was so last. The coarse clock
+ * is several times cheaper than the other. */
+static int
+is_long(nbffi_go_visit *visit)
+{
+    uint64_t tick = clock_ns(CLOCK_MONOTONIC_COARSE);
+
+    if (tick == visit->tick_ns) {
+        return 0;
+    }
+    visit->tick_ns = tick;
+    return 1;
 }
 
 static int
 next_or_leave(nbffi_go_visit *visit)
 {
-    uint64_t  tick;
+    int is_next = next_into(visit, &visit->tasks[0]);
 
-    if (!next_into(visit, &visit->tasks[0])) {
-        visit->now_ns = clock_ns(CLOCK_MONOTONIC);
-        return NBFFI_GO_OVER;
-    }
-    /* A few milliseconds coarse, and several times cheaper than the other. */
-    tick = clock_ns(CLOCK_MONOTONIC_COARSE);
-    if (tick == visit->tick_ns) {
+    if (is_next && !is_long(visit)) {
         return NBFFI_GO_NEXT;
     }
-    visit->tick_ns = tick;
     visit->now_ns = clock_ns(CLOCK_MONOTONIC);
-    return NBFFI_GO_LONG;
+    return is_next ? NBFFI_GO_LONG : NBFFI_GO_OVER;
 }
 
 int
@@ -96,6 +100,21 @@ nbffi_go_take(nbffi_go_visit *visit)
         count++;
     }
     return count;
+}
+
+int
+nbffi_go_await(nbffi_go_visit *visit)
+{
+    const nbffi_host  *host = visit->host;
+    nbffi_go_task     *to = &visit->tasks[0];
+
+    if (!HAS(host, await_next)
+        || !host->await_next(host, &to->task, &to->req, &to->len))
+    {
+        return NBFFI_GO_OVER;
+    }
+    visit->since_ns = clock_ns(CLOCK_MONOTONIC);
+    return is_long(visit) ? NBFFI_GO_LONG : NBFFI_GO_NEXT;
 }
 
 void

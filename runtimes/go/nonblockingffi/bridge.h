@@ -28,7 +28,7 @@ typedef struct {
     uint64_t           instance;    /* the runtime's number on the Go side */
     uint64_t           since_ns;    /* when it came, CLOCK_MONOTONIC */
     uint64_t           now_ns;      /* what *_next has set last */
-    uint64_t           tick_ns;     /* the coarse clock at since_ns */
+    uint64_t           tick_ns;     /* the coarse clock, see NBFFI_GO_LONG */
     nbffi_go_task      tasks[NBFFI_GO_TASKS];
 } nbffi_go_visit;
 
@@ -44,14 +44,14 @@ typedef struct {
 
 /* What those that get the next task return. */
 enum {
-    NBFFI_GO_OVER,      /* there is none, and now_ns is set */
+    NBFFI_GO_OVER,      /* there is none */
     NBFFI_GO_NEXT,      /* it is tasks[0] */
-    NBFFI_GO_LONG       /* the same, and some milliseconds have passed since
-                         * since_ns, or this was said last; now_ns is set */
+    NBFFI_GO_LONG       /* the same, and some milliseconds have passed since the
+                         * thread came, or this was said last */
 };
 
 /* On the thread of a visit: completes tasks[0] and gets the next task into its
- * place. */
+ * place. Sets now_ns, unless NBFFI_GO_NEXT is returned. */
 int nbffi_go_respond_next(nbffi_go_visit *visit, const char *data,
                           uint64_t len);
 int nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,
@@ -60,6 +60,10 @@ int nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,
 /* On the thread of a visit: gets up to NBFFI_GO_TASKS more tasks, and returns
  * how many. */
 int nbffi_go_take(nbffi_go_visit *visit);
+
+/* On the thread of a visit: waits for the next task, and sets since_ns.
+ * NBFFI_GO_OVER: the thread is to go. */
+int nbffi_go_await(nbffi_go_visit *visit);
 
 /* On any thread. */
 void nbffi_go_respond(const nbffi_host *host, nbffi_task task,

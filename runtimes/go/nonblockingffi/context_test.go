@@ -52,7 +52,7 @@ func TestACallerThatGivesUp(t *testing.T) {
 // A caller that times out looks as one that gives up; the deadline is what it is.
 func TestATimeoutIsADeadline(t *testing.T) {
 	ends := make(chan error, 1)
-	host := load(t, setting{entry: entry(waiting(ends)), minor: 1})
+	host := load(t, setting{entry: entry(waiting(ends)), minor: 2})
 	for i := 0; i < 20; i++ {
 		task := host.Post(nil, 30*time.Millisecond)
 		time.Sleep(29 * time.Millisecond)
@@ -67,7 +67,7 @@ func TestATimeoutIsADeadline(t *testing.T) {
 func TestManyThatGiveUp(t *testing.T) {
 	const number = 1000
 	ends := make(chan error, number)
-	host := load(t, setting{entry: entry(waiting(ends)), minor: 1})
+	host := load(t, setting{entry: entry(waiting(ends)), minor: 2})
 	var cancel []func()
 	for i := 0; i < number; i++ {
 		task := host.Post(nil, time.Hour)
@@ -110,7 +110,7 @@ func TestDeadline(t *testing.T) {
 		}
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler), minor: 1})
+	host := load(t, setting{entry: entry(handler), minor: 2})
 	host.Post(nil, time.Hour).Wait()
 	for i := 0; i < 2; i++ {
 		if d := <-deadlines; !d.ok || d.left > time.Hour || d.left < time.Hour-patience {
@@ -137,7 +137,7 @@ func TestTheContextEndsWithTheHandler(t *testing.T) {
 			contexts <- ctx
 			return nil, nil
 		}
-		host := load(t, setting{entry: entry(handler), minor: 1})
+		host := load(t, setting{entry: entry(handler), minor: 2})
 		if result := host.Call(""); result.Failed {
 			t.Error(result.Message)
 		}
@@ -156,7 +156,7 @@ func TestTheReasonDoesNotChange(t *testing.T) {
 		contexts <- ctx
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler), minor: 1})
+	host := load(t, setting{entry: entry(handler), minor: 2})
 	host.Post(nil, 10*time.Millisecond).Wait()
 	if err := (<-contexts).Err(); err != context.DeadlineExceeded {
 		t.Error(err)
@@ -180,7 +180,7 @@ func TestChildrenNeedNoGoroutine(t *testing.T) {
 		counts <- goroutines()
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler, Inline), minor: 1})
+	host := load(t, setting{entry: entry(handler, Inline), minor: 2})
 	if result := host.Call(""); result.Failed {
 		t.Error(result.Message)
 	}
@@ -199,7 +199,7 @@ func TestNameConfigAndLog(t *testing.T) {
 		return []byte(Name(ctx) + "|" + Config(ctx)), nil
 	}
 	name := entry(handler)
-	host := load(t, setting{entry: name, config: "a:1:b\n", minor: 1})
+	host := load(t, setting{entry: name, config: "a:1:b\n", minor: 2})
 	result := host.Call("!")
 	if string(result.Response) != name+"|a:1:b\n" || result.Code != 7 || result.Message != "seven" {
 		t.Errorf("%+v", result)
@@ -232,7 +232,7 @@ func TestAContextThatIsKeptTooLong(t *testing.T) {
 			return nil, nil
 		}
 		name := entry(handler)
-		host := newHost(setting{entry: name, minor: 1, threads: 2})
+		host := newHost(setting{entry: name, minor: 2, threads: 2})
 		if err := host.Load("nbffi_go_entry"); err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +265,7 @@ func TestAContextThatIsAskedTooLate(t *testing.T) {
 			<-began
 			return nil, nil
 		}
-		host := newHost(setting{entry: entry(handler), minor: 1, threads: 1})
+		host := newHost(setting{entry: entry(handler), minor: 2, threads: 1})
 		if err := host.Load("nbffi_go_entry"); err != nil {
 			t.Fatal(err)
 		}
@@ -312,7 +312,7 @@ func TestManyAskAtTheSameTime(t *testing.T) {
 		counts <- watches(runtimeOf(ctx))
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler, Goroutines), minor: 1})
+	host := load(t, setting{entry: entry(handler, Goroutines), minor: 2})
 	for i := 0; i < 2000; i++ {
 		if result := host.Call(""); result.Failed {
 			t.Fatal(result.Message)
@@ -335,7 +335,7 @@ func TestCloseEndsTheWatch(t *testing.T) {
 		instances <- in
 		return nil, nil
 	}
-	host := newHost(setting{entry: entry(handler), minor: 1, threads: 1})
+	host := newHost(setting{entry: entry(handler), minor: 2, threads: 1})
 	if err := host.Load("nbffi_go_entry"); err != nil {
 		t.Fatal(err)
 	}

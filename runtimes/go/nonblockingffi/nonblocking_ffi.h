@@ -1,5 +1,5 @@
 /*
- * nonblocking_ffi.h - the plugin ABI of lua-resty-nonblocking-ffi, version 1.1
+ * nonblocking_ffi.h - the plugin ABI of lua-resty-nonblocking-ffi, version 1.2
  *
  * A plugin is a shared object that the host loads into an nginx worker. Lua
  * code sends it requests (bytes); it answers with responses (bytes). The host
@@ -86,7 +86,7 @@ extern "C" {
 #endif
 
 #define NBFFI_ABI_MAJOR 1
-#define NBFFI_ABI_MINOR 1
+#define NBFFI_ABI_MINOR 2
 /* What goes into nbffi_plugin.abi_version. */
 #define NBFFI_ABI_VERSION \
     (((uint32_t) NBFFI_ABI_MAJOR << 16) | (uint32_t) NBFFI_ABI_MINOR)
@@ -212,6 +212,14 @@ struct nbffi_host {
      * about the last task that it got. */
     int (*next)(const nbffi_host *host, nbffi_task *task,
                 const void **req, uint64_t *len);
+
+    /* Since 1.2. As next, but waits until there is a task, as the thread would
+     * outside of call: it spins while tasks follow each other closely, and then
+     * sleeps. Returns 0 if the thread is wanted elsewhere; then return from
+     * call soon. For plugins that pay much to be entered. Not with a lock held
+     * that other threads need. */
+    int (*await_next)(const nbffi_host *host, nbffi_task *task,
+                      const void **req, uint64_t *len);
 };
 
 /* What a plugin is. A static constant of the plugin. */

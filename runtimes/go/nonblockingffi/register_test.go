@@ -112,8 +112,8 @@ func TestTheLifeOfAService(t *testing.T) {
 		}
 	}
 	// Two at a time.
-	one := newHost(setting{entry: "life", config: "one", minor: 1, threads: 2})
-	two := newHost(setting{entry: "life", config: "two", minor: 1, threads: 2})
+	one := newHost(setting{entry: "life", config: "one", minor: 2, threads: 2})
+	two := newHost(setting{entry: "life", config: "two", minor: 2, threads: 2})
 	for _, host := range []*fakehost.Host{one, two} {
 		if err := host.Load(fakehost.Framed); err != nil {
 			t.Fatal(err)
@@ -136,7 +136,7 @@ func TestTheLifeOfAService(t *testing.T) {
 		t.Errorf("%+v", result)
 	}
 	// A third one takes the first one's place.
-	three := newHost(setting{entry: "life", config: "three", minor: 1, threads: 2})
+	three := newHost(setting{entry: "life", config: "three", minor: 2, threads: 2})
 	if err := three.Load(fakehost.Framed); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestInitFails(t *testing.T) {
 		"none":      "panic: runtime error: invalid memory address or nil pointer dereference",
 	} {
 		none = config == "none"
-		host := newHost(setting{entry: "bad start", config: config, minor: 1, threads: 2})
+		host := newHost(setting{entry: "bad start", config: config, minor: 2, threads: 2})
 		if err := host.Load(fakehost.Framed); err == nil || err.Error() != want {
 			t.Errorf("%s: %v", config, err)
 		}
@@ -178,7 +178,7 @@ func TestInitFails(t *testing.T) {
 		}
 		host.Free()
 	}
-	host := newHost(setting{entry: "nothing of this name", minor: 1, threads: 2})
+	host := newHost(setting{entry: "nothing of this name", minor: 2, threads: 2})
 	if err := host.Load(fakehost.Framed); err == nil || !strings.HasPrefix(err.Error(), "no function ") {
 		t.Error(err)
 	}

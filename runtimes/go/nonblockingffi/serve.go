@@ -6,24 +6,42 @@ import "C"
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"time"
 	"unsafe"
 )
 
 // nbffiGoServe is where pool threads come with requests. It returns when there
-// are no more for now.
+// are no more for now, or the thread is wanted elsewhere.
 //
 //export nbffiGoServe
 func nbffiGoServe(visit *C.nbffi_go_visit) {
 	in := instanceOf(uint64(visit.instance))
-	if in.placement.enter() && in.serveHere(visit) {
-		return
+	for in.placement.enter() && in.serveHere(visit) {
+		// When no thread is left in Go, its monitor goes to sleep, and the next
+		// one that comes has to wake it: system calls, and a core for a thread
+		// that has nothing to do. So this one rather waits in here.
+		switch C.nbffi_go_await(visit) {
+		case C.NBFFI_GO_OVER:
+			return
+		case C.NBFFI_GO_LONG:
+			yield(visit)
+		}
 	}
 	for count := C.int(1); count > 0; count = C.nbffi_go_take(visit) {
 		for _, request := range visit.tasks[:count] {
 			go in.serveElsewhere(request)
 		}
 	}
+}
+
+// yield has the scheduler see this goroutine. From one that it has not seen for
+// 10 milliseconds, Go's monitor takes the P whenever it is in C, and as long as
+// there is something to take it looks every 20 microseconds.
+func yield(visit *C.nbffi_go_visit) {
+	start := time.Now()
+	runtime.Gosched()
+	visit.since_ns += C.uint64_t(time.Since(start))
 }
 
 // serveHere handles requests on the pool thread: one crossing for each, which
@@ -49,6 +67,9 @@ func (in *instance) serveHere(visit *C.nbffi_go_visit) (over bool) {
 			over = next == C.NBFFI_GO_OVER
 			quick = in.placement.judge(requests, time.Duration(visit.now_ns-visit.since_ns))
 			visit.since_ns, requests = visit.now_ns, 0
+		}
+		if next == C.NBFFI_GO_LONG {
+			yield(visit)
 		}
 	}
 	in.placement.leave()

@@ -53,7 +53,7 @@ func TestARequestMayBeKept(t *testing.T) {
 		kept[string(request)] = request
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(keep), minor: 1})
+	host := load(t, setting{entry: entry(keep), minor: 2})
 	for i := 0; i < 1000; i++ {
 		host.Call(fmt.Sprintf("request %d", i))
 	}
@@ -73,7 +73,7 @@ func TestZeroCopyReadsTheRequestInPlace(t *testing.T) {
 		view = request
 		return request[2:4], nil
 	}
-	host := load(t, setting{entry: entry(look, ZeroCopy), minor: 1})
+	host := load(t, setting{entry: entry(look, ZeroCopy), minor: 2})
 	if result := host.Call("abcdef"); string(result.Response) != "cd" {
 		t.Errorf("%+v", result)
 	}
@@ -141,7 +141,7 @@ func TestErrorsAndPanics(t *testing.T) {
 }
 
 func TestGoexitIsAnError(t *testing.T) {
-	host := load(t, setting{entry: entry(failing, Goroutines), minor: 1})
+	host := load(t, setting{entry: entry(failing, Goroutines), minor: 2})
 	for i := 0; i < 100; i++ {
 		result := host.Call("exit")
 		if !result.Failed || !strings.Contains(result.Message, "neither returned nor panicked") {
@@ -163,7 +163,7 @@ func TestBlockedHandlersKeepNobodyOut(t *testing.T) {
 				}
 				return request, nil
 			}
-			host := load(t, setting{entry: entry(handler), minor: 1, threads: threads})
+			host := load(t, setting{entry: entry(handler), minor: 2, threads: threads})
 			for i := 0; i < 10*maxStreak; i++ {
 				host.Call("quick")
 			}
@@ -198,7 +198,7 @@ func TestWhoRunsAHandler(t *testing.T) {
 		{1, []Option{Inline}, true}, {2, []Option{Inline}, true},
 		{1, []Option{Goroutines}, false}, {2, []Option{Goroutines}, false},
 	} {
-		host := load(t, setting{entry: entry(handler, want.options...), minor: 1, threads: want.threads})
+		host := load(t, setting{entry: entry(handler, want.options...), minor: 2, threads: want.threads})
 		for i := 0; i < 10*maxStreak; i++ {
 			host.Call("")
 		}
@@ -222,7 +222,7 @@ func TestAThreadDoesNotStayWithASlowHandler(t *testing.T) {
 		}
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler), minor: 1, threads: 1, said: 2})
+	host := load(t, setting{entry: entry(handler), minor: 2, threads: 1, said: 2})
 	for i := 0; i < 10*maxStreak; i++ {
 		host.Call("")
 	}
@@ -278,7 +278,7 @@ func BenchmarkEcho(b *testing.B) {
 		name := entry(echo, way.options...)
 		for _, batch := range []int{1, 1000} {
 			b.Run(fmt.Sprintf("%s, %d a visit", way.name, batch), func(b *testing.B) {
-				host := load(b, setting{entry: name, minor: 1})
+				host := load(b, setting{entry: name, minor: 2})
 				took := host.Bench(b.N, batch, 64)
 				b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/echo")
 			})

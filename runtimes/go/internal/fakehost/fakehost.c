@@ -284,6 +284,29 @@ host_next(const nbffi_host *table, nbffi_task *task, const void **req,
     return slot != NULL;
 }
 
+/* With the lock: waits until there is a task, or the host is closing. */
+static void
+await_task(fakehost *host)
+{
+    while (host->head == host->tail && !host->stopping) {
+        pthread_cond_wait(&host->posted, &host->lock);
+    }
+}
+
+static int
+host_await_next(const nbffi_host *table, nbffi_task *task, const void **req,
+                uint64_t *len)
+{
+    fakehost *host = (fakehost *) table;
+
+    if (host->bench_req == NULL) {
+        pthread_mutex_lock(&host->lock);
+        await_task(host);
+        pthread_mutex_unlock(&host->lock);
+    }
+    return host_next(table, task, req, len);
+}
+
 /* ---- threads ---- */
 
 /* Starts a thread with every signal blocked, as the host does. */
@@ -312,9 +335,7 @@ pool_thread(void *arg)
     on_pool_thread = 1;
     pthread_mutex_lock(&host->lock);
     for ( ;; ) {
-        while (host->head == host->tail && !host->stopping) {
-            pthread_cond_wait(&host->posted, &host->lock);
-        }
+        await_task(host);
         slot = take(host, &task);
         if (slot == NULL) {
             break;
@@ -398,8 +419,9 @@ fakehost_new(const char *name, const char *config, int minor, int threads)
 
     host->table.abi_version = (uint32_t) NBFFI_ABI_MAJOR << 16
                               | (uint32_t) minor;
-    host->table.size = minor == 0 ? offsetof(nbffi_host, next)
-                                  : sizeof(nbffi_host);
+    host->table.size = minor == 0   ? offsetof(nbffi_host, next)
+                       : minor == 1 ? offsetof(nbffi_host, await_next)
+                                    : sizeof(nbffi_host);
     host->table.log = host_log;
     host->table.config = host_config;
     host->table.name = host_name;
@@ -410,6 +432,9 @@ fakehost_new(const char *name, const char *config, int minor, int threads)
     host->table.set_status = host_set_status;
     if (minor > 0) {
         host->table.next = host_next;
+    }
+    if (minor > 1) {
+        host->table.await_next = host_await_next;
     }
     snprintf(host->name, sizeof(host->name), "%s", name);
     host->config = copy_of(config, strlen(config));

@@ -223,6 +223,8 @@ impl Runtime {
                 fail,
                 set_status,
                 next,
+                // It may always be wanted elsewhere.
+                await_next: next,
             },
             config: CString::new(config_text).unwrap(),
         });

@@ -127,6 +127,8 @@ impl Runtime {
                 fail,
                 set_status,
                 next,
+                // It may always be wanted elsewhere.
+                await_next: next,
             },
             config,
             log: Mutex::default(),
