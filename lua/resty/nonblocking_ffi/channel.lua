@@ -220,7 +220,7 @@ end
 local function abandon(waiter, why)
     local slot = waiter.slot
     waiters[slot] = false
-    waiter.slot = nil
+    waiter.slot = false
     if C.nbffi_cancel(client, slot, why) == 0 then
         -- Nobody will read the request.
         requests[slot] = false

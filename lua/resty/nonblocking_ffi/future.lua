@@ -9,6 +9,7 @@ local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
 local error = error
+local fresh = waiting.fresh
 local getmetatable = getmetatable
 local huge = math.huge
 local min = math.min
@@ -170,7 +171,7 @@ function _M.wait_any(futures, timeout)
             return nil, CANNOT_YIELD
         end
         -- One waiter for all, done when any of theirs is.
-        local any = { sleeping = 0, done = false }
+        local any = fresh()
         local nearest = huge
         for i = 1, #futures do
             local waiter = futures[i].waiter

@@ -5,6 +5,7 @@
 local codec = require "resty.nonblocking_ffi.codec"
 local future = require "resty.nonblocking_ffi.future"
 local startup = require "resty.nonblocking_ffi.startup"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local package = package
 local require = require
@@ -54,7 +55,8 @@ end
 
 -- A future that is done, of what xpcall has returned.
 local function finished(ok, ...)
-    local waiter = { sleeping = 0, done = true, deadline = 0 }
+    local waiter = waiting.fresh(0)
+    waiter.done = true
     if ok then
         local count = select("#", ...)
         local values = { ... }

@@ -160,7 +160,7 @@ local function begin_close(self, seconds)
     if not waiter then
         self.closing = true
         self.forget()
-        waiter = { sleeping = 0, done = false, deadline = now() + seconds }
+        waiter = waiting.fresh(now() + seconds)
         waiter.callback = function() closed(self) end
         closing[self] = waiter
         advance_closing()

@@ -9,6 +9,7 @@ local phase = require "resty.nonblocking_ffi.phase"
 local pools = require "resty.nonblocking_ffi.pool"
 local runtime = require "resty.nonblocking_ffi.runtime"
 local task = require "resty.nonblocking_ffi.task"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
 local error = error
@@ -145,8 +146,7 @@ local function begin_load(host, given, arguments)
     fields.waits = options.get(given, "on_full") == "wait"
     fields.forget = forget
     local self = (host.class or runtime).new(fields)
-    local waiter = { sleeping = 0, done = false,
-                     deadline = now() + self.timeout }
+    local waiter = waiting.fresh(now() + self.timeout)
     waiter.callback = function()
         self.loading = nil
         if waiter.err then

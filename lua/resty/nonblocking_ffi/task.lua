@@ -18,6 +18,7 @@ local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
 local ffi_new = ffi.new
+local fresh = waiting.fresh
 local is_contended = pools.is_contended
 local new_waiter = waiting.new
 local now = ngx.now
@@ -191,8 +192,8 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
     end
 
     local waits = self.waits and can_yield()
-    local waiter = { sleeping = 0, done = false, deadline = now() + timeout,
-                     unpack = unpack }
+    local waiter = fresh(now() + timeout)
+    waiter.unpack = unpack
     local id = QUEUE_OVERFLOW
     if not waits or not is_contended(self.pool) then
         id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
@@ -205,8 +206,7 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
     elseif id == QUEUE_OVERFLOW and waits then
         local entry = block(self, request, data, len, timeout, priority, tag,
                             key, waiter)
-        entry.admission = { sleeping = 0, done = false,
-                            deadline = waiter.deadline }
+        entry.admission = fresh(waiter.deadline)
         local ok, err = wait(entry.admission, timeout)
         if not ok then
             entry.dead = true
