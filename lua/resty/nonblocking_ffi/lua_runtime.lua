@@ -148,13 +148,60 @@ local function results(res, err, code, message)
 end
 
 
--- Likewise, when the arguments were in a buffer: nobody reads it any more,
--- unless the caller gave up.
-local function results_of(buf, res, err, code, message)
+-- A request, of those of `request_of`, is read by nobody any more.
+local function done_with(request)
+    if type(request) ~= "string" then
+        recycle(request)
+    end
+end
+
+
+-- The same for a request of `request_of`. If the caller gave up, somebody may
+-- be reading it still.
+local function results_of(request, res, err, code, message)
     if not err then
-        recycle(buf)
+        done_with(request)
     end
     return results(res, err, code, message)
+end
+
+
+-- What a request is made of for any number of arguments: what keeps it alive,
+-- its bytes and their number, its encoding. Or nil and what is wrong.
+local function request_of(count, ...)
+    local value = ...
+    if count == 1 and type(value) == "string" then
+        return value, value, #value, STRING
+    end
+    local buf, err = encode("args", count, ...)
+    if not buf then
+        return nil, err
+    end
+    local data, len = buf:ref()
+    return buf, data, len, VALUES
+end
+
+
+-- The rest of `call`, which ends in a tail call of it: of what comes after a
+-- yield, LuaJIT compiles nothing that returns through a function with a variable
+-- number of arguments.
+local function perform_it(self, request, data, len, timeout, priority, tag,
+                          key)
+    return results_of(request, perform(self, request, data, len, timeout,
+                                       priority, tag, key))
+end
+
+
+-- The same, but if there is no room, the function runs here.
+local function perform_or_inline(self, func, request, data, len, timeout,
+                                 priority, tag, key, ...)
+    local res, err, code, message = perform(self, request, data, len, timeout,
+                                            priority, tag, key)
+    if res == false then
+        done_with(request)
+        return inline.call(self, func, ...)
+    end
+    return results_of(request, res, err, code, message)
 end
 
 
@@ -180,48 +227,16 @@ function methods:call(func, ...)
     if not tag then
         return nil, err
     end
-    local count = select("#", ...)
-    local value = ...
-    if count == 1 and type(value) == "string" then
-        local res, code, message
-        res, err, code, message = perform(self, value, value, #value, timeout,
-                                          priority, tag + STRING, key)
-        if res == false then
-            return inline.call(self, name, value)
-        end
-        return results(res, err, code, message)
+    local request, data, len, encoding = request_of(select("#", ...), ...)
+    if not request then
+        error("call: " .. data, 2)
     end
-
-    local buf
-    buf, err = encode("args", count, ...)
-    if not buf then
-        error("call: " .. err, 2)
+    tag = tag + encoding
+    if self.inline then
+        return perform_or_inline(self, name, request, data, len, timeout,
+                                 priority, tag, key, ...)
     end
-    local data, len = buf:ref()
-    local res, code, message
-    res, err, code, message = perform(self, buf, data, len, timeout, priority,
-                                      tag + VALUES, key)
-    if res == false then
-        recycle(buf)
-        return inline.call(self, name, ...)
-    end
-    return results_of(buf, res, err, code, message)
-end
-
-
--- What a request is made of for any number of arguments: what keeps it alive,
--- its bytes and their number, its encoding. Or nil and what is wrong.
-local function request_of(count, ...)
-    local value = ...
-    if count == 1 and type(value) == "string" then
-        return value, value, #value, STRING
-    end
-    local buf, err = encode("args", count, ...)
-    if not buf then
-        return nil, err
-    end
-    local data, len = buf:ref()
-    return buf, data, len, VALUES
+    return perform_it(self, request, data, len, timeout, priority, tag, key)
 end
 
 
@@ -295,14 +310,8 @@ function methods:call_fn(func, ...)
     recycle(buf)
     buf = encode("args", count + 1, code, ...)
     local data, len = buf:ref()
-    local res, status, message
-    res, err, status, message = perform(self, buf, data, len, timeout,
-                                        priority, VALUES, key)
-    if res == false then
-        recycle(buf)
-        return inline.call(self, fn, ...)
-    end
-    return results_of(buf, res, err, status, message)
+    return perform_or_inline(self, fn, buf, data, len, timeout, priority,
+                             VALUES, key, ...)
 end
 
 
