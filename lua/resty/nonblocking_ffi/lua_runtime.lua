@@ -183,8 +183,8 @@ end
 
 
 -- The rest of `call`, which ends in a tail call of it: of what comes after a
--- yield, LuaJIT compiles nothing that returns through a function with a variable
--- number of arguments.
+-- yield, LuaJIT compiles nothing that returns through a function with a
+-- variable number of arguments.
 local function perform_it(self, request, data, len, timeout, priority, tag,
                           key)
     return results_of(request, perform(self, request, data, len, timeout,
