@@ -149,6 +149,7 @@ impl Runtime {
                 fail,
                 set_status,
                 next,
+                await_next: next,
             },
             config: fields.iter().map(frame).collect::<String>().into_bytes(),
         });
