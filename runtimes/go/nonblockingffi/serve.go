@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
@@ -18,10 +19,7 @@ import (
 func nbffiGoServe(visit *C.nbffi_go_visit) {
 	in := instanceOf(uint64(visit.instance))
 	for in.placement.enter() && in.serveHere(visit) {
-		// When no thread is left in Go, its monitor goes to sleep, and the next
-		// one that comes has to wake it: system calls, and a core for a thread
-		// that has nothing to do. So this one rather waits in here.
-		switch C.nbffi_go_await(visit) {
+		switch awaitNext(visit) {
 		case C.NBFFI_GO_OVER:
 			return
 		case C.NBFFI_GO_LONG:
@@ -33,6 +31,25 @@ func nbffiGoServe(visit *C.nbffi_go_visit) {
 			go in.serveElsewhere(request)
 		}
 	}
+}
+
+// Pool threads that wait for requests in here, and how many may: each keeps a P,
+// until Go's monitor takes that away, which may be milliseconds. One P is for
+// others.
+var (
+	waiters    atomic.Int32
+	maxWaiters = int32(runtime.GOMAXPROCS(0)) - 1
+)
+
+// awaitNext has a pool thread wait for the next request. When the last one leaves
+// Go, Go's monitor goes to sleep, and the next one that comes has to wake it:
+// system calls, and a core for a thread that has nothing to do.
+func awaitNext(visit *C.nbffi_go_visit) C.int {
+	defer waiters.Add(-1)
+	if waiters.Add(1) > maxWaiters {
+		return C.NBFFI_GO_OVER
+	}
+	return C.nbffi_go_await(visit)
 }
 
 // yield has the scheduler see this goroutine. From one that it has not seen for

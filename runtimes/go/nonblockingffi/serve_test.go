@@ -264,6 +264,31 @@ func TestGarbageIsCollectedMeanwhile(t *testing.T) {
 	})
 }
 
+// Threads that wait for requests in Go leave something for others to run on.
+func TestNotAllThreadsWaitInGo(t *testing.T) {
+	const threads = 8
+	var together sync.WaitGroup
+	together.Add(threads)
+	handler := func(context.Context, []byte) ([]byte, error) {
+		together.Done()
+		together.Wait()
+		return nil, nil
+	}
+	host := load(t, setting{entry: entry(handler, Inline), minor: 2, threads: threads})
+	var tasks []fakehost.Task
+	for i := 0; i < threads; i++ {
+		tasks = append(tasks, host.Post(nil, 0))
+	}
+	for _, task := range tasks {
+		task.Wait()
+	}
+	want := int32(threads)
+	if want > maxWaiters {
+		want = maxWaiters
+	}
+	await(t, fmt.Sprint(want, " threads wait"), func() bool { return waiters.Load() == want })
+}
+
 // BenchmarkEcho has a pool thread bring requests of 64 bytes: one at a time, and
 // as many as the handler will take.
 func BenchmarkEcho(b *testing.B) {
