@@ -143,7 +143,7 @@ local function deliver(done)
     if waiter then
         waiters[slot] = false
         waiter.res, waiter.err, waiter.code, waiter.message =
-            results(done, waiter.takes)
+            results(done, waiter.res)
         wake(waiter)
     end
     -- Not before: the response may be a part of the request.

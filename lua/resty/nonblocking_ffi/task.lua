@@ -166,11 +166,11 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
     local waiter, entry
     if id >= 0 then
         waiter = new_waiter()
-        waiter.takes = self.takes
+        waiter.res = self.takes
         register(id, waiter, request)
     elseif id == QUEUE_OVERFLOW and waits then
         waiter = new_waiter()
-        waiter.takes = self.takes
+        waiter.res = self.takes
         entry = block(self, request, data, len, timeout, priority, tag, key,
                       waiter)
     elseif id == QUEUE_OVERFLOW and self.inline then

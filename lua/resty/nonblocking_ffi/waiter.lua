@@ -28,35 +28,24 @@ local spare_semas, spare_semas_count = {}, 0
 -- A waiter: {
 --   sema      = its semaphore, while coroutines wait on it
 --   sleeping  = how many coroutines wait on it
+--   slot      = of its task, once that is posted
+--   done      = whether the results are valid
+--   res, err, code, message
+--               the results; before, `res` is the status code of responses
+--               that are not to be copied, or nil
+-- and beside, if it is not of `new`:
 --   deadline  = ngx.now() by which the task ends for its caller, if that is
 --               not the task's own
---   slot      = of its task, once that is posted
 --   posted    = whether the task that closes its runtime is
---   done      = whether the rest is valid
---   res, err, code, message
 --   watchers  = waiters (as keys) that are done when this one is
 --   callback  = called when it is done
 --   unpack    = applied to what outcome() returns
---   takes     = status code of responses that are not copied
 -- }
 --
--- All keys are there from the start. A table that lacks some is rebuilt again
--- and again, since the keys of fields that are nil are dropped each time: that
--- took a fifth of what a call costs the event loop.
-local function fresh(deadline)
-    local waiter = {
-        sema = false, sleeping = 0, deadline = deadline or false, slot = false,
-        posted = false, done = false, res = false, err = false, code = false,
-        message = false, watchers = false, callback = false, unpack = false,
-        takes = false,
-    }
-    waiter.res = nil
-    waiter.err = nil
-    waiter.code = nil
-    waiter.message = nil
-    return waiter
-end
-_M.fresh = fresh
+-- The keys are there from the start. A table that lacks some is rebuilt again
+-- and again, since each time the keys of fields that are nil are dropped: that
+-- took a fifth of what a call costs the event loop. And those for calls have
+-- just eight, since thousands of them are to fit into the cache.
 
 
 -- A waiter for a call, of those that are kept for reuse.
@@ -66,20 +55,44 @@ function _M.new()
         spares = spares - 1
         return waiter
     end
-    return fresh()
-end
-
-
--- Keeps a waiter of `new` for reuse: it is done, and nobody knows it any more.
-function _M.recycle(waiter)
-    waiter.done = false
-    waiter.slot = false
-    waiter.deadline = false
+    local waiter = {
+        sema = false, sleeping = 0, slot = false, done = false,
+        res = false, err = false, code = false, message = false,
+    }
     waiter.res = nil
     waiter.err = nil
     waiter.code = nil
     waiter.message = nil
-    if spares < MAX_SPARE then
+    return waiter
+end
+
+
+-- A waiter for anything else.
+function _M.fresh(deadline)
+    local waiter = {
+        sema = false, sleeping = 0, slot = false, done = false,
+        res = false, err = false, code = false, message = false,
+        deadline = deadline or false, posted = false, watchers = false,
+        callback = false, unpack = false,
+    }
+    waiter.res = nil
+    waiter.err = nil
+    waiter.code = nil
+    waiter.message = nil
+    return waiter
+end
+
+
+-- Keeps a waiter of `new` for reuse: it is done, and nobody knows it any more.
+-- One that has got more keys meanwhile would be rebuilt.
+function _M.recycle(waiter)
+    if spares < MAX_SPARE and not waiter.deadline then
+        waiter.done = false
+        waiter.slot = false
+        waiter.res = nil
+        waiter.err = nil
+        waiter.code = nil
+        waiter.message = nil
         spares = spares + 1
         spare[spares] = waiter
     end
