@@ -98,7 +98,7 @@ fn large_requests_are_in_use_at_the_exit() {
         .start();
     for round in 1..=10 {
         eventually("the workers are at work", PATIENCE, || {
-            nginx.counters().get(Count::Started) >= 2 * round
+            nginx.counters().get(Count::Started) >= 2 * round && nginx.workers().len() == 2
         });
         let workers = nginx.workers();
         if round % 2 == 0 {

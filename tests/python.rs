@@ -285,7 +285,8 @@ fn stop_quit_and_reload_end_a_busy_worker_with_code_0() {
         let goal = (exits + 2) as u64 * 24;
         eventually("the workers are at work", PATIENCE, || {
             // Two workers count without a lock.
-            nginx.counters().get(Count::Started) + 20 >= goal
+            let started = nginx.counters().get(Count::Started);
+            started + 20 >= goal && nginx.workers().len() == 2
         });
         let workers = nginx.workers();
         match round % 3 {

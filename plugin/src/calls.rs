@@ -84,7 +84,7 @@ impl<'a, P: Plugin> Calls<'a, P> {
     unsafe fn answer(&self, raw: Raw) {
         // SAFETY: pending until it is completed below, or by our return.
         let task = unsafe { Task::new(self.host, raw.task) };
-        let data = crate::export::request(raw.req).as_ptr();
+        let data = request_address(raw.req).as_ptr();
         // SAFETY: the host's request is readable until the task is completed.
         let request = unsafe { std::slice::from_raw_parts(data, raw.len as usize) };
         let result = catch_unwind(AssertUnwindSafe(|| self.plugin.call(&task, request)));
@@ -117,4 +117,10 @@ impl<P: Plugin> fmt::Debug for Calls<'_, P> {
         let first = self.first.map(|first| first.task);
         f.debug_struct("Calls").field("first", &first).finish()
     }
+}
+
+/// A request's address; that of an empty request may be NULL, that of a slice
+/// may not.
+pub(crate) fn request_address(req: *const c_void) -> NonNull<u8> {
+    NonNull::new(req.cast_mut().cast()).unwrap_or(NonNull::dangling())
 }

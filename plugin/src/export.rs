@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::NonNull;
 
-use crate::calls::Raw;
+use crate::calls::{request_address, Raw};
 use crate::sys::{self, nbffi_host, nbffi_plugin, nbffi_task};
 use crate::task::Submission;
 use crate::{AsyncPlugin, Calls, Error, Host, OwnedTask, Plugin, Task};
@@ -167,7 +167,7 @@ unsafe extern "C" fn call_async<P: AsyncPlugin>(
     let raw_host = runtime.raw_host;
     // SAFETY: pending, and readable, until this value completes the task;
     // nobody else does, since we return 0.
-    let task = unsafe { OwnedTask::new(raw_host, raw, request(req), len as usize) };
+    let task = unsafe { OwnedTask::new(raw_host, raw, request_address(req), len as usize) };
     Submission::begin(raw);
     let result = catch_unwind(AssertUnwindSafe(|| runtime.plugin.submit(task)));
     let pending = Submission::end();
@@ -204,10 +204,4 @@ unsafe fn close<P>(end: fn(P), state: *mut c_void) {
         host.error(format_args!("close: {}", Error::from_panic(payload)));
     }
     host.disconnect();
-}
-
-/// A request's address; that of an empty request may be NULL, that of a slice
-/// may not.
-pub(crate) fn request(req: *const c_void) -> NonNull<u8> {
-    NonNull::new(req.cast_mut().cast()).unwrap_or(NonNull::dangling())
 }

@@ -48,6 +48,15 @@ local spare_semas, spare_semas_count = {}, 0
 -- just eight, since thousands of them are to fit into the cache.
 
 
+local function without_results(waiter)
+    waiter.res = nil
+    waiter.err = nil
+    waiter.code = nil
+    waiter.message = nil
+    return waiter
+end
+
+
 -- A waiter for a call, of those that are kept for reuse.
 function _M.new()
     if spares > 0 then
@@ -59,11 +68,7 @@ function _M.new()
         sema = false, sleeping = 0, slot = false, done = false,
         res = false, err = false, code = false, message = false,
     }
-    waiter.res = nil
-    waiter.err = nil
-    waiter.code = nil
-    waiter.message = nil
-    return waiter
+    return without_results(waiter)
 end
 
 
@@ -75,11 +80,7 @@ function _M.fresh(deadline)
         deadline = deadline or false, posted = false, watchers = false,
         callback = false, unpack = false,
     }
-    waiter.res = nil
-    waiter.err = nil
-    waiter.code = nil
-    waiter.message = nil
-    return waiter
+    return without_results(waiter)
 end
 
 
@@ -89,12 +90,8 @@ function _M.recycle(waiter)
     if spares < MAX_SPARE and not waiter.deadline then
         waiter.done = false
         waiter.slot = false
-        waiter.res = nil
-        waiter.err = nil
-        waiter.code = nil
-        waiter.message = nil
         spares = spares + 1
-        spare[spares] = waiter
+        spare[spares] = without_results(waiter)
     end
 end
 
