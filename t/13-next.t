@@ -1,4 +1,5 @@
-# Plugins that run several tasks in one call, by the host function `next`.
+# Plugins that run several tasks in one call, by the host function `next`, or
+# wait for them in it, by `await_next`.
 
 use strict;
 use warnings;
@@ -11,20 +12,29 @@ our $HttpConfig = qq{
     lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
     lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
     init_by_lua_block {
-        require("resty.nonblocking_ffi").pool("one", { threads = 1 })
+        local nbffi = require "resty.nonblocking_ffi"
+        nbffi.pool("one", { threads = 1 })
+        nbffi.pool("two", { threads = 2 })
 
         -- A plugin whose "hold" holds until open() is called.
-        function puller(name)
-            local nbffi = require "resty.nonblocking_ffi"
+        local function load_puller(name, pool, config)
             local path = os.tmpname()
             os.remove(path)
             local rt = assert(nbffi.load {
-                runtime = "c", library = "puller", pool = "one", name = name,
-                config = path,
+                runtime = "c", library = "puller", pool = pool, name = name,
+                config = config .. path,
             })
             return rt, function()
                 assert(io.open(path, "w")):close()
             end, path
+        end
+
+        function puller(name)
+            return load_puller(name, "one", "")
+        end
+
+        function waiter(pool)
+            return load_puller(nil, pool, "await ")
         end
     }
 };
@@ -194,5 +204,127 @@ location = /t {
 GET /t
 --- response_body
 true task 20
+--- no_error_log
+[error]
+
+
+
+=== TEST 6: one call takes what comes, whether the thread spins or sleeps
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = waiter("one")
+        rt:call("counts")
+        local right = 0
+        for i = 1, 50 do
+            if rt:call("task " .. i) == "task " .. i then
+                right = right + 1
+            end
+            if i % 10 == 0 then
+                ngx.sleep(0.01)
+            end
+        end
+        ngx.say(right)
+        -- Still in the call that counted before.
+        ngx.say(rt:call("counts"))
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+50
+0 51
+--- no_error_log
+[error]
+
+
+
+=== TEST 7: the thread leaves for what others want of it
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = waiter("one")
+        local echo = assert(nbffi.load { runtime = "c", library = "echo",
+                                         pool = "one" })
+        rt:call("counts")
+        ngx.say(rt:call("a"), " ", echo:call("b"), " ", rt:call("c"))
+        local lua = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                                        pool = "one" })
+        ngx.say((lua:call("echo", "d")), " ", rt:call("e"))
+        ngx.say(lua:close(), " ", rt:call("f"))
+        ngx.say(echo:call("g"))
+        ngx.say(rt:close())
+    }
+}
+--- request
+GET /t
+--- response_body
+a b c
+d e
+true f
+g
+true
+--- no_error_log
+[error]
+
+
+
+=== TEST 8: what is left without a response is empty
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt, open, path = waiter("one")
+        ngx.say("\"", rt:call("leave"), "\"")
+        local futures = { rt:submit("hold"), rt:submit("leave"), rt:submit("x") }
+        open()
+        local results = require("resty.nonblocking_ffi").wait_all(futures)
+        os.remove(path)
+        ngx.say(table.concat(results, ","))
+        ngx.say((select(2, rt:call("fail"))))
+        rt:close()
+    }
+}
+--- request
+GET /t
+--- response_body
+""
+hold,,x
+runtime error: code 7
+--- no_error_log
+[error]
+
+
+
+=== TEST 9: closing recalls the threads that wait
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt, open, path = waiter("two")
+        local held = { rt:submit("hold"), rt:submit("hold") }
+        -- Both threads have come.
+        while nbffi.stats().pools.two.running < 2 do
+            ngx.sleep(0.001)
+        end
+        open()
+        nbffi.wait_all(held)
+        os.remove(path)
+        ngx.say(rt:close())
+        local echo = assert(nbffi.load { runtime = "c", library = "echo",
+                                         pool = "two" })
+        ngx.say(echo:call("open"))
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+open
 --- no_error_log
 [error]

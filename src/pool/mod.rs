@@ -86,7 +86,7 @@ pub struct Shared {
     cores: usize,
     /// What threads do when `visits` has changed.
     visit: OnceLock<Visit>,
-    /// How often threads have been asked to `visit`.
+    /// How often threads have been recalled, to `visit` if there is such a function.
     visits: AtomicU32,
 }
 
@@ -270,7 +270,8 @@ impl Pool {
         self.recall();
     }
 
-    /// Has threads that wait for tasks inside of a runtime leave it.
+    /// Has threads that run or await tasks inside of a runtime leave it, as soon as
+    /// the task that they run is over.
     pub fn recall(&self) {
         let shared = self.shared;
         // Release: pairs with the Acquire in `Thread::pay_visit`; `wake` orders

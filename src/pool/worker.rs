@@ -70,8 +70,9 @@ pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
 }
 
 /// Begins the next task for the runtime that the calling pool thread is inside
-/// of, if the next task is for it. It must be run as `Runner::run` says. If there
-/// is none, the thread may `wait` for one in here, as it does between tasks.
+/// of, if the next task is for it and the thread was not recalled. It must be run as
+/// `Runner::run` says. If there is none, the thread may `wait` for one in here, as it
+/// does between tasks.
 pub fn pull(runtime: *const (), wait: bool) -> Option<&'static Slot> {
     // SAFETY: the record is the calling thread's own, and `live` holds no
     // reference to it while a runtime runs, which is when this is called.
@@ -179,7 +180,7 @@ impl Thread {
     }
 
     fn pay_visit(&mut self) {
-        // Acquire: pairs with the Release in `Pool::visit`.
+        // Acquire: pairs with the Release in `Pool::recall`.
         let visits = self.shared.visits.load(Ordering::Acquire);
         if self.visits != visits {
             self.visits = visits;

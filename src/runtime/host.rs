@@ -52,8 +52,8 @@ impl HostTable {
                 respond_owned,
                 fail,
                 set_status,
-                next,
-                await_next,
+                next: next::<false>,
+                await_next: next::<true>,
             },
             mailbox,
             name,
@@ -321,20 +321,15 @@ unsafe extern "C" fn set_status(handle: u64, code: i64, msg: *const c_char, len:
     })
 }
 
-/// Begins the next task of a runtime on the calling thread, which may `wait` for
-/// it. 1 if there is one.
-///
-/// # Safety
-/// `host` is what `init` was given; the other pointers are writable.
-unsafe fn begin_next(
+/// `next`, and if the thread may `WAIT` for a task, `await_next`.
+unsafe extern "C" fn next<const WAIT: bool>(
     host: *const sys::nbffi_host,
-    wait: bool,
     task: *mut sys::nbffi_task,
     request: *mut *const c_void,
     len: *mut u64,
 ) -> c_int {
     guard(0, || {
-        // SAFETY: by the contract.
+        // SAFETY: the plugin passes what `init` was given.
         let host = unsafe { HostTable::from_ptr(host) };
         let runtime = host.runtime.load(Ordering::Relaxed);
         if host.blocking.load(Ordering::Relaxed) {
@@ -342,11 +337,11 @@ unsafe fn begin_next(
                 settle(slot, generation, Outcome::Done);
             }
         }
-        let Some(slot) = pool::pull(runtime, wait) else {
+        let Some(slot) = pool::pull(runtime, WAIT) else {
             return 0;
         };
         // SAFETY: this thread has begun the task, which has not ended; the
-        // pointers are writable.
+        // plugin's pointers are writable.
         unsafe {
             let begun = slot.task();
             *task = slot.handle();
@@ -355,24 +350,4 @@ unsafe fn begin_next(
         }
         1
     })
-}
-
-unsafe extern "C" fn next(
-    host: *const sys::nbffi_host,
-    task: *mut sys::nbffi_task,
-    request: *mut *const c_void,
-    len: *mut u64,
-) -> c_int {
-    // SAFETY: the plugin passes what `init` was given, and writable pointers.
-    unsafe { begin_next(host, false, task, request, len) }
-}
-
-unsafe extern "C" fn await_next(
-    host: *const sys::nbffi_host,
-    task: *mut sys::nbffi_task,
-    request: *mut *const c_void,
-    len: *mut u64,
-) -> c_int {
-    // SAFETY: as for `next`.
-    unsafe { begin_next(host, true, task, request, len) }
 }
