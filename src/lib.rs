@@ -14,6 +14,7 @@
 //! | [`runtime`] | what runs tasks: the plugin ABI for C, Lua in VMs |
 //! | [`client`]  | the main thread's side of a Lua VM: post, grace, drain |
 //! | [`exit`]    | leaving the process while pool threads run |
+//! | [`process`] | what children inherit: signals, descriptors |
 //! | [`ffi`]     | the C functions that Lua calls |
 //!
 //! # The path of a call
@@ -41,6 +42,7 @@ pub mod error;
 pub mod exit;
 pub mod ffi;
 pub mod pool;
+pub mod process;
 pub mod runtime;
 pub mod stats;
 pub mod sync;

@@ -18,7 +18,6 @@
 #define _POSIX_C_SOURCE 200809L
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -300,7 +299,6 @@ timer_init(const nbffi_host *host, void **state, char *err, uint64_t err_size)
 {
     int                  rc;
     timer               *t;
-    sigset_t             all, old;
     pthread_condattr_t   attr;
 
     t = calloc(1, sizeof(timer));
@@ -316,13 +314,7 @@ timer_init(const nbffi_host *host, void **state, char *err, uint64_t err_size)
     pthread_cond_init(&t->changed, &attr);
     pthread_condattr_destroy(&attr);
 
-    /* nginx's signals are for its main thread. Threads of the host have them
-     * blocked and ours would inherit that; it costs nothing to be sure. */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     rc = pthread_create(&t->thread, NULL, timer_main, t);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-
     if (rc != 0) {
         snprintf(err, (size_t) err_size, "cannot start the thread: error %d", rc);
         destroy(t);

@@ -5,7 +5,7 @@ use crate::{Calls, Error, Host, OwnedTask, Response, Task};
 /// A blocking plugin: `call` runs on a pool thread and returns the response.
 ///
 /// One value is one runtime (one `load` in Lua, per worker); `call` is called
-/// from several threads at a time. All of them have every signal blocked.
+/// from several threads at a time.
 pub trait Plugin: Send + Sync + Sized + 'static {
     /// Prepares one runtime, on a pool thread. It may block.
     ///
@@ -54,8 +54,7 @@ pub trait Plugin: Send + Sync + Sized + 'static {
 /// from any thread.
 ///
 /// One value is one runtime (one `load` in Lua, per worker); `submit` is called
-/// from several threads at a time. Threads that `init` starts inherit that
-/// every signal is blocked.
+/// from several threads at a time.
 pub trait AsyncPlugin: Send + Sync + Sized + 'static {
     /// Prepares one runtime, on a pool thread: starts threads, connects. It may
     /// block.

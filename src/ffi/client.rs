@@ -10,7 +10,10 @@ use super::{guard, ErrorBuffer, Text, PANICKED};
 use crate::channel::socket::Doorway;
 use crate::client::Client;
 use crate::exit;
+use crate::process;
 
+/// nginx's level "warn".
+const WARN: u8 = 5;
 /// How often the main thread looks while the process exits.
 const EXIT_POLL: Duration = Duration::from_millis(1);
 
@@ -34,7 +37,12 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text) -> *mut Client {
         }
         vms.push(subsystem);
         exit::guard();
-        Box::into_raw(Box::default())
+        let client: Box<Client> = Box::default();
+        if let Some(trouble) = process::enter() {
+            let line = format!("children inherit nginx's descriptors: {trouble}");
+            client.mailbox().log(WARN, "children", line.as_bytes());
+        }
+        Box::into_raw(client)
     })
 }
 

@@ -1,6 +1,7 @@
-//! Starting a pool thread: signals, name, niceness, timers.
+//! Starting a pool thread: name, niceness, timers.
+//!
+//! No signal is blocked in it, see [`crate::process::signals`].
 
-use std::mem::MaybeUninit;
 use std::thread::Builder;
 
 /// Linux cuts a thread's name after this many bytes.
@@ -26,14 +27,14 @@ pub fn thread_name(pool: &str, index: usize) -> String {
     format!("nbffi/{}{suffix}", &kept[..end])
 }
 
-/// Starts a pool thread with every signal blocked: all signals are nginx's.
+/// Starts a pool thread.
 pub fn spawn(
     pool: &str,
     index: usize,
     nice: i32,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<(), String> {
-    let spawned = spawn_blocked(thread_name(pool, index), move || {
+    let spawned = start(thread_name(pool, index), move || {
         lower_priority(nice);
         sharpen_timers();
         body();
@@ -41,35 +42,15 @@ pub fn spawn(
     spawned.map_err(|error| format!("cannot start a thread of pool \"{pool}\": {error}"))
 }
 
-/// Starts a thread of the library's own, with every signal blocked.
+/// Starts a thread of the library's own.
 pub fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let spawned = spawn_blocked(format!("nbffi/{name}"), body);
+    let spawned = start(format!("nbffi/{name}"), body);
     spawned.map_err(|error| format!("cannot start the thread \"{name}\": {error}"))
 }
 
-fn spawn_blocked(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+fn start(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let builder = Builder::new().name(name).stack_size(STACK_BYTES);
-    let mask = block_signals();
-    // The thread inherits the mask.
-    let spawned = builder.spawn(body);
-    restore_signals(&mask);
-    spawned.map(drop)
-}
-
-fn block_signals() -> libc::sigset_t {
-    let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // SAFETY: sigfillset initialises `all`; pthread_sigmask with a valid `how`
-    // cannot fail and initialises `before`.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-        before.assume_init()
-    }
-}
-
-fn restore_signals(mask: &libc::sigset_t) {
-    // SAFETY: `mask` is what pthread_sigmask gave.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+    builder.spawn(body).map(drop)
 }
 
 /// Makes the calling thread alone nicer. On Linux niceness belongs to threads.
@@ -101,23 +82,5 @@ mod tests {
         assert_eq!(thread_name("thumbnails", 12), "nbffi/thumbn/12");
         assert_eq!(thread_name("größer!!!", 123), "nbffi/grö/123");
         assert_eq!(thread_name("a\0b", 1), "nbffi/ab/1");
-    }
-
-    #[test]
-    fn every_signal_is_blocked_in_the_thread_and_none_more_outside() {
-        let blocked = || {
-            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-            let line = status.lines().find(|line| line.starts_with("SigBlk:"));
-            let mask = line.unwrap().split_whitespace().nth(1).unwrap();
-            u64::from_str_radix(mask, 16).unwrap()
-        };
-        let before = blocked();
-        let (send, receive) = std::sync::mpsc::channel();
-        spawn("test", 0, 0, move || send.send(blocked()).unwrap()).unwrap();
-        let inside = receive.recv().unwrap();
-        for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGCHLD] {
-            assert_ne!(inside & 1 << (signal - 1), 0, "signal {signal}");
-        }
-        assert_eq!(blocked(), before);
     }
 }

@@ -14,6 +14,7 @@ use super::host::HostTable;
 use super::{golang, Host, Outcome};
 use crate::channel::Mailbox;
 use crate::exit;
+use crate::process::signals::Handlers;
 
 /// Room for the message of a plugin whose init failed.
 const MESSAGE_BYTES: usize = 4096;
@@ -177,7 +178,13 @@ fn check(library: &str, plugin: &sys::nbffi_plugin) -> Result<(), String> {
 impl Host for Plugin {
     fn init(&self, runtime: *const ()) -> Result<(), String> {
         self.host.belongs_to(runtime);
-        let loaded = self.load()?;
+        let handlers = Handlers::now();
+        let loaded = self.load();
+        if let Some(signals) = handlers.restore() {
+            let line = format!("{signals} are handled by nginx again, not by the plugin");
+            self.host.log(sys::NBFFI_LOG_NOTICE, &line);
+        }
+        let loaded = loaded?;
         // Called once, so the cell is empty.
         let _ = self.loaded.set(loaded);
         Ok(())

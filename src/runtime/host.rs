@@ -63,6 +63,12 @@ impl HostTable {
         })
     }
 
+    /// Writes a line about the runtime to nginx's log.
+    pub fn log(&self, level: c_int, text: &str) {
+        let name = self.name.to_string_lossy();
+        self.mailbox.log(level as u8, &name, text.as_bytes());
+    }
+
     /// Says which runtime the table is for.
     pub fn belongs_to(&self, runtime: *const ()) {
         // Relaxed, as for `blocking`: written before the pool hands out the

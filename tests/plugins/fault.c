@@ -24,7 +24,6 @@
 
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,7 +155,6 @@ start_late(runtime *r, nbffi_task task, uint64_t ms)
     int             rc;
     later          *l;
     pthread_t       thread;
-    sigset_t        all, old;
     pthread_attr_t  attr;
 
     l = malloc(sizeof(later));
@@ -166,14 +164,11 @@ start_late(runtime *r, nbffi_task task, uint64_t ms)
     l->runtime = r;
     l->task = task;
     l->ms = ms;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     __atomic_add_fetch(&r->threads, 1, __ATOMIC_SEQ_CST);
     rc = pthread_create(&thread, &attr, respond_late, l);
     pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc != 0) {
         __atomic_sub_fetch(&r->threads, 1, __ATOMIC_SEQ_CST);
         free(l);

@@ -10,23 +10,26 @@
 /* The first version will do: what came later is looked for. */
 #define NBFFI_GO_ABI_VERSION ((uint32_t) NBFFI_ABI_MAJOR << 16)
 
-static int sigpipe_was_ignored;
+static struct sigaction sigpipe;
 
 /* With a priority, so that it runs before the constructor that starts Go's
  * runtime, which takes the signal. */
 __attribute__((constructor(101))) static void
 remember_signals(void)
 {
-    struct sigaction  action;
-
-    sigpipe_was_ignored = sigaction(SIGPIPE, NULL, &action) == 0
-                          && action.sa_handler == SIG_IGN;
+    sigaction(SIGPIPE, NULL, &sigpipe);
 }
 
 int
-nbffi_go_sigpipe_was_ignored(void)
+nbffi_go_sigpipe_is_harmless(void)
 {
-    return sigpipe_was_ignored;
+    return sigpipe.sa_handler != SIG_DFL;
+}
+
+void
+nbffi_go_give_sigpipe_back(void)
+{
+    sigaction(SIGPIPE, &sigpipe, NULL);
 }
 
 static uint64_t

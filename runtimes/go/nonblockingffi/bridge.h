@@ -86,8 +86,11 @@ int64_t nbffi_go_remaining(const nbffi_host *host, nbffi_task task);
 uint64_t nbffi_go_look(nbffi_go_watch *watches, uint64_t count,
                        int64_t due_ns);
 
-/* 1 if the process ignored SIGPIPE when this library was loaded. */
-int nbffi_go_sigpipe_was_ignored(void);
+/* 1 if SIGPIPE did not end the process when this library was loaded. */
+int nbffi_go_sigpipe_is_harmless(void);
+
+/* Sets what was set for SIGPIPE then. */
+void nbffi_go_give_sigpipe_back(void);
 
 /* The entry of runtime = "go"; its config is fields, see config.go. The usual
  * nbffi_plugin_entry takes the config as it is. */

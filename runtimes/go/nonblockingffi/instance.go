@@ -75,10 +75,13 @@ func addInstance(in *instance) uint64 {
 }
 
 func init() {
-	// nginx ignores SIGPIPE, and Go's runtime has taken it. This gives it back,
-	// and keeps Go from ending the worker when its standard output is closed.
-	if C.nbffi_go_sigpipe_was_ignored() != 0 {
+	// SIGPIPE does nothing in a worker, and Go's runtime has taken it. The first
+	// call keeps Go from ending the worker when its standard output is closed. The
+	// second one sets the handler that was there: what Go would have ignored is
+	// ignored by the programs that it starts, too.
+	if C.nbffi_go_sigpipe_is_harmless() != 0 {
 		signal.Ignore(syscall.SIGPIPE)
+		C.nbffi_go_give_sigpipe_back()
 	}
 }
 

@@ -19,7 +19,8 @@
  *   close   Once, on a pool thread, after the last task of the runtime has
  *           completed and every call has returned. The shared object itself
  *           is never unloaded.
- *   All threads of the host have every signal blocked.
+ *   No signal is blocked in threads of the host, nor need it be in others:
+ *   what is nginx's reaches nginx.
  *   A worker that is killed, or told to stop at once, does not call close.
  *
  * TWO KINDS OF PLUGINS

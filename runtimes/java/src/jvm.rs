@@ -1,8 +1,7 @@
 //! The JVM: there can be one in a process, and it stays.
 //!
-//! It is made by a thread of our own, with an ample stack and every signal
-//! blocked that is nginx's, which then is the watch's (`Watch.java`). It is never
-//! destroyed: nginx's worker leaves with `_exit`.
+//! It is made by a thread of our own, with an ample stack, which then is the
+//! watch's (`Watch.java`). It is never destroyed: nginx's worker leaves with `_exit`.
 //!
 //! A JVM that cannot start (too large a heap, for instance) ends the process,
 //! as `java` would. But it calls a hook first, on the thread that makes it: ours
@@ -147,7 +146,6 @@ fn make(home: &Home, arguments: &[String]) -> Result<&'static Jvm, String> {
         .name("nbffi-java".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            signals::block_all_but_synchronous();
             // SAFETY: this thread is there for it and nothing else, and `obtain`
             // comes here once.
             let started = unsafe { start(&library, &arguments) };

@@ -4,12 +4,11 @@
 //! - `-Xrs` keeps the JVM from SIGHUP, SIGINT, SIGTERM and SIGQUIT.
 //! - It uses one more to stop threads, by default SIGUSR2, which is nginx's;
 //!   `_JAVA_SR_SIGNUM` names another.
-//! - It takes SIGPIPE and SIGXFSZ only to ignore them, as nginx does. They are
-//!   put back.
+//! - It takes SIGPIPE and SIGXFSZ only to ignore them. They are put back: the host
+//!   has seen to SIGPIPE.
 //! - SIGSEGV, SIGBUS, SIGFPE and SIGILL are how its compiled code finds a null
 //!   reference or stops for the collector. They are caused by the very thread
-//!   that gets them, so they are never nginx's, and must not be blocked in a
-//!   thread that runs Java. Another language may have the same idea of them: the
+//!   that gets them, so they are never nginx's. Another language may have the same idea of them: the
 //!   JVM passes on to an earlier handler what is not Java's. Go's code runs on
 //!   small stacks of its own making, and its handler ends the process if it is
 //!   not on the thread's stack for signals, so the JVM's has to be there, too.
@@ -127,32 +126,6 @@ pub fn choose_stop_signal() {
     unsafe { libc::setenv(STOP_VARIABLE.as_ptr(), number.as_ptr(), 1) };
 }
 
-/// Blocks every signal in the calling thread but those that Java needs.
-pub fn block_all_but_synchronous() {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: sigfillset initialises the set; the others change and use it.
-    unsafe {
-        libc::sigfillset(set.as_mut_ptr());
-        for signal in SYNCHRONOUS {
-            libc::sigdelset(set.as_mut_ptr(), signal);
-        }
-        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
-    }
-}
-
-/// Lets the calling thread get the signals that Java needs.
-pub fn unblock_synchronous() {
-    let mut set = MaybeUninit::uninit();
-    // SAFETY: as above, with sigemptyset.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in SYNCHRONOUS {
-            libc::sigaddset(set.as_mut_ptr(), signal);
-        }
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,34 +164,5 @@ mod tests {
             set(signal, old);
         }
         set(libc::SIGURG, urgent);
-    }
-
-    #[test]
-    fn masks() {
-        let blocked = |signal: c_int| {
-            let mut now = MaybeUninit::uninit();
-            // SAFETY: asks for the mask of this thread.
-            unsafe {
-                libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), now.as_mut_ptr());
-                libc::sigismember(now.as_ptr(), signal) == 1
-            }
-        };
-        std::thread::spawn(move || {
-            block_all_but_synchronous();
-            assert!(blocked(libc::SIGTERM) && blocked(libc::SIGUSR2));
-            assert!(!blocked(libc::SIGSEGV) && !blocked(libc::SIGFPE));
-            // SAFETY: a set of all signals.
-            unsafe {
-                let mut all = MaybeUninit::uninit();
-                libc::sigfillset(all.as_mut_ptr());
-                libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
-            }
-            assert!(blocked(libc::SIGSEGV));
-            unblock_synchronous();
-            assert!(!blocked(libc::SIGSEGV) && !blocked(libc::SIGBUS));
-            assert!(blocked(libc::SIGTERM) && blocked(libc::SIGPIPE));
-        })
-        .join()
-        .unwrap();
     }
 }

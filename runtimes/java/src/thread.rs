@@ -16,7 +16,6 @@ use jni_sys::{jobject, JNIEnv, JavaVMAttachArgs, JNI_OK, JNI_VERSION_10};
 use crate::env::Env;
 use crate::frame::Frame;
 use crate::jvm::Jvm;
-use crate::signals;
 
 /// A thread that does the work of a call: calls may be nested, if the host runs
 /// a task inside of another one, and each has a worker of its own.
@@ -57,9 +56,6 @@ pub fn renew_all() {
 
 impl Attached {
     fn enter(jvm: &'static Jvm) -> Result<Self, String> {
-        // Compiled code finds null references with SIGSEGV: with it blocked,
-        // the first one would end the process.
-        signals::unblock_synchronous();
         // Relaxed: see `renew_all`.
         let generation = GENERATION.load(Ordering::Relaxed);
         let mut env = null_mut::<c_void>();

@@ -28,7 +28,7 @@ use nonblocking_ffi_plugin::sys;
 use crate::api::{Api, FastCall, PyMethodDef, PyObject, METH_FASTCALL};
 use crate::object::{Gil, Raised, Ref, Result};
 use crate::reply::{self, Reply};
-use crate::{runtime, threads};
+use crate::{child, runtime, threads};
 
 /// The name of the module.
 const NAME: &CStr = c"_nonblocking_ffi";
@@ -58,6 +58,7 @@ const FUNCTIONS: [(&CStr, FastCall); 13] = [
 pub fn register(gil: Gil) -> Result<Ref> {
     let api = API.get_or_init(|| gil.api());
     debug_assert!(std::ptr::eq(*api, gil.api()));
+    child::is_worker();
     // SAFETY: AddModule returns a borrowed reference, or NULL; the module is
     // kept by sys.modules.
     let module = unsafe {
@@ -372,24 +373,9 @@ struct Forked;
 impl Builtin for Forked {
     const ARGUMENTS: usize = 0;
 
-    /// A plugin has forked, as `multiprocessing` does. The child has nginx's
-    /// signal handlers, with every signal blocked: nothing but SIGKILL would
-    /// end it, and it would keep nginx's sockets open.
     fn call(gil: Gil, _arguments: Arguments<'_>) -> Result<Ref> {
         runtime::note_fork();
-        let mut none = std::mem::MaybeUninit::uninit();
-        // SAFETY: plain numbers, and a set that sigemptyset initialises. This
-        // thread is the only one of its process.
-        unsafe {
-            for signal in 1..=libc::SIGSYS {
-                if signal != libc::SIGPIPE {
-                    libc::signal(signal, libc::SIG_DFL);
-                }
-            }
-            libc::sigemptyset(none.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), null_mut());
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        }
-        self::none(gil)
+        child::enter();
+        none(gil)
     }
 }

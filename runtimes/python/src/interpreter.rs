@@ -124,8 +124,6 @@ pub fn obtain(config: &Config) -> std::result::Result<&'static Interpreter, Stri
 fn start(found: Found) -> std::result::Result<&'static Interpreter, String> {
     let (send, receive) = mpsc::channel();
     let body = move || {
-        // All signals are blocked: the host's threads have it so, and threads
-        // that they start inherit it.
         // SAFETY: this thread is nothing but Python's main thread.
         let started = unsafe { initialize(found) };
         let interpreter = started.map(|i| -> &'static Interpreter { Box::leak(Box::new(i)) });

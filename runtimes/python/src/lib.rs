@@ -37,6 +37,7 @@
 //! | [`inbox`] | tasks on their way to a loop |
 //! | [`reply`] | what a function returned, as a response |
 //! | [`builtins`] | what Python code may call: the module `_nonblocking_ffi` |
+//! | `child` | a process that a plugin has forked |
 //! | `python/` | what is easier said in Python: imports, loops, log, tracebacks |
 //!
 //! `package/` is what authors of plugins import, `nonblocking_ffi`; the shared
@@ -58,6 +59,7 @@
 pub mod api;
 pub mod ask;
 pub mod builtins;
+mod child;
 pub mod config;
 pub mod inbox;
 pub mod interpreter;

@@ -4,7 +4,6 @@
 //! |-------------|------|
 //! | [`queue`]   | where its tasks wait until one of its threads asks for one |
 //! | [`library`] | opening it, with the functions it needs in sight |
-//! | `signals`   | what it may not take from nginx |
 //!
 //! Such a library exports `int libffi_init(char *cfg, void *tq)`, which starts
 //! threads. These call [`poll`] with `tq`, [`request`] and [`respond`] with the
@@ -17,7 +16,6 @@
 
 pub mod library;
 pub mod queue;
-mod signals;
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr;
@@ -26,11 +24,11 @@ use super::{Host, Intake, Outcome};
 use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::exit;
+use crate::process::signals::Handlers;
 use crate::task::reply::Reply;
 use crate::task::{arena, Task};
 use library::Source;
 use queue::TaskQueue;
-use signals::Handlers;
 
 /// The tag of a task without a request, as opposed to an empty one.
 pub const NO_REQUEST: u32 = 1;

@@ -1,7 +1,6 @@
 #include "fakehost.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -309,17 +308,12 @@ host_await_next(const nbffi_host *table, nbffi_task *task, const void **req,
 
 /* ---- threads ---- */
 
-/* Starts a thread with every signal blocked, as the host does. */
 static pthread_t
 start(void *(*body)(void *), void *arg)
 {
-    sigset_t   all, before;
     pthread_t  thread;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_create(&thread, NULL, body, arg);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return thread;
 }
 

@@ -1,8 +1,7 @@
 // Package fakehost is a host of plugins, for tests: what nginx's worker is to
-// the package nonblockingffi, which has to be linked in. Its pool threads are C
-// threads with every signal blocked. The memory of a request is overwritten when
-// its task ends, and so is the host table when the runtime is closed, so that
-// who uses them too long is found out.
+// the package nonblockingffi, which has to be linked in. The memory of a request
+// is overwritten when its task ends, and so is the host table when the runtime is
+// closed, so that who uses them too long is found out.
 package fakehost
 
 // #cgo LDFLAGS: -lpthread

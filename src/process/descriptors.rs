@@ -1,0 +1,254 @@
+//! Which descriptors are nginx's, and keeping them from children.
+//!
+//! All that exist when a worker is entered are, but for the standard ones; later
+//! ones are told of by [`super::imports`]. All of them close on exec, so no other
+//! program gets one. A forked child that does not become another program closes
+//! them itself. Which are nginx's has to be noted for that: "closes on exec"
+//! cannot be the mark, since languages make theirs so, too, also the pipes
+//! between them and such a child.
+//!
+//! # While somebody forks
+//!
+//! The kernel copies the descriptors first, and then the memory, in milliseconds,
+//! while the event loop goes on. A descriptor that nginx closes in between is in
+//! the child, so the note of it must be, too: [`close`] leaves it as [`CLOSED`],
+//! and whoever forks next takes it away. What nginx closes at the moment at which
+//! a fork begins is waited for; nginx waits for nobody.
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_uint};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU8, AtomicUsize, Ordering};
+
+/// How many are noted: what Linux allows a process by default. Beyond it they
+/// close on exec as the others do, and stay open in forked children.
+const MOST: usize = 1 << 20;
+/// How many are looked at by one system call.
+const LOOK: usize = 1024;
+/// The first that is not a standard one.
+const FIRST: c_int = 3;
+
+/// What is noted of a descriptor: not nginx's ...
+const NONE: u8 = 0;
+/// ... nginx's, and open ...
+const OPEN: u8 = 1;
+/// ... or nginx's, and closed since somebody began to fork.
+const CLOSED: u8 = 2;
+
+/// One note for each descriptor. Pages of it that nobody uses cost nothing.
+static NOTES: [AtomicU8; MOST] = [const { AtomicU8::new(NONE) }; MOST];
+/// One more than the highest number that was noted.
+static END: AtomicUsize = AtomicUsize::new(0);
+/// How many threads are in [`close`].
+static CLOSING: AtomicU32 = AtomicU32::new(0);
+/// Whether somebody is forking.
+static FORKING: AtomicBool = AtomicBool::new(false);
+/// Held by the thread that forks.
+static FORK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
+
+/// A lock that is taken by one function, and given back by another one, perhaps
+/// in a child.
+struct Lock(UnsafeCell<libc::pthread_mutex_t>);
+
+// SAFETY: a mutex is there for several threads.
+unsafe impl Sync for Lock {}
+
+/// nginx has made a descriptor; negative numbers are failures of it.
+pub fn note(descriptor: c_int) {
+    let number = usize::try_from(descriptor).unwrap_or(MOST);
+    let Some(note) = NOTES.get(number) else {
+        return;
+    };
+    // Relaxed: a child reads its own copy of the memory, and its parent begins to
+    // fork a system call later at the earliest.
+    note.store(OPEN, Ordering::Relaxed);
+    if number >= END.load(Ordering::Relaxed) {
+        END.fetch_max(number + 1, Ordering::Relaxed);
+    }
+}
+
+/// nginx closes a descriptor: does it, and takes the note of it away.
+pub fn close(descriptor: c_int) -> c_int {
+    let note = usize::try_from(descriptor).map(|number| NOTES.get(number));
+    // SeqCst, both: partners of those in `begin_fork`. Either this sees that
+    // somebody is forking, or who forks sees this, and waits for it.
+    CLOSING.fetch_add(1, Ordering::SeqCst);
+    let left = match FORKING.load(Ordering::SeqCst) {
+        true => CLOSED,
+        false => NONE,
+    };
+    if let Ok(Some(note)) = note {
+        // Relaxed: see `note`; and whoever reads CLOSING as 0 sees it.
+        if note.load(Ordering::Relaxed) != NONE {
+            note.store(left, Ordering::Relaxed);
+        }
+    }
+    // SAFETY: what nginx wanted to do.
+    let status = unsafe { libc::close(descriptor) };
+    // Release: pairs with the Acquire in `begin_fork`.
+    CLOSING.fetch_sub(1, Ordering::Release);
+    status
+}
+
+/// A thread that is not nginx's is about to fork.
+pub fn begin_fork() {
+    // SAFETY: a mutex that lives for ever; this thread gives it back below.
+    unsafe { libc::pthread_mutex_lock(FORK.0.get()) };
+    for note in noted() {
+        // Relaxed: nobody forks, so nobody makes more of these; if nginx has made
+        // a descriptor of that number meanwhile, the note stays.
+        let _ = note.compare_exchange(CLOSED, NONE, Ordering::Relaxed, Ordering::Relaxed);
+    }
+    // SeqCst, and the load as well: see `close`.
+    FORKING.store(true, Ordering::SeqCst);
+    while CLOSING.load(Ordering::SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// It has forked: in both processes.
+pub fn end_fork() {
+    // SeqCst: as all of this flag.
+    FORKING.store(false, Ordering::SeqCst);
+    // SAFETY: taken by this thread in `begin_fork`.
+    unsafe { libc::pthread_mutex_unlock(FORK.0.get()) };
+}
+
+/// In the child: closes what was nginx's. It makes system calls only.
+pub fn close_nginxs() {
+    for (descriptor, note) in (0..).zip(noted()) {
+        // Relaxed: this thread is the only one of its process. What is NONE is
+        // not written, or its page would be copied.
+        if note.load(Ordering::Relaxed) != NONE {
+            note.store(NONE, Ordering::Relaxed);
+            // SAFETY: nginx's, and nginx does not run in this process.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+}
+
+fn noted() -> &'static [AtomicU8] {
+    // Relaxed: as for the notes.
+    &NOTES[..END.load(Ordering::Relaxed)]
+}
+
+/// Has all that exist now close on exec, but for the standard ones, and notes
+/// that they are nginx's.
+///
+/// It looks at each number that the limit allows, so it needs no `/proc`; a
+/// thousand of them take some 10 us.
+pub fn note_existing() {
+    // SAFETY: plain numbers.
+    let marked = unsafe {
+        let flag: c_uint = libc::CLOSE_RANGE_CLOEXEC;
+        libc::syscall(libc::SYS_close_range, FIRST, c_uint::MAX, flag) == 0
+    };
+    let limit = limit();
+    for start in (FIRST as usize..limit).step_by(LOOK) {
+        let mut entries = [libc::pollfd {
+            fd: -1,
+            events: 0,
+            revents: 0,
+        }; LOOK];
+        let entries = &mut entries[..LOOK.min(limit - start)];
+        for (descriptor, entry) in (start as c_int..).zip(entries.iter_mut()) {
+            entry.fd = descriptor;
+        }
+        // SAFETY: so many entries. It cannot block with a time of 0, but a signal
+        // can end it early.
+        while unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } < 0 {
+            let error = std::io::Error::last_os_error();
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                return;
+            }
+        }
+        for entry in entries.iter().filter(|e| e.revents & libc::POLLNVAL == 0) {
+            note(entry.fd);
+            if !marked {
+                // Before Linux 5.11.
+                // SAFETY: plain numbers.
+                unsafe { libc::fcntl(entry.fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+        }
+    }
+}
+
+/// One more than the highest number that a descriptor can have, as far as they
+/// are noted.
+fn limit() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: memory to write to.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    usize::try_from(limit.rlim_cur).map_or(MOST, |limit| limit.min(MOST))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
+    /// Forks as libc would, with the handlers called by hand; what the child
+    /// finds wrong is its exit code.
+    fn in_fork(meanwhile: impl FnOnce(), child: impl FnOnce() -> c_int) -> c_int {
+        begin_fork();
+        meanwhile();
+        // SAFETY: the child makes system calls only.
+        match unsafe { libc::fork() } {
+            0 => {
+                close_nginxs();
+                end_fork();
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(child()) }
+            }
+            pid => {
+                end_fork();
+                let mut status = 0;
+                // SAFETY: a child of ours.
+                assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+                libc::WEXITSTATUS(status)
+            }
+        }
+    }
+
+    fn is_open(descriptor: c_int) -> bool {
+        // SAFETY: asks only.
+        unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
+    }
+
+    #[test]
+    fn a_forked_child_has_all_but_nginxs() {
+        let open = || File::open("/dev/null").unwrap();
+        let (mine, nginxs) = (open(), open().into_raw_fd());
+        let late = open();
+        // A number that the test uses for nothing else, whatever other tests do.
+        // SAFETY: makes a descriptor of a number that is free.
+        let closed = unsafe { libc::fcntl(late.as_raw_fd(), libc::F_DUPFD, 900) };
+        note(nginxs);
+        note(closed);
+        let found = in_fork(
+            || {
+                // As the event loop may, while the kernel copies: the child has it
+                // still, so it is made again under the same number.
+                assert_eq!(close(closed), 0);
+                // SAFETY: as above.
+                let again = unsafe { libc::fcntl(late.as_raw_fd(), libc::F_DUPFD, closed) };
+                assert_eq!(again, closed);
+            },
+            || {
+                let open = [mine.as_raw_fd(), nginxs, closed].map(is_open);
+                open.iter().fold(0, |all, &one| all * 2 + c_int::from(one))
+            },
+        );
+        assert_eq!(found, 0b100);
+        // The number is somebody else's by now: the next fork leaves it alone.
+        let found = in_fork(|| {}, || c_int::from(is_open(closed)));
+        assert_eq!(found, 1);
+        // SAFETY: of this test.
+        unsafe { libc::close(closed) };
+        assert_eq!(close(nginxs), 0);
+        assert_eq!(NOTES[nginxs as usize].load(Ordering::Relaxed), NONE);
+    }
+}

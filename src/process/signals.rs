@@ -1,0 +1,249 @@
+//! Signals: nginx's reach nginx, no thread blocks any, and children start anew.
+//!
+//! nginx's handlers are made for a process of one thread: they set a flag and
+//! rely on the signal to interrupt the main thread's `epoll_wait`. On another
+//! thread the flag is set and nobody wakes. Blocking all signals in all other
+//! threads would prevent that, but every program that such a thread starts
+//! inherits the mask, and cannot be ended by SIGTERM. So nginx's handlers are
+//! wrapped: [`on_signal`] sends a signal that reached another thread on to the
+//! main thread, and calls nginx's handler there.
+//!
+//! - SIGCHLD: nginx's handler waits for every child, also for those of a
+//!   language, which then never learns how its child has ended. A worker has no
+//!   children of its own, so the signal gets its default again. The handler of
+//!   nginx-lua's `ngx.pipe` waits for its own children only, and stays.
+//! - SIGPIPE: nginx ignores it, and an ignored signal stays ignored in programs
+//!   that are started, which then may write for ever. A handler that does nothing
+//!   has the same effect here, and programs get the default.
+//!
+//! Language runtimes replace handlers when they are loaded. [`Handlers`] puts
+//! them back.
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
+/// The signals that nginx's workers act upon or ignore, but for SIGCHLD and
+/// SIGUSR2: languages may use these.
+const NGINX: [(c_int, &str); 9] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGWINCH, "SIGWINCH"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGIO, "SIGIO"),
+    (libc::SIGPIPE, "SIGPIPE"),
+];
+const WRAPPED: usize = NGINX.len() + 1;
+
+/// What was done about one signal.
+struct Taken {
+    signal: c_int,
+    /// What nginx had set.
+    before: libc::sigaction,
+    /// What is set instead.
+    now: libc::sigaction,
+}
+
+struct Worker {
+    pid: libc::pid_t,
+    main_thread: libc::pthread_t,
+    taken: [Taken; WRAPPED],
+    /// What is set for SIGCHLD.
+    child: libc::sigaction,
+}
+
+static WORKER: OnceLock<Worker> = OnceLock::new();
+
+/// Wraps nginx's handlers. On the main thread of a worker.
+pub fn take() {
+    let wrap = |signal| {
+        let before = action(signal);
+        let mut now = before;
+        // nginx has not set it, or the program is not nginx.
+        match before.sa_sigaction {
+            libc::SIG_IGN if signal == libc::SIGPIPE => {
+                now.sa_sigaction = on_ignored as *const () as usize;
+            }
+            libc::SIG_DFL | libc::SIG_IGN => {}
+            _ => now.sa_sigaction = on_signal as *const () as usize,
+        }
+        if now.sa_sigaction != before.sa_sigaction {
+            // RESTART: system calls of plugins go on; `epoll_wait`, on which nginx
+            // relies, never does. ONSTACK: Go's threads run on small stacks.
+            now.sa_flags |= libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+        }
+        Taken {
+            signal,
+            before,
+            now,
+        }
+    };
+    let names = NGINX.iter().map(|(signal, _)| *signal);
+    let mut signals = names.chain([libc::SIGUSR2]);
+    let taken = std::array::from_fn(|_| wrap(signals.next().unwrap_or(libc::SIGUSR2)));
+    let mut child = action(libc::SIGCHLD);
+    match child.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => {}
+        handler if handler == action(libc::SIGTERM).sa_sigaction => {
+            child.sa_sigaction = libc::SIG_DFL;
+        }
+        _ => child.sa_flags |= libc::SA_RESTART | libc::SA_ONSTACK,
+    }
+    // SAFETY: plain numbers.
+    let (pid, main_thread) = unsafe { (libc::getpid(), libc::pthread_self()) };
+    let worker = WORKER.get_or_init(|| Worker {
+        pid,
+        main_thread,
+        taken,
+        child,
+    });
+    let all = worker.taken.iter().map(|taken| (taken.signal, &taken.now));
+    for (signal, now) in all.chain([(libc::SIGCHLD, &worker.child)]) {
+        // SAFETY: what was set, or handlers of ours, which live for ever.
+        unsafe { libc::sigaction(signal, now, std::ptr::null_mut()) };
+    }
+}
+
+/// In a forked child: the signals that are as [`take`] left them get their
+/// defaults. It makes system calls only.
+pub fn reset() {
+    let Some(worker) = WORKER.get() else {
+        return;
+    };
+    let all = worker.taken.iter().map(|taken| (taken.signal, &taken.now));
+    for (signal, ours) in all.chain([(libc::SIGCHLD, &worker.child)]) {
+        if action(signal).sa_sigaction == ours.sa_sigaction {
+            set_default(signal);
+        }
+    }
+}
+
+/// Whether the calling thread is the one that entered the worker, or its copy in
+/// a child.
+pub fn is_main_thread() -> bool {
+    // SAFETY: asks only.
+    WORKER
+        .get()
+        .is_some_and(|worker| worker.main_thread == unsafe { libc::pthread_self() })
+}
+
+/// What is set in place of nginx's handlers, on whatever thread.
+unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let Some(worker) = WORKER.get() else {
+        return;
+    };
+    // SAFETY: errno is this thread's; system calls with plain numbers, and the
+    // kernel's own `info`. nginx's handler is called as the kernel would.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let (pid, thread) = (libc::getpid(), libc::gettid());
+        if pid != worker.pid {
+            // A child that shares this memory until it becomes another program,
+            // as those of vfork do: the signal is for the child, not for nginx.
+            set_default(signal);
+            libc::syscall(libc::SYS_tgkill, pid, thread, signal);
+        } else if thread != pid {
+            libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, pid, signal, info);
+        } else {
+            call(worker, signal, info, context);
+        }
+        *libc::__errno_location() = errno;
+    }
+}
+
+/// # Safety
+/// As for a handler that the kernel calls.
+unsafe fn call(worker: &Worker, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    type Short = extern "C" fn(c_int);
+    type Long = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+    let Some(taken) = worker.taken.iter().find(|taken| taken.signal == signal) else {
+        return;
+    };
+    let handler = taken.before.sa_sigaction as *const ();
+    // SAFETY: `take` wraps handlers only, and the flag tells their type.
+    unsafe {
+        if taken.before.sa_flags & libc::SA_SIGINFO != 0 {
+            std::mem::transmute::<*const (), Long>(handler)(signal, info, context);
+        } else {
+            std::mem::transmute::<*const (), Short>(handler)(signal);
+        }
+    }
+}
+
+extern "C" fn on_ignored(_signal: c_int) {}
+
+fn action(signal: c_int) -> libc::sigaction {
+    let mut found = MaybeUninit::zeroed();
+    // SAFETY: asks only, into writable memory; it cannot fail for these signals,
+    // and all zero is a valid answer.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), found.as_mut_ptr());
+        found.assume_init()
+    }
+}
+
+fn set_default(signal: c_int) {
+    // SAFETY: all zero is the default, with no flag and no signal blocked.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, &default, std::ptr::null_mut());
+    }
+}
+
+/// The handlers of nginx's signals at one moment, to be put back after something
+/// was loaded that may replace them: a JVM that is not told otherwise exits on
+/// SIGTERM by its own lights, before nginx has heard of it. Signals that a
+/// language needs for itself (SIGSEGV, SIGUSR2, ...) are left alone.
+pub struct Handlers([libc::sigaction; NGINX.len()]);
+
+impl Handlers {
+    /// Those there are now.
+    pub fn now() -> Self {
+        Self(NGINX.map(|(signal, _)| {
+            let taken = WORKER.get().map(|worker| worker.taken.iter());
+            let taken = taken.and_then(|mut all| all.find(|taken| taken.signal == signal));
+            // Another library may be being loaded at this moment.
+            taken.map_or_else(|| action(signal), |taken| taken.now)
+        }))
+    }
+
+    /// Sets what has changed back to what it was. Returns the names of these
+    /// signals, in one string.
+    pub fn restore(&self) -> Option<String> {
+        let mut changed = Vec::new();
+        for ((signal, name), before) in NGINX.into_iter().zip(&self.0) {
+            if action(signal).sa_sigaction != before.sa_sigaction {
+                // SAFETY: what was set before is valid still.
+                unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
+                changed.push(name);
+            }
+        }
+        (!changed.is_empty()).then(|| changed.join(", "))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_over_is_given_back() {
+        extern "C" fn other(_signal: c_int) {}
+        let before = Handlers::now();
+        assert_eq!(before.restore(), None);
+        // Signals that no test needs.
+        for signal in [libc::SIGWINCH, libc::SIGIO] {
+            let mut theirs = action(signal);
+            theirs.sa_sigaction = other as *const () as usize;
+            // SAFETY: a handler that does nothing.
+            unsafe { libc::sigaction(signal, &theirs, std::ptr::null_mut()) };
+        }
+        assert_eq!(before.restore().as_deref(), Some("SIGWINCH, SIGIO"));
+        assert_eq!(action(libc::SIGIO).sa_sigaction, libc::SIG_DFL);
+        assert_eq!(before.restore(), None);
+    }
+}
