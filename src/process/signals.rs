@@ -146,7 +146,11 @@ unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, contex
             set_default(signal);
             libc::syscall(libc::SYS_tgkill, pid, thread, signal);
         } else if thread != pid {
-            libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, pid, signal, info);
+            // With the sender, which nginx logs. Other threads may be told of
+            // signals by programs only.
+            let mut told = *info;
+            told.si_code = libc::SI_QUEUE;
+            libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, pid, signal, &told);
         } else {
             call(worker, signal, info, context);
         }

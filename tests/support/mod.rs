@@ -120,6 +120,11 @@ impl Nginx {
         &self.dir
     }
 
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A client with a connection of its own.
     pub fn client(&self) -> Client {
         Client::new(self.port)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -194,6 +195,34 @@ var verbs = map[string]verb{
 		r.Close()
 		_, err = w.Write([]byte("to nobody"))
 		return strconv.FormatBool(errors.Is(err, syscall.EPIPE)), nil
+	},
+	// Programs: start one that lives on, how one has ended, one that is told to.
+	"start": func(_ context.Context, argument string) (string, error) {
+		program := exec.Command("/bin/sh", "-c", argument)
+		if err := program.Start(); err != nil {
+			return "", err
+		}
+		return strconv.Itoa(program.Process.Pid), nil
+	},
+	"run": func(_ context.Context, argument string) (string, error) {
+		err := exec.Command("/bin/sh", "-c", argument).Run()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return strconv.Itoa(exit.ExitCode()), nil
+		}
+		return "0", err
+	},
+	"killed": func(_ context.Context, argument string) (string, error) {
+		program := exec.Command("/bin/sleep", argument)
+		if err := program.Start(); err != nil {
+			return "", err
+		}
+		if err := program.Process.Signal(syscall.SIGTERM); err != nil {
+			return "", err
+		}
+		program.Wait()
+		status := program.ProcessState.Sys().(syscall.WaitStatus)
+		return strconv.Itoa(int(status.Signal())), nil
 	},
 	"kept": func(context.Context, string) (string, error) {
 		return string(*kept.Load()), nil

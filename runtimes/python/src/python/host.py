@@ -9,6 +9,7 @@ import gc
 import importlib.machinery
 import os
 import sys
+import threading
 
 import _nonblocking_ffi as _host
 
@@ -51,7 +52,22 @@ from _nonblocking_ffi_modules import Modules  # noqa: E402
 from nonblocking_ffi import Stopped  # noqa: E402, F401
 
 install()
-os.register_at_fork(after_in_child=_host.forked)
+
+
+def _in_child():
+    _host.forked()
+    # Before Python 3.12, a child that is forked by a thread which is not Python's
+    # own has no proper main thread if that thread has asked for itself before, and
+    # every exit of the child fails. This is what later versions do.
+    main = threading.main_thread()
+    if isinstance(main, threading._DummyThread):
+        main.__class__ = threading._MainThread
+        main._name, main._daemonic = "MainThread", False
+        main._set_tstate_lock()
+
+
+# After the module threading has done the same.
+os.register_at_fork(after_in_child=_in_child)
 
 # Those that are open, by number.
 _runtimes = {}
