@@ -231,7 +231,7 @@ asker
 a = 1
 b = 2
 as the header has it
-all blocked
+none blocked
 runtime error: unknown verb
 --- no_error_log
 [error]

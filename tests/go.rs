@@ -95,28 +95,29 @@ fn signals_stay_nginxs() {
     // Faults are Go's, since a nil pointer is a panic, and SIGURG, with which it
     // stops its threads. (33 is glibc's, for its own threads.)
     let [ignored, caught] = ["SigIgn", "SigCgt"].map(|key| signals(&status, key));
-    assert_eq!(ignored, before[0]);
-    let more: BTreeSet<i32> = caught.difference(&before[1]).copied().collect();
+    // The library has a handler for what nginx ignores, for the sake of children.
+    // What nginx does at the end of a child is not done in a worker, unless it is
+    // nginx-lua's.
+    let (pipe, child) = (
+        BTreeSet::from([libc::SIGPIPE]),
+        BTreeSet::from([libc::SIGCHLD]),
+    );
+    assert_eq!(ignored, &before[0] - &pipe);
+    let before = &before[1] - &child;
+    let more: BTreeSet<i32> = caught.difference(&before).copied().collect();
     let go = [libc::SIGBUS, libc::SIGFPE, libc::SIGSEGV, libc::SIGURG];
-    let expected: BTreeSet<i32> = go.into_iter().chain([33]).collect();
+    let expected = go.into_iter().chain([33, libc::SIGPIPE, libc::SIGCHLD]);
+    let expected: BTreeSet<i32> = expected.collect();
     assert!(
         more.is_subset(&expected) && more.contains(&libc::SIGURG),
         "{more:?}"
     );
-    assert!(caught.is_superset(&before[1]));
-    // What controls nginx goes to its main thread.
-    for (thread, name) in process::threads(worker) {
-        let status = PathBuf::from(format!("/proc/{worker}/task/{thread}/status"));
-        let blocked = signals(&status, "SigBlk");
-        let control = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
-        let control = control
-            .into_iter()
-            .chain([libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH]);
-        for signal in control {
-            let main = thread == worker;
-            assert_eq!(blocked.contains(&signal), !main, "{signal} in {name}");
-        }
-    }
+    assert!(caught.is_superset(&before));
+    eventually(
+        "no thread blocks signals, so no child does",
+        PATIENCE,
+        || process::blocking(worker).is_empty(),
+    );
     // What a worker lives through without Go, it does with it: in the middle of
     // work, too.
     let load = Load::start(&nginx, 4, &echo("do"), "");

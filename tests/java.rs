@@ -135,7 +135,11 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     let Some(classes) = Classes::new() else {
         return;
     };
-    let mut nginx = classes.caller().workers(1).start();
+    let library = "assert(nbffi.load { runtime = 'c', library = 'echo' })";
+    let caller = classes.caller().location("/library", library);
+    let mut nginx = caller.workers(1).start();
+    // The library has changed some of it; Java changes nothing.
+    assert_eq!(nginx.text("/library"), "");
     let before = dispositions(nginx.worker());
     assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
     let worker = nginx.worker();

@@ -238,9 +238,9 @@ do_ask(const nbffi_host *host, nbffi_task task, const char *verb)
     if (strcmp(verb, "signals") == 0) {
         pthread_sigmask(SIG_SETMASK, NULL, &mask);
         for (i = 1; i < 32; i++) {
-            blocked += i == SIGKILL || i == SIGSTOP || sigismember(&mask, i);
+            blocked += sigismember(&mask, i);
         }
-        return say(host, task, blocked == 31 ? "all blocked" : "some are not");
+        return say(host, task, blocked == 0 ? "none blocked" : "some are");
     }
     if (strcmp(verb, "host") == 0) {
         i = host->abi_version == NBFFI_ABI_VERSION

@@ -84,6 +84,21 @@ pub fn threads(pid: i32) -> Vec<(i32, String)> {
     .collect()
 }
 
+/// The threads of a process that block a signal, but for those without a name, which
+/// are for libraries. A thread that is being started blocks all for a moment.
+pub fn blocking(pid: i32) -> Vec<String> {
+    const NAMED: u64 = (1 << 31) - 1;
+    let blocks = |id: i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{id}/status")).ok()?;
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+        (mask & NAMED != 0).then_some(mask)
+    };
+    let threads = threads(pid).into_iter();
+    let found = threads.filter_map(|(id, name)| Some(format!("{name}: {:x}", blocks(id)?)));
+    found.collect()
+}
+
 /// How often each thread of a process has gone to sleep so far, by its id.
 pub fn naps(pid: i32) -> Vec<(String, u64)> {
     let count = |(id, name): (i32, String)| {
