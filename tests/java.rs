@@ -18,6 +18,9 @@ use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
 /// The host of Java, as `library` names it.
 const HOST: &str = "nonblocking_ffi_java";
 
+/// Opens the library, which changes some of what signals do; Java changes nothing.
+const LIBRARY: &str = "assert(nbffi.load { runtime = 'c', library = 'echo' })";
+
 /// The test classes, in a folder that every user may read.
 struct Classes(PathBuf);
 
@@ -135,10 +138,8 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     let Some(classes) = Classes::new() else {
         return;
     };
-    let library = "assert(nbffi.load { runtime = 'c', library = 'echo' })";
-    let caller = classes.caller().location("/library", library);
+    let caller = classes.caller().location("/library", LIBRARY);
     let mut nginx = caller.workers(1).start();
-    // The library has changed some of it; Java changes nothing.
     assert_eq!(nginx.text("/library"), "");
     let before = dispositions(nginx.worker());
     assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
@@ -415,6 +416,7 @@ fn every_java_that_is_installed_will_do() {
         let nginx = classes
             .nginx()
             .init(&format!("home = '{home}'"))
+            .location("/library", LIBRARY)
             .location(
                 "/memory",
                 "local rt = assert(java { entry = 'faults.Faults#memory', java_home = home })
@@ -461,6 +463,7 @@ fn every_java_that_is_installed_will_do() {
             )
             .start();
         let worker = nginx.worker();
+        assert_eq!(nginx.text("/library"), "");
         let before = dispositions(worker);
         let version = nginx.figures("/memory")["version"];
         assert_eq!(dispositions(worker), before, "{home}");

@@ -1,17 +1,14 @@
 //! Asking an interpreter where its libpython is, by running it.
 //!
 //! Only where its path does not tell: a script in front of the real one, or an
-//! unusual layout. nginx reaps every child of a worker that ends with SIGCHLD,
-//! whoever started it, and writes a line about it to its log. A child can be
-//! made to end without that signal, but not if it becomes another program. So
-//! there is one between: it ends quietly, and its own child is the interpreter.
+//! unusual layout.
 
-use std::ffi::{c_char, CString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long an interpreter may take to answer.
@@ -89,139 +86,33 @@ fn parse(text: &str) -> Option<Answer> {
 
 /// Runs a program; what it writes to its standard output.
 fn run(program: &Path, arguments: &[&str]) -> Result<String, String> {
-    let c_string = |bytes: &[u8]| CString::new(bytes).map_err(|_| "has a NUL in it".to_owned());
-    let path = c_string(program.as_os_str().as_bytes())?;
-    let mut argv = vec![path.clone()];
-    for argument in arguments {
-        argv.push(c_string(argument.as_bytes())?);
-    }
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("LC_ALL", "C.UTF-8");
     // A script in front of an interpreter needs them.
-    let mut envp = vec![c_string(b"LC_ALL=C.UTF-8")?];
     for name in ["PATH", "HOME"] {
         if let Some(value) = std::env::var_os(name) {
-            envp.push(c_string(
-                &[name.as_bytes(), b"=", value.as_bytes()].concat(),
-            )?);
+            command.env(name, value);
         }
     }
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        let ends = std::iter::once(std::ptr::null());
-        strings.iter().map(|s| s.as_ptr()).chain(ends).collect()
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    // A group of its own, to be killed with whatever it starts.
+    command.stderr(Stdio::null()).process_group(0);
+    let mut child = command.spawn().map_err(|_| "cannot be run".to_owned())?;
+    let answer = match child.stdout.take() {
+        Some(output) => read_within(output.into(), PATIENCE),
+        None => Ok(String::new()),
     };
-    let (argv_pointers, envp_pointers) = (pointers(&argv), pointers(&envp));
-
-    let mut ends = [0; 2];
-    // SAFETY: room for two descriptors.
-    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-        return Err(format!(
-            "cannot be run: {}",
-            std::io::Error::last_os_error()
-        ));
-    }
-    // SAFETY: pipe2 made both, and nobody else has them.
-    let (reader, writer) =
-        unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
-    let nowhere = File::options().read(true).write(true).open("/dev/null");
-    let nowhere = nowhere.map_err(|error| format!("cannot be run: /dev/null: {error}"))?;
-
-    // A fork, but for the signal at its end: none.
-    // SAFETY: the child does nothing but system calls, with memory that was
-    // prepared before.
-    let child = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } as libc::pid_t;
-    if child == 0 {
-        // SAFETY: as above.
-        unsafe {
-            let program = || {
-                become_program(
-                    &path,
-                    argv_pointers.as_ptr(),
-                    envp_pointers.as_ptr(),
-                    nowhere.as_raw_fd(),
-                    writer.as_raw_fd(),
-                )
-            };
-            run_and_tell(program)
-        }
-    }
-    if child < 0 {
-        return Err(format!(
-            "cannot be run: {}",
-            std::io::Error::last_os_error()
-        ));
-    }
-    drop(writer);
-    let answer = read_within(reader, PATIENCE);
     if answer.is_err() {
         // SAFETY: the group of our child, which nobody else waits for.
-        unsafe { libc::kill(-child, libc::SIGKILL) };
+        unsafe { libc::kill(-(child.id() as libc::pid_t), libc::SIGKILL) };
     }
-    let mut status = 0;
-    let waited = loop {
-        // SAFETY: as above; __WCLONE: it ends without SIGCHLD.
-        let waited = unsafe { libc::waitpid(child, &mut status, libc::__WCLONE) };
-        let error = std::io::Error::last_os_error();
-        if waited >= 0 || error.kind() != std::io::ErrorKind::Interrupted {
-            break waited;
-        }
-    };
+    let status = child.wait();
     let answer = answer?;
-    if waited == child && status != 0 {
-        return Err(match libc::WEXITSTATUS(status) {
-            NOT_RUN => "cannot be run".to_owned(),
-            code => format!("ends with code {code} when asked for its libpython"),
-        });
-    }
-    Ok(answer)
-}
-
-/// The exit code of a child that could not become the program.
-const NOT_RUN: i32 = 127;
-
-/// In the child between: runs the program in a child, and ends as that does.
-///
-/// # Safety
-///
-/// Only in a child that is alone.
-unsafe fn run_and_tell(program: impl FnOnce()) -> ! {
-    // SAFETY: system calls only; a group of their own, to be killed as one.
-    unsafe {
-        libc::setpgid(0, 0);
-        let child = libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t;
-        if child == 0 {
-            program();
-        }
-        let mut status = 0;
-        let waited = libc::waitpid(child, &mut status, 0);
-        let told = waited == child && libc::WIFEXITED(status);
-        libc::_exit(if told {
-            libc::WEXITSTATUS(status)
-        } else {
-            NOT_RUN
-        })
-    }
-}
-
-/// # Safety
-///
-/// Only in a child that is alone; the arguments are those of `execve`.
-unsafe fn become_program(
-    path: &CString,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-    nowhere: i32,
-    output: i32,
-) -> ! {
-    // SAFETY: system calls only. All signals are blocked in the caller, and
-    // stay so: this program lives for a moment.
-    unsafe {
-        libc::dup2(nowhere, 0);
-        libc::dup2(output, 1);
-        libc::dup2(nowhere, 2);
-        // nginx's sockets are none of its business. An old kernel does not
-        // know the call, and they stay open for that moment.
-        libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0);
-        libc::execve(path.as_ptr(), argv, envp);
-        libc::_exit(NOT_RUN)
+    match status.ok().and_then(|status| status.code()) {
+        Some(0) | None => Ok(answer),
+        Some(code) => Err(format!(
+            "ends with code {code} when asked for its libpython"
+        )),
     }
 }
 
@@ -290,13 +181,8 @@ mod tests {
 
     #[test]
     fn one_that_is_silent_is_given_up() {
-        let mut ends = [0; 2];
-        // SAFETY: room for two descriptors; both are owned below.
-        let (reader, _writer) = unsafe {
-            assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
-            (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))
-        };
-        let said = read_within(reader, Duration::from_millis(20)).unwrap_err();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let said = read_within(reader.into(), Duration::from_millis(20)).unwrap_err();
         assert_eq!(said, "does not answer");
     }
 }
