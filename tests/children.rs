@@ -374,6 +374,10 @@ fn signals_end_children() {
         assert_eq!(ask(&nginx, "python", "killed 3600"), sigterm);
         assert_eq!(ask(&nginx, "python", "fork_killed 3600"), sigterm);
         assert_eq!(ask(&nginx, "python", "alarm"), "42");
+        for method in ["spawn", "forkserver"] {
+            let codes = ask(&nginx, "python", &format!("start_by {method}"));
+            assert_eq!(codes, "[7, -15]", "{method}");
+        }
     }
     if has("go") {
         assert_eq!(ask(&nginx, "go", "killed 3600"), sigterm);

@@ -99,6 +99,20 @@ def queue(number):
         return f"{answer} {child.exitcode}"
 
 
+def start_by(method):
+    """An exit code and a signal, of children that are started in this way."""
+    context = multiprocessing.get_context(method)
+    codes = []
+    for target, arguments in (os._exit, (7,)), (time.sleep, (3600,)):
+        child = context.Process(target=target, args=arguments)
+        child.start()
+        if target is time.sleep:
+            child.terminate()
+        child.join(60)
+        codes.append(child.exitcode)
+    return codes
+
+
 def warm(number):
     """An executor whose processes are forked by a thread that ends."""
     executor = concurrent.futures.ProcessPoolExecutor(2, forking)
