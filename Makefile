@@ -19,7 +19,13 @@ INCLUDE_DIR ?= $(PREFIX)/include
 export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # Tests, examples and the rock expect the results in this place.
 export CARGO_TARGET_DIR := $(CURDIR)/target
-export NGINX CARGO CC CXX GO
+export CARGO CC CXX GO
+# nginx itself takes a variable NGINX in its environment for the sockets that it
+# inherits, so the scripts get the path under another name, and nginx gets none.
+unexport NGINX
+ifneq ($(NGINX),)
+export TEST_NGINX_BINARY := $(NGINX)
+endif
 
 PLUGIN_CFLAGS = -std=c99 -fPIC -shared -pthread -Iinclude -Wall -Wextra $(CFLAGS)
 HEADER = include/nonblocking_ffi.h
