@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, Nginx, EXIT_PROMISE, PATIENCE};
 
 #[test]
 fn close_lets_calls_end_and_refuses_new_ones() {
@@ -200,20 +200,7 @@ fn an_idle_worker_sleeps() {
         .filter(|(_, name)| name.starts_with("nbffi/"));
     assert_eq!(pool_threads.count(), 5);
     // The connection of the last request is closed by now or in a moment.
-    let start = Instant::now();
-    loop {
-        let before = (process::naps(worker), process::ticks(worker));
-        std::thread::sleep(Duration::from_secs(1));
-        let after = (process::naps(worker), process::ticks(worker));
-        if before == after {
-            return;
-        }
-        let so_long = start.elapsed();
-        assert!(
-            so_long < PATIENCE / 6,
-            "never idle: {before:?}, then {after:?}"
-        );
-    }
+    idle::wait_until_idle(worker);
 }
 
 /// A worker that is being replaced leaves nothing in the master, either.

@@ -8,13 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, Nginx, EXIT_PROMISE, PATIENCE};
 
 /// The host of Python, as `library` names it.
 const HOST: &str = "nonblocking_ffi_python";
@@ -501,20 +501,7 @@ fn an_idle_worker_sleeps() {
         )
         .start();
     nginx.text("/work");
-    let worker = nginx.worker();
-    let start = Instant::now();
-    loop {
-        let before = (process::naps(worker), process::ticks(worker));
-        std::thread::sleep(Duration::from_secs(1));
-        let after = (process::naps(worker), process::ticks(worker));
-        if before == after {
-            return;
-        }
-        assert!(
-            start.elapsed() < PATIENCE / 3,
-            "never idle: {before:?}, then {after:?}"
-        );
-    }
+    idle::wait_until_idle(nginx.worker());
 }
 
 #[test]

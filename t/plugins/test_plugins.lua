@@ -160,6 +160,14 @@ function _M.say(...)
 end
 
 
+-- Runs a command of the shell; whether it succeeded. LuaJIT with the additions of
+-- Lua 5.2, as OpenResty's, returns `true` where another returns 0.
+function _M.sh(command)
+    local status = os.execute(command)
+    return status == true or status == 0
+end
+
+
 -- Runs a piece of Lua as a chunk named "caller" and returns the error that it
 -- raises, with the place that is blamed in front.
 function _M.blame(code, ...)

@@ -9,6 +9,7 @@
 //! |---------------|------|
 //! | `mod.rs`      | the guard: talk, signal, stop, the final look |
 //! | [`builder`]   | configuration and start |
+//! | [`idle`]      | whether a worker sleeps |
 //! | [`http`]      | a client with keep-alive, and a load of many |
 //! | [`process`]   | what `/proc` says of a process; signals |
 //! | [`plugins`]   | compiling test plugins; their counters |
@@ -17,6 +18,7 @@
 
 pub mod builder;
 pub mod http;
+pub mod idle;
 pub mod plugins;
 pub mod process;
 
