@@ -344,21 +344,28 @@ location = /t {
         ngx.say((rt:call("signals")))
         local _, after = mask("/proc/self/status")
         ngx.say(before == after)
-        local pipe = io.popen("ls /proc/" .. ngx.worker.pid() .. "/task")
-        local blocked = 0
-        for task in pipe:lines() do
-            local name, bits = mask("/proc/self/task/" .. task .. "/status")
-            if name:find("^nbffi/cpu/") then
-                -- SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM, SIGCHLD
-                local low = tonumber(bits:sub(-5), 16)
-                local bit = require "bit"
-                if bit.band(low, 0x14a07) == 0x14a07 then
-                    blocked = blocked + 1
+        local function blocked()
+            local pipe = io.popen("ls /proc/" .. ngx.worker.pid() .. "/task")
+            local threads, blocked = 0, 0
+            for task in pipe:lines() do
+                local name, bits = mask("/proc/self/task/" .. task .. "/status")
+                if name and name:find("^nbffi/cpu/") then
+                    threads = threads + 1
+                    -- SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGTERM,
+                    -- SIGCHLD
+                    local low = tonumber(bits:sub(-5), 16)
+                    local bit = require "bit"
+                    if bit.band(low, 0x14a07) == 0x14a07 then
+                        blocked = blocked + 1
+                    end
                 end
             end
+            pipe:close()
+            return threads, blocked
         end
-        pipe:close()
-        ngx.say(blocked)
+        -- A thread names itself when it first runs.
+        require("test_plugins").poll(function() return blocked() == 3 end)
+        ngx.say(select(2, blocked()))
     }
 }
 --- request
@@ -455,7 +462,7 @@ $::HttpConfig . q{
     init_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local dir = ngx.config.prefix() .. "logs/sockets"
-        os.execute("mkdir -p -m 777 " .. dir)
+        assert(require("test_plugins").sh("mkdir -p -m 777 " .. dir))
         nbffi.setup { socket_dirs = { "/no/such/dir", "/proc", dir,
                                       "/nor/this" } }
     }

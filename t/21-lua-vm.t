@@ -817,11 +817,12 @@ location = /t {
         -- The VM's other state stays.
         rt:call_fn(function() stays = 5 end)
         ngx.say(rt:reload())
-        local found = false
-        for i = 1, 40 do
-            found = found or rt:call_fn(function() return stays end) == 5
-        end
-        ngx.say(found)
+        local calls = 0
+        ngx.say(tp.poll(function()
+            calls = calls + 1
+            return rt:call_fn({ function() return stays end,
+                                key = "k" .. calls }) == 5
+        end))
     }
 }
 --- request
