@@ -9,7 +9,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 
-use support::{eventually, process, root, Nginx, PATIENCE};
+use support::{eventually, process, root, Nginx, Size, PATIENCE};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 1_000;
@@ -126,9 +126,7 @@ harness.dump(counts)
 
 #[test]
 fn soak() {
-    let calls = std::env::var("NBFFI_SOAK_CALLS").map_or(12_000, |text| {
-        text.parse::<u64>().expect("NBFFI_SOAK_CALLS is a number")
-    });
+    let calls = Size::Calls.or(12_000);
     let requests = calls.div_ceil(PER_REQUEST).max(WARM_UP);
     let nginx = Nginx::builder()
         .setup("threads = 2, max_queue = 1000")

@@ -14,7 +14,7 @@ use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, idle, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, in_turns, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// The host of Python, as `library` names it.
 const HOST: &str = "nonblocking_ffi_python";
@@ -392,9 +392,7 @@ fn programs_can_be_run_and_children_end() {
 /// million is what a release has to stand.
 #[test]
 fn memory_stays_where_it_is() {
-    let calls: u64 = std::env::var("NBFFI_SOAK_CALLS").map_or(100_000, |text| {
-        text.parse().expect("NBFFI_SOAK_CALLS is a number")
-    });
+    let calls = Size::Calls.or(100_000);
     let modules = Modules::new();
     let nginx = modules
         .nginx()
@@ -475,15 +473,17 @@ fn runtimes_that_are_closed_leave_nothing() {
     };
     settled();
     let (descriptors, threads, memory) = figures();
-    nginx.text("/cycle?100");
+    let cycles = Size::Cycles.or(100);
+    in_turns(cycles, 200, |some| nginx.text(&format!("/cycle?{some}")));
     settled();
     let (descriptors_after, threads_after, memory_after) = figures();
     assert_eq!(descriptors_after, descriptors);
     assert_eq!(threads_after, threads, "{:?}", process::threads(worker));
     let grown = memory_after.saturating_sub(memory);
-    assert!(grown < 6_000, "{grown} KiB more after 100 cycles");
-    assert_eq!(nginx.counters().get(Count::Inits), 240);
-    assert_eq!(nginx.counters().get(Count::Closes), 240);
+    assert!(grown < 6_000, "{grown} KiB more after {cycles} cycles");
+    let runtimes = 2 * (20 + cycles);
+    assert_eq!(nginx.counters().get(Count::Inits), runtimes);
+    assert_eq!(nginx.counters().get(Count::Closes), runtimes);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use super::{eventually, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -253,8 +253,8 @@ impl Load {
     /// worker has to leave. Then ends the load: every request must have had the
     /// right answer. Returns how many there were.
     #[track_caller]
-    pub fn outlive_reloads(self, nginx: &Nginx, reloads: usize, answers: u64) -> u64 {
-        for _ in 0..reloads {
+    pub fn outlive_reloads(self, nginx: &Nginx, reloads: u64, answers: u64) -> u64 {
+        for _ in 0..Size::Reloads.or(reloads) {
             self.await_more(answers);
             for worker in nginx.reload() {
                 nginx.wait_gone(worker, EXIT_PROMISE);
