@@ -603,6 +603,7 @@ fn no_file_is_left_behind() {
     let mut nginx = classes.caller().start();
     assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
     let worker = nginx.worker();
+    let dir = nginx.dir().to_owned();
     let traces = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries
@@ -612,7 +613,7 @@ fn no_file_is_left_behind() {
                 let is_java = name.contains("java") || name.starts_with("hs_err");
                 // Other programs may have left theirs in the same place.
                 is_java && name.contains(&format!("{worker}"))
-                    || name == "core" && folder.starts_with(nginx.dir())
+                    || name == "core" && folder.starts_with(&dir)
             })
             .collect()
     };
@@ -621,7 +622,7 @@ fn no_file_is_left_behind() {
         if !running {
             nginx.stop(Signal::Quit, EXIT_PROMISE);
         }
-        for place in places.iter().copied().chain([&*nginx.dir().join("prefix")]) {
+        for place in places.iter().copied().chain([&*dir.join("prefix")]) {
             let own: Vec<PathBuf> = traces(place)
                 .into_iter()
                 .filter(|path| !path.to_string_lossy().contains("nbffi-java-"))
