@@ -159,7 +159,7 @@ fn a_reload_under_load_loses_no_request() {
     for entry in ENTRIES {
         let nginx = start(builder().workers(2));
         let load = Load::start(&nginx, 8, &echo(entry), "");
-        load.outlive_reloads(&nginx, 4, 50);
+        load.outlive_reloads(&nginx, Size::Reloads.or(4), 50);
     }
 }
 

@@ -198,7 +198,7 @@ fn a_reload_under_load_loses_no_request() {
     ] {
         let nginx = classes.caller().workers(2).start();
         let load = Load::start(&nginx, 8, path, answer);
-        let sent = load.outlive_reloads(&nginx, 4, 50);
+        let sent = load.outlive_reloads(&nginx, Size::Reloads.or(4), 50);
         let runs = nginx.counters().runs(sent);
         assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
     }

@@ -236,7 +236,7 @@ fn a_reload_under_load_loses_no_request() {
     let sync = Load::start(&nginx, 4, "/sync?5-", "sleep 5 ");
     let asynchronous = Load::start(&nginx, 4, "/loop?", "sleep 5 100");
     // The answer has the request's number behind a million: count only.
-    let sent = sync.outlive_reloads(&nginx, 4, 40);
+    let sent = sync.outlive_reloads(&nginx, Size::Reloads.or(4), 40);
     let runs = nginx.counters().runs(sent);
     assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
     let outcome = asynchronous.stop();

@@ -28,7 +28,7 @@ fn sleeper() -> Builder {
 fn a_reload_under_load_loses_no_request() {
     let nginx = sleeper().workers(2).start();
     let load = Load::start(&nginx, 8, "/sleep?5-", "sleep 5 ");
-    let sent = load.outlive_reloads(&nginx, 5, 50);
+    let sent = load.outlive_reloads(&nginx, Size::Reloads.or(5), 50);
     // No request was run twice, none was answered without.
     let runs = nginx.counters().runs(sent);
     assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, idle, root, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// Compiles a plugin.
 fn compile(source: &Path, library: &Path, options: &[&str]) {
@@ -260,7 +260,7 @@ fn reload_and_stop_under_load() {
         )
         .start();
     let load = Load::start(&nginx, 8, "/work?", "echo ");
-    load.outlive_reloads(&nginx, 5, 100);
+    load.outlive_reloads(&nginx, Size::Reloads.or(5), 100);
     let load = Load::start(&nginx, 8, "/work?", "echo ");
     load.await_more(100);
     nginx.stop(Signal::Term, EXIT_PROMISE);

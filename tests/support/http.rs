@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{eventually, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use super::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -254,7 +254,7 @@ impl Load {
     /// right answer. Returns how many there were.
     #[track_caller]
     pub fn outlive_reloads(self, nginx: &Nginx, reloads: u64, answers: u64) -> u64 {
-        for _ in 0..Size::Reloads.or(reloads) {
+        for _ in 0..reloads {
             self.await_more(answers);
             for worker in nginx.reload() {
                 nginx.wait_gone(worker, EXIT_PROMISE);
