@@ -19,7 +19,13 @@ INCLUDE_DIR ?= $(PREFIX)/include
 export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # Tests, examples and the rock expect the results in this place.
 export CARGO_TARGET_DIR := $(CURDIR)/target
-export NGINX CARGO CC CXX GO
+export CARGO CC CXX GO
+# nginx itself takes a variable NGINX in its environment for the sockets that it
+# inherits, so the scripts get the path under another name, and nginx gets none.
+unexport NGINX
+ifneq ($(NGINX),)
+export TEST_NGINX_BINARY := $(NGINX)
+endif
 
 PLUGIN_CFLAGS = -std=c99 -fPIC -shared -pthread -Iinclude -Wall -Wextra $(CFLAGS)
 HEADER = include/nonblocking_ffi.h
@@ -38,7 +44,7 @@ GO_EXAMPLES := $(notdir $(patsubst %/main.go,%,$(wildcard examples/go/*/main.go)
 GO_LIBS := $(GO_EXAMPLES:%=target/examples/libgo_%.so) target/test-plugins/libgo_verbs.so
 GO_SOURCES := $(shell find runtimes/go examples/go t/plugins/go -name '*.go' -o -name '*.[ch]' -o -name 'go.*')
 
-.PHONY: help build hosts examples rust-examples go-examples demo test t bench lint fmt install deps clean
+.PHONY: help build hosts examples rust-examples go-examples demo test t soak bench lint fmt install deps clean
 
 help:
 	@echo "make build     the shared object, target/release/libnonblocking_ffi.so"
@@ -46,6 +52,7 @@ help:
 	@echo "make examples  the example plugins, in target/examples/"
 	@echo "make demo      pictures resized off the event loop of a running nginx"
 	@echo "make test      every test; make t runs those in t/ only"
+	@echo "make soak      the tests that have a size, as large as before a release"
 	@echo "make bench     the benchmarks"
 	@echo "make lint      rustfmt, clippy, luacheck"
 	@echo "make fmt       formats the Rust code"
@@ -125,6 +132,11 @@ t:
 	@sh scripts/deps.sh test
 	@$(MAKE) --no-print-directory build hosts examples
 	@bash scripts/test.sh t
+
+soak:
+	@sh scripts/deps.sh test
+	@$(MAKE) --no-print-directory build hosts examples
+	@bash scripts/test.sh soak
 
 bench:
 	@sh scripts/deps.sh bench

@@ -36,10 +36,26 @@ any_file() { # any_file FILE...: whether one of them exists
     done
     return 1
 }
-lua_file() { # lua_file FILE: whether nginx finds this file of a Lua module
-    any_file /usr/share/lua/5.1/$1 /usr/local/share/lua/5.1/$1 \
-        /usr/lib/*/lua/5.1/$1 /usr/local/lib/lua/5.1/$1 \
-        /usr/local/openresty/lualib/$1
+has_lua() { # has_lua MODULE...: whether the nginx to test with finds one of them
+    for module in "$@"; do
+        ! sh scripts/nginx-env.sh finds "$module" >/dev/null 2>&1 || return 0
+    done
+    return 1
+}
+# lua PACKAGE FILE MODULE...: the package, unless nginx finds one of the modules.
+# Debian's place for them, where the package has FILE, may be none where an nginx
+# of another origin looks: then installing it again does not help.
+elsewhere=
+lua() {
+    package=$1 file=$2
+    shift 2
+    if has_lua "$@"; then
+        return
+    elif any_file /usr/share/lua/5.1/$file /usr/lib/*/lua/5.1/$file; then
+        ! sh scripts/nginx-env.sh >/dev/null 2>&1 || elsewhere="$elsewhere $1"
+    else
+        packages="$packages $package"
+    fi
 }
 for_any() { # for_any "targets..." : whether this run is for one of them
     case " all $1 " in *" $what "*) return 0 ;; *) return 1 ;; esac
@@ -65,7 +81,7 @@ if for_any "test bench demo"; then
 fi
 if for_any "test bench"; then
     need wrk command -v wrk
-    need lua-cjson lua_file cjson.so
+    lua lua-cjson cjson.so cjson
 fi
 if for_any "test bench demo"; then
     want golang-go command -v "${GO:-go}"
@@ -77,9 +93,10 @@ fi
 if for_any "test"; then
     need redis-server command -v redis-server
     need libpdfbox2-java any_file /usr/share/java/pdfbox2.jar
-    # Debian's package has another place for it than OpenResty.
-    lua_file resty/sha256.lua || need lua-nginx-string lua_file nginx/sha256.lua
-    need lua-socket lua_file socket.lua
+    # Debian's package has another name for it than OpenResty.
+    lua lua-nginx-string nginx/sha256.lua resty.sha256 nginx.sha256
+    # The tests that use it look in Debian's place, too.
+    has_lua socket || need lua-socket any_file /usr/share/lua/5.1/socket.lua
     need libgd3 any_file /usr/lib/*/libgd.so.3 /usr/lib*/libgd.so.3
 fi
 if for_any "test"; then
@@ -131,6 +148,11 @@ END
     if for_any "test bench demo"; then
         sh scripts/nginx-env.sh >/dev/null
     fi
+fi
+
+if [ -n "$elsewhere" ]; then
+    echo "The nginx to test with does not find these Lua modules, which Debian's" \
+        "packages have put where it does not look; tests of them fail:$elsewhere"
 fi
 
 if [ -n "$wanted" ]; then

@@ -19,6 +19,8 @@ chdir "$FindBin::Bin/.." or die "chdir: $!\n";
 my $found = `sh scripts/nginx-env.sh`;
 exit 1 if $? != 0;
 $ENV{$1} = $2 while $found =~ /^(\w+)='(.*)'$/mg;
+# nginx would take it for the sockets that it inherits.
+delete $ENV{NGINX};
 
 my @lib;
 my $servroot;

@@ -3,6 +3,7 @@
 # line "N passed, N failed". `make test` has built what is tested.
 #
 #   scripts/test.sh [header] [cargo] [loom] [t]     all of them by default
+#   scripts/test.sh soak     the tests that have a size, at the size of a release
 set -u
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
@@ -72,6 +73,23 @@ run_loom() {
     fi
 }
 
+# The tests whose size is in NBFFI_SOAK_*, see CONTRIBUTING.md; one program after
+# the other, since they look at memory.
+run_soak() {
+    export NBFFI_SOAK_CALLS=${NBFFI_SOAK_CALLS:-1000000}
+    export NBFFI_SOAK_CYCLES=${NBFFI_SOAK_CYCLES:-100000}
+    export NBFFI_SOAK_RELOADS=${NBFFI_SOAK_RELOADS:-200}
+    title "soak: $NBFFI_SOAK_CALLS calls, $NBFFI_SOAK_CYCLES cycles," \
+        "$NBFFI_SOAK_RELOADS reloads"
+    local programs names
+    programs=$(grep -l 'Size::' tests/*.rs | sed 's|tests/\(.*\)\.rs|--test \1|')
+    # The name of the function that each use stands in.
+    names=$(awk '/^fn /{ sub(/\(.*/, "", $2); name = $2 }
+                 /Size::[A-Z]/ { print name }' tests/*.rs | sort -u)
+    cargo_test "$CARGO" test --locked --no-fail-fast --no-default-features \
+        --features vendored-luajit $programs -- --test-threads 2 --exact $names
+}
+
 run_t() {
     title "t/*.t"
     perl scripts/run-t.pl </dev/null 2>&1 | tee "$log"
@@ -85,7 +103,7 @@ if [ $# -eq 0 ]; then
 fi
 for part in "$@"; do
     case $part in
-        header | cargo | loom | t) "run_$part" ;;
+        header | cargo | loom | t | soak) "run_$part" ;;
         *) echo "test.sh: no such part: $part" >&2; exit 2 ;;
     esac
 done

@@ -64,7 +64,11 @@ sub refuses {
        "refuses: $name") or diag($got->{printed});
 }
 
-passes('status, body, logs', 5, block($say, <<'_EOC_'));
+# The request's line is in what a message of Lua's ends with; an nginx without
+# --with-debug has no other that names it.
+my $note = 'location = /t { content_by_lua_block { ngx.log(ngx.NOTICE, "said") '
+    . 'ngx.say("hello") } }';
+passes('status, body, logs', 5, block($note, <<'_EOC_'));
 --- request
 GET /t
 --- response_body

@@ -191,10 +191,15 @@ location = /t {
     content_by_lua_block {
         local say = require("test_plugins").say
         local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
+        local tp = require "test_plugins"
+        local gate = tp.gate()
         gate.reset()
         local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        say(rt:call("hold x", { timeout = 0.2 }))
+        local res, err
+        tp.until_begun(rt, function()
+            res, err = rt:call("hold x", { timeout = 0.2 })
+        end, gate.started)
+        say(res, err)
         ngx.say(gate.has("started", 1), " ", gate.ended())
         say(rt:call("note y"))
         gate.open()
@@ -222,11 +227,16 @@ location = /t {
     content_by_lua_block {
         local say = require("test_plugins").say
         local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
+        local tp = require "test_plugins"
+        local gate = tp.gate()
         gate.reset()
         local rt = assert(nbffi.load { runtime = "c", library = "gate",
                                        timeout = 0.2 })
-        ngx.say(select(2, rt:call("hold x")))
+        local err
+        tp.until_begun(rt, function()
+            err = select(2, rt:call("hold x"))
+        end, gate.started)
+        ngx.say(err)
         local fut = rt:submit("hold y", { timeout = 10 })
         ngx.say(gate.has("started", 2))
         gate.open()

@@ -214,7 +214,11 @@ location = /t {
         local fut = rt:submit(b)
         late.has(b)
         say(late.act(b, "cancelled"))
-        say(rt:call(a, { timeout = 0.2 }))
+        local res, err
+        tp.until_begun(rt, function()
+            res, err = rt:call(a, { timeout = 0.2 })
+        end, function() return rt:stats().running end)
+        say(res, err)
         say(fut:cancel())
         say(late.act(a, "cancelled"), late.act(b, "cancelled"))
         late.act(a, "owned", "too late")

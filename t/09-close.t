@@ -224,7 +224,11 @@ location = /t {
         local say, gate = tp.say, tp.gate()
         gate.reset()
         local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        say(rt:call("hold x", { timeout = 0.2 }))
+        local res, err
+        tp.until_begun(rt, function()
+            res, err = rt:call("hold x", { timeout = 0.2 })
+        end, gate.started)
+        say(res, err)
         say(rt:close(0.02), gate.closes())
         gate.open()
         say(rt:close(20), gate.ended(), gate.closes())

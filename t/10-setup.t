@@ -344,18 +344,22 @@ location = /t {
         ngx.say((rt:call("signals")))
         local _, after = mask("/proc/self/status")
         ngx.say(before == after)
-        local pipe = io.popen("ls /proc/" .. ngx.worker.pid() .. "/task")
-        local free = 0
-        for task in pipe:lines() do
-            local name, bits = mask("/proc/self/task/" .. task .. "/status")
-            if name:find("^nbffi/cpu/") then
-                if not bits:find("[^0]") then
+        local function unblocked()
+            local pipe = io.popen("ls /proc/" .. ngx.worker.pid() .. "/task")
+            local free = 0
+            for task in pipe:lines() do
+                local name, bits = mask("/proc/self/task/" .. task .. "/status")
+                if name and name:find("^nbffi/cpu/") and not bits:find("[^0]")
+                then
                     free = free + 1
                 end
             end
+            pipe:close()
+            return free
         end
-        pipe:close()
-        ngx.say(free)
+        -- A thread names itself when it first runs.
+        require("test_plugins").poll(function() return unblocked() == 3 end)
+        ngx.say(unblocked())
     }
 }
 --- request
@@ -452,7 +456,7 @@ $::HttpConfig . q{
     init_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local dir = ngx.config.prefix() .. "logs/sockets"
-        os.execute("mkdir -p -m 777 " .. dir)
+        assert(require("test_plugins").sh("mkdir -p -m 777 " .. dir))
         nbffi.setup { socket_dirs = { "/no/such/dir", "/proc", dir,
                                       "/nor/this" } }
     }

@@ -817,11 +817,12 @@ location = /t {
         -- The VM's other state stays.
         rt:call_fn(function() stays = 5 end)
         ngx.say(rt:reload())
-        local found = false
-        for i = 1, 40 do
-            found = found or rt:call_fn(function() return stays end) == 5
-        end
-        ngx.say(found)
+        local calls = 0
+        ngx.say(tp.poll(function()
+            calls = calls + 1
+            return rt:call_fn({ function() return stays end,
+                                key = "k" .. calls }) == 5
+        end))
     }
 }
 --- request
@@ -999,7 +1000,11 @@ location = /t {
         board:has(6, 1)
         say(board:get(7) <= 13 and board:get(7) >= 6)
         -- Given up: by a timeout, by cancel; a task that looks ends by itself.
-        say(rt:call({ "watch", timeout = 0.3 }, board.address))
+        local res, err
+        tp.until_begun(rt, function()
+            res, err = rt:call({ "watch", timeout = 0.3 }, board.address)
+        end)
+        say(res, err)
         say(board:has(3, 1))
         board:set(2, 0)
         board:set(3, 0)
@@ -1008,7 +1013,9 @@ location = /t {
         fut:cancel()
         say(board:has(3, 1), fut:wait())
         -- Past the deadline it is less than nothing.
-        rt:call({ "overstay", timeout = 0.3 }, board.address)
+        tp.until_begun(rt, function()
+            rt:call({ "overstay", timeout = 0.3 }, board.address)
+        end)
         say(board:has(8, 1))
         -- Whoever ends in time keeps the VM. (On a machine that is very busy
         -- the thread may not come to it in time.)

@@ -158,17 +158,26 @@ location = /t {
         nbffi.pool("one", { threads = 1 })
         local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
                                        pool = "one" })
-        assert(rt:cast({ "run", timeout = 0.5 }, board.address, "while"))
+        tp.until_begun(rt, function()
+            assert(rt:cast({ "run", timeout = 0.5 }, board.address, "while"))
+        end)
         ngx.say(board:has(0, 1))
         ngx.say((rt:call_fn(function() return "well" end)))
-        ngx.say(rt:stats().errors.timeout)
-        assert(rt:submit({ "run", timeout = 0.5 }, board.address, "pcall"))
+        local stats = rt:stats()
+        ngx.say(stats.errors.timeout - stats.expired)
+        tp.until_begun(rt, function()
+            assert(rt:submit({ "run", timeout = 0.5 }, board.address, "pcall"))
+        end)
         ngx.say(board:has(0, 2))
         ngx.say((rt:call_fn(function() return "well" end)))
         -- A task without any code of ours on the way: call_fn.
-        ngx.say((select(2, rt:call_fn { function()
-            while true do end
-        end, timeout = 0.5 })))
+        local err
+        tp.until_begun(rt, function()
+            err = select(2, rt:call_fn { function()
+                while true do end
+            end, timeout = 0.5 })
+        end)
+        ngx.say(err)
         ngx.say((rt:call_fn(function() return "well" end)))
         tp.poll(function() return rt:stats().vm.replaced.stopped == 3 end)
         ngx.say(rt:stats().vm.replaced.stopped)
@@ -334,8 +343,11 @@ location = /t {
         local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
                                           pool = "other" })
         local pipe = runaways.pipe()
-        local fut = rt:submit({ "read", timeout = 0.5 }, board.address,
-                              pipe.reading)
+        local fut
+        tp.until_begun(rt, function()
+            fut = rt:submit({ "read", timeout = 0.5 }, board.address,
+                            pipe.reading)
+        end, function() return board:get(0) end)
         board:has(0, 1)
         ngx.say(rt:stats().vm.stuck, " ", (select(2, fut:wait())))
         ngx.say(tp.poll(function() return rt:stats().vm.stuck == 1 end))
@@ -383,8 +395,11 @@ location = /t {
         local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
                                        pool = "one" })
         for i = 1, 3 do
-            local res, err = rt:call({ "stubborn", timeout = 0.5 },
-                                     board.address)
+            local res, err
+            tp.until_begun(rt, function()
+                res, err = rt:call({ "stubborn", timeout = 0.5 },
+                                   board.address)
+            end)
             ngx.say(res, " ", err, " ",
                     tp.poll(function() return rt:stats().in_flight == 0 end))
         end

@@ -360,7 +360,11 @@ location = /t {
         assert(nbffi.pool("bed", { threads = 1 }))
         local rt = assert(nbffi.load { runtime = "lua", module = "vm_ngx",
                                        pool = "bed" })
-        local _, err = rt:call({ "call", timeout = 0.1 }, "ngx.sleep", 1000)
+        local err
+        require("test_plugins").until_begun(rt, function()
+            err = select(2, rt:call({ "call", timeout = 0.1 }, "ngx.sleep",
+                                    1000))
+        end)
         ngx.say(err)
         -- The only thread has to come back for this.
         ngx.say(rt:call("call", "ngx.md5", ""))

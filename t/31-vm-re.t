@@ -370,8 +370,9 @@ location = /t {
             return sum / 1024
         end
         local function stop_one()
-            return select(2, rt:call({ "use_patterns_for_ever",
-                                       timeout = 0.3 }, 400))
+            require("test_plugins").until_begun(rt, function()
+                rt:call({ "use_patterns_for_ever", timeout = 0.3 }, 400)
+            end)
         end
         stop_one()
         ngx.say(rt:call("use_patterns", 1))
@@ -403,19 +404,26 @@ bounded
 --- config
 location = /t {
     content_by_lua_block {
+        local until_begun = require("test_plugins").until_begun
         local rt = vm_re()
         -- One match takes a millisecond; or tens of them, machine code of
         -- PCRE2's most of the time.
         for _, letters in ipairs { 20, 60 } do
             for _, opts in ipairs { "jo", "o", "jo" } do
-                local _, err = rt:call({ "match_for_ever", timeout = 0.1 },
-                                       opts, letters)
+                local err
+                until_begun(rt, function()
+                    err = select(2, rt:call({ "match_for_ever", timeout = 0.1 },
+                                            opts, letters))
+                end)
                 -- The only thread is back, and can match.
                 ngx.say(err, " ", rt:call("call", "ngx.re.find", "ab", "b",
                                           "jo"))
             end
         end
-        local _, err = rt:call({ "gsub_for_ever", timeout = 0.1 })
+        local err
+        until_begun(rt, function()
+            err = select(2, rt:call({ "gsub_for_ever", timeout = 0.1 }))
+        end)
         ngx.say(err, " ", rt:call("call", "ngx.re.find", "ab", "b", "jo"))
         ngx.say(rt:stats().vm.replaced.stopped, " ", rt:stats().vm.stuck)
     }

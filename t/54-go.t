@@ -199,7 +199,13 @@ location = /t {
         end
         for _, verb in ipairs { "wait", "poll" } do
             -- Its deadline.
-            ngx.say((select(2, rt:call(verb .. " 60000", { timeout = 0.05 }))))
+            local before, err = count("expired")
+            poll(function()
+                err = select(2, rt:call(verb .. " 60000", { timeout = 0.05 }))
+                poll(function() return rt:stats().in_flight == 0 end)
+                return count("expired") > before
+            end)
+            ngx.say(err)
         end
         becomes("expired", 2)
         local futures = {}
@@ -211,8 +217,14 @@ location = /t {
         becomes("cancelled", 2)
         becomes("running", 0)
         -- Nobody waits, and nobody can give up: the deadline is all there is.
-        rt:cast("wait 60000", { timeout = 0.05 })
-        rt:cast("poll 60000", { timeout = 0.05 })
+        for _, verb in ipairs { "wait", "poll" } do
+            local before = count("expired")
+            poll(function()
+                rt:cast(verb .. " 60000", { timeout = 0.05 })
+                poll(function() return rt:stats().in_flight == 0 end)
+                return count("expired") > before
+            end)
+        end
         becomes("expired", 4)
         ngx.say("cancelled ", count("cancelled"))
     }

@@ -372,10 +372,22 @@ location = /t {
         local limited = ngx.load_ffi("rffi", "label=limited " .. ngx.var.request_id,
                                      { timeout = 0.05 })
         local thread = ngx.thread.spawn(rt.call, rt, "sleep 200")
-        say(limited:call("hold"))
-        say(lib.has("holding", 1), lib.release("late"))
-        say(limited:call("echo in time"))
-        local _, ok, res = ngx.thread.wait(thread)
+        -- Until the poller has taken it before its deadline.
+        local poll = require("test_plugins").poll
+        local ok, res
+        poll(function()
+            ok, res = limited:call("hold")
+            return lib.holding() == 1
+        end)
+        say(ok, res)
+        say(lib.holding() == 1, lib.release("late"))
+        poll(function()
+            ok, res = limited:call("echo in time")
+            return ok
+        end)
+        say(ok, res)
+        local _
+        _, ok, res = ngx.thread.wait(thread)
         say(ok, res)
         rt:__unload()
         limited:__unload()

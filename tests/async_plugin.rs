@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use support::builder::Builder;
 use support::http::Load;
 use support::process::Signal;
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// A Redis on a socket in a folder of its own.
 struct Redis {
@@ -258,7 +258,7 @@ fn reload_and_stop_under_load() {
         )
         .start();
     let load = Load::start(&nginx, 8, "/echo?", "");
-    load.outlive_reloads(&nginx, 3, 100);
+    load.outlive_reloads(&nginx, Size::Reloads.or(3), 100);
     let load = Load::start(&nginx, 8, "/echo?", "");
     load.await_more(100);
     nginx.stop(Signal::Term, EXIT_PROMISE);

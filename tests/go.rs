@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// How handlers are called: see `t/plugins/go/main.go`.
 const ENTRIES: [&str; 3] = ["do", "do inline", "do goroutines"];
@@ -160,7 +160,7 @@ fn a_reload_under_load_loses_no_request() {
     for entry in ENTRIES {
         let nginx = start(builder().workers(2));
         let load = Load::start(&nginx, 8, &echo(entry), "");
-        load.outlive_reloads(&nginx, 4, 50);
+        load.outlive_reloads(&nginx, Size::Reloads.or(4), 50);
     }
 }
 
@@ -255,9 +255,7 @@ fn workers_leave_whatever_goroutines_do() {
 #[test]
 fn soak() {
     const PER_REQUEST: u64 = 5_000;
-    let calls = std::env::var("NBFFI_SOAK_CALLS").map_or(200_000, |text| {
-        text.parse::<u64>().expect("NBFFI_SOAK_CALLS is a number")
-    });
+    let calls = Size::Calls.or(200_000);
     let requests = calls.div_ceil(PER_REQUEST).max(8);
     let nginx = start(builder().location(
         "/soak",

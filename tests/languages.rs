@@ -11,7 +11,7 @@ use std::path::Path;
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 const WORKERS: usize = 2;
 /// What controls nginx, and what its workers live through.
@@ -237,8 +237,9 @@ fn signals(status: &str, key: &str) -> BTreeSet<i32> {
 fn a_reload_under_load_loses_no_request() {
     let nginx = start(builder());
     let load = Load::start(&nginx, 8, "/all?", "");
-    load.outlive_reloads(&nginx, 4, 100);
-    await_exits(&nginx, 4 * WORKERS);
+    let reloads = Size::Reloads.or(4);
+    load.outlive_reloads(&nginx, reloads, 100);
+    await_exits(&nginx, reloads as usize * WORKERS);
 }
 
 #[test]

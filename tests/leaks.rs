@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, in_turns, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 #[test]
 fn close_lets_calls_end_and_refuses_new_ones() {
@@ -73,7 +73,7 @@ fn close_gives_up_waiting_and_goes_on() {
 }
 
 #[test]
-fn two_hundred_runtimes_are_loaded_and_closed() {
+fn runtimes_are_loaded_and_closed() {
     let nginx = Nginx::builder()
         .plugin("async_timer")
         .location(
@@ -106,14 +106,15 @@ fn two_hundred_runtimes_are_loaded_and_closed() {
     nginx.text("/cycle?20");
     let idle_descriptors = settled(|| process::descriptors(worker));
     let (_, threads, memory) = figures();
-    nginx.text("/cycle?200");
+    let cycles = Size::Cycles.or(200);
+    in_turns(cycles, 200, |some| nginx.text(&format!("/cycle?{some}")));
     assert_eq!(settled(|| process::descriptors(worker)), idle_descriptors);
     let (_, threads_after, memory_after) = figures();
     assert_eq!(threads_after, threads, "{:?}", process::threads(worker));
     let grown = memory_after.saturating_sub(memory);
-    assert!(grown < 4_000, "{grown} KiB more after 200 cycles");
-    assert_eq!(nginx.counters().get(Count::Inits), 220);
-    assert_eq!(nginx.counters().get(Count::Closes), 220);
+    assert!(grown < 4_000, "{grown} KiB more after {cycles} cycles");
+    assert_eq!(nginx.counters().get(Count::Inits), 20 + cycles);
+    assert_eq!(nginx.counters().get(Count::Closes), 20 + cycles);
     assert_eq!(nginx.figure("slots.used"), 0.0);
 }
 
@@ -200,20 +201,7 @@ fn an_idle_worker_sleeps() {
         .filter(|(_, name)| name.starts_with("nbffi/"));
     assert_eq!(pool_threads.count(), 5);
     // The connection of the last request is closed by now or in a moment.
-    let start = Instant::now();
-    loop {
-        let before = (process::naps(worker), process::ticks(worker));
-        std::thread::sleep(Duration::from_secs(1));
-        let after = (process::naps(worker), process::ticks(worker));
-        if before == after {
-            return;
-        }
-        let so_long = start.elapsed();
-        assert!(
-            so_long < PATIENCE / 6,
-            "never idle: {before:?}, then {after:?}"
-        );
-    }
+    idle::wait_until_idle(worker);
 }
 
 /// A worker that is being replaced leaves nothing in the master, either.
@@ -238,7 +226,7 @@ fn the_master_does_not_grow_with_reloads() {
         )
     };
     let first = reload(1);
-    for round in 2..=15 {
+    for round in 2..=Size::Reloads.or(15) {
         assert_eq!(reload(round), first);
     }
     assert_eq!(first.1, 1, "the master has no threads");

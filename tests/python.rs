@@ -8,13 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, in_turns, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// The host of Python, as `library` names it.
 const HOST: &str = "nonblocking_ffi_python";
@@ -236,7 +236,7 @@ fn a_reload_under_load_loses_no_request() {
     let sync = Load::start(&nginx, 4, "/sync?5-", "sleep 5 ");
     let asynchronous = Load::start(&nginx, 4, "/loop?", "sleep 5 100");
     // The answer has the request's number behind a million: count only.
-    let sent = sync.outlive_reloads(&nginx, 4, 40);
+    let sent = sync.outlive_reloads(&nginx, Size::Reloads.or(4), 40);
     let runs = nginx.counters().runs(sent);
     assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
     let outcome = asynchronous.stop();
@@ -388,9 +388,7 @@ fn programs_can_be_run_and_children_end() {
 /// million is what a release has to stand.
 #[test]
 fn memory_stays_where_it_is() {
-    let calls: u64 = std::env::var("NBFFI_SOAK_CALLS").map_or(100_000, |text| {
-        text.parse().expect("NBFFI_SOAK_CALLS is a number")
-    });
+    let calls = Size::Calls.or(100_000);
     let modules = Modules::new();
     let nginx = modules
         .nginx()
@@ -471,15 +469,17 @@ fn runtimes_that_are_closed_leave_nothing() {
     };
     settled();
     let (descriptors, threads, memory) = figures();
-    nginx.text("/cycle?100");
+    let cycles = Size::Cycles.or(100);
+    in_turns(cycles, 200, |some| nginx.text(&format!("/cycle?{some}")));
     settled();
     let (descriptors_after, threads_after, memory_after) = figures();
     assert_eq!(descriptors_after, descriptors);
     assert_eq!(threads_after, threads, "{:?}", process::threads(worker));
     let grown = memory_after.saturating_sub(memory);
-    assert!(grown < 6_000, "{grown} KiB more after 100 cycles");
-    assert_eq!(nginx.counters().get(Count::Inits), 240);
-    assert_eq!(nginx.counters().get(Count::Closes), 240);
+    assert!(grown < 6_000, "{grown} KiB more after {cycles} cycles");
+    let runtimes = 2 * (20 + cycles);
+    assert_eq!(nginx.counters().get(Count::Inits), runtimes);
+    assert_eq!(nginx.counters().get(Count::Closes), runtimes);
 }
 
 #[test]
@@ -497,20 +497,7 @@ fn an_idle_worker_sleeps() {
         )
         .start();
     nginx.text("/work");
-    let worker = nginx.worker();
-    let start = Instant::now();
-    loop {
-        let before = (process::naps(worker), process::ticks(worker));
-        std::thread::sleep(Duration::from_secs(1));
-        let after = (process::naps(worker), process::ticks(worker));
-        if before == after {
-            return;
-        }
-        assert!(
-            start.elapsed() < PATIENCE / 3,
-            "never idle: {before:?}, then {after:?}"
-        );
-    }
+    idle::wait_until_idle(nginx.worker());
 }
 
 #[test]

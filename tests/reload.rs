@@ -9,7 +9,7 @@ use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// `/sleep?<ms>+<id>`: sleeps in a pool thread and answers the request. The
 /// calls of a request go one after the other.
@@ -28,7 +28,7 @@ fn sleeper() -> Builder {
 fn a_reload_under_load_loses_no_request() {
     let nginx = sleeper().workers(2).start();
     let load = Load::start(&nginx, 8, "/sleep?5-", "sleep 5 ");
-    let sent = load.outlive_reloads(&nginx, 5, 50);
+    let sent = load.outlive_reloads(&nginx, Size::Reloads.or(5), 50);
     // No request was run twice, none was answered without.
     let runs = nginx.counters().runs(sent);
     assert!(runs.iter().all(|&runs| runs == 1), "{runs:?}");
@@ -134,10 +134,10 @@ fn stop_ends_at_once_whatever_runs_and_waits() {
 #[test]
 fn a_killed_worker_is_replaced_and_the_others_go_on() {
     let mut nginx = sleeper().workers(3).start();
-    const KILLS: usize = 5;
-    nginx.allow_kills(KILLS);
+    let kills = Size::Reloads.or(5) as usize;
+    nginx.allow_kills(kills);
     let load = Load::start(&nginx, 8, "/sleep?3-", "sleep 3 ");
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         load.await_more(50);
         let before = nginx.workers();
         let victim: i32 = nginx.text("/pid").parse().unwrap();
@@ -152,7 +152,7 @@ fn a_killed_worker_is_replaced_and_the_others_go_on() {
     // A client has one request under way at a time, so a kill can cost each at
     // most one.
     assert!(
-        outcome.failures.len() <= 8 * KILLS,
+        outcome.failures.len() <= 8 * kills,
         "{:?}",
         outcome.failures
     );
@@ -165,7 +165,7 @@ fn a_killed_worker_is_replaced_and_the_others_go_on() {
     // before a byte came: also after a kill.
     let repeated = runs.iter().filter(|&&runs| runs > 1).count();
     assert!(
-        repeated <= 8 * KILLS && runs.iter().all(|&runs| runs <= 2),
+        repeated <= 8 * kills && runs.iter().all(|&runs| runs <= 2),
         "{runs:?}"
     );
 }

@@ -7,12 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{eventually, idle, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
 
 /// Compiles a plugin.
 fn compile(source: &Path, library: &Path, options: &[&str]) {
@@ -261,7 +260,7 @@ fn reload_and_stop_under_load() {
         )
         .start();
     let load = Load::start(&nginx, 8, "/work?", "echo ");
-    load.outlive_reloads(&nginx, 5, 100);
+    load.outlive_reloads(&nginx, Size::Reloads.or(5), 100);
     let load = Load::start(&nginx, 8, "/work?", "echo ");
     load.await_more(100);
     nginx.stop(Signal::Term, EXIT_PROMISE);
@@ -292,16 +291,7 @@ fn an_idle_worker_sleeps() {
         )
         .start();
     nginx.text("/work");
-    let worker = nginx.worker();
-    let start = Instant::now();
-    loop {
-        let before = (process::naps(worker), process::ticks(worker));
-        std::thread::sleep(Duration::from_secs(1));
-        if before == (process::naps(worker), process::ticks(worker)) {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE / 6, "never idle: {before:?}");
-    }
+    idle::wait_until_idle(nginx.worker());
 }
 
 #[test]

@@ -7,7 +7,7 @@
 mod support;
 
 use support::plugins::Count;
-use support::{eventually, process, Nginx, PATIENCE};
+use support::{eventually, process, Nginx, Size, PATIENCE};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 5_000;
@@ -16,9 +16,7 @@ const WARM_UP: u64 = 4;
 
 #[test]
 fn soak() {
-    let calls = std::env::var("NBFFI_SOAK_CALLS").map_or(100_000, |text| {
-        text.parse::<u64>().expect("NBFFI_SOAK_CALLS is a number")
-    });
+    let calls = Size::Calls.or(100_000);
     let requests = calls.div_ceil(PER_REQUEST).max(WARM_UP);
     let nginx = Nginx::builder()
         .setup("threads = 2, max_queue = 300")

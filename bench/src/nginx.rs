@@ -82,8 +82,16 @@ impl Binary {
         })
     }
 
+    /// The command that starts it.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        // nginx takes a variable of this name for the sockets that it inherits.
+        command.env_remove("NGINX");
+        command
+    }
+
     fn version(&self) -> Result<String> {
-        let output = Command::new(&self.path).arg("-v").output()?;
+        let output = self.command().arg("-v").output()?;
         let text = String::from_utf8_lossy(&output.stderr);
         let version = text.trim().rsplit(": ").next().unwrap_or_default();
         Ok(version.to_owned())
@@ -297,7 +305,7 @@ fn free_port() -> Result<u16> {
 
 fn spawn(binary: &Binary, dir: &Path) -> Result<Child> {
     let output = fs::File::create(dir.join("output"))?;
-    let mut command = Command::new(&binary.path);
+    let mut command = binary.command();
     command
         .arg("-p")
         .arg(format!("{}/", dir.display()))

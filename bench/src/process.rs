@@ -155,15 +155,14 @@ mod tests {
         let pid = std::process::id() as i32;
         let before = cpu_us(pid).unwrap();
         let start = std::time::Instant::now();
-        while start.elapsed().as_millis() < 100 {
-            std::hint::black_box(start);
+        let used = || (cpu_us(pid).unwrap() - before).pools;
+        // Tests run on threads of their own. However busy the machine is, some
+        // time has come together some time.
+        while used() < 20_000.0 {
+            assert!(start.elapsed().as_secs() < 60, "{}", used());
         }
         let naps = switches(pid).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(5));
         assert!((switches(pid).unwrap() - naps).sum() >= 1.0);
-        // Tests run on threads of their own. Less than the 100 ms if the
-        // machine is busy, more if other tests run.
-        let used = (cpu_us(pid).unwrap() - before).pools;
-        assert!(used > 5_000.0, "{used}");
     }
 }

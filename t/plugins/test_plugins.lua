@@ -63,6 +63,23 @@ function _M.poll(condition)
 end
 
 
+-- Starts a task with a short deadline until one did begin: on a busy machine it may
+-- be too late to. `start` may return before the task has ended, if `begun` counts
+-- those that began; otherwise the runtime must have nothing else in flight.
+function _M.until_begun(rt, start, begun)
+    return _M.poll(function()
+        local expired, before = rt:stats().expired, begun and begun()
+        start()
+        _M.poll(function()
+            local stats = rt:stats()
+            return stats.expired > expired or stats.in_flight == 0
+                   or begun and begun() > before
+        end)
+        return rt:stats().expired == expired
+    end)
+end
+
+
 -- The gate: open(), let(n), reset(), order(), and its counters as functions;
 -- has(counter, n) waits until a counter has come to n.
 function _M.gate()
@@ -157,6 +174,14 @@ function _M.say(...)
         values[i] = tostring(values[i])
     end
     ngx.say(table.concat(values, " ", 1, last))
+end
+
+
+-- Runs a command of the shell; whether it succeeded. LuaJIT with the additions of
+-- Lua 5.2, as OpenResty's, returns `true` where another returns 0.
+function _M.sh(command)
+    local status = os.execute(command)
+    return status == true or status == 0
 end
 
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use crate::document::{run, Block, Folder};
 use crate::support::http::Client;
 use crate::support::process::{self, Signal};
-use crate::support::{eventually, plugins, root, PATIENCE};
+use crate::support::{builder, eventually, plugins, root, PATIENCE};
 
 /// An nginx with a configuration as it is printed.
 pub struct Server {
@@ -72,26 +72,16 @@ impl Server {
         let path = folder.0.join("nginx.conf");
         fs::write(&path, conf).unwrap();
 
-        let found = run(
-            &block.place,
-            Command::new("sh").arg(root().join("scripts/nginx-env.sh")),
-        );
-        let value = |key: &str| {
-            let line = found.lines().find_map(|line| line.strip_prefix(key));
-            line.unwrap().trim_matches(['=', '\'']).to_owned()
-        };
         let mut main = format!(
             "daemon off; pid {0}/pid; error_log {0}/error.log notice;",
             logs.display()
         );
-        for module in value("TEST_NGINX_LOAD_MODULES").split_whitespace() {
-            main += &format!(" load_module {module};");
-        }
+        main += &builder::nginx().load_modules();
         if let Some(user) = process::unprivileged_user() {
             main += &format!(" user {user};");
         }
         let nginx = || {
-            let mut nginx = Command::new(value("TEST_NGINX_BINARY"));
+            let mut nginx = builder::nginx().command();
             nginx.arg("-p").arg(&folder.0).arg("-c").arg(&path);
             nginx.arg("-g").arg(&main).stdin(Stdio::null());
             nginx

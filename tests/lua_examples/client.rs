@@ -214,12 +214,14 @@ fn broken_responses_are_errors() {
 fn time_runs_out_for_a_call_and_not_for_the_next() {
     let site = start();
     let (first, _) = place(&site, "hello?tenant=a");
-    let answer = fetch(&site, "slow?tenant=a&timeout=0.1");
-    assert_eq!((answer.status, answer.text().as_str()), (504, "timeout\n"));
-    // The answer to that would come on the old connection.
-    let (second, request) = place(&site, "hello?tenant=a");
-    assert_ne!(second, first);
-    assert_eq!(request, 1);
+    // On a busy machine a call may be too late to begin: until one was not.
+    eventually("a call that was begun", PATIENCE, || {
+        let answer = fetch(&site, "slow?tenant=a&timeout=0.1");
+        assert_eq!((answer.status, answer.text().as_str()), (504, "timeout\n"));
+        // The answer to that would come on the old connection.
+        let (second, request) = place(&site, "hello?tenant=a");
+        second != first && request == 1
+    });
 }
 
 /// A VM whose caller has gone ends its call by itself, so that it is not
@@ -227,16 +229,17 @@ fn time_runs_out_for_a_call_and_not_for_the_next() {
 #[test]
 fn a_caller_that_goes_away_frees_the_thread() {
     let (listener, address) = listen();
-    let silent = thread::spawn(move || {
+    let silent = || {
         let mut stream = accept(&listener);
         assert!(read_request(&mut stream));
         // No answer. Until the client gives up:
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "another request");
-    });
+    };
     let cancels = "
         local rt = assert(nbffi.load {
             runtime = 'lua', module = 'http_client', pool = 'clients', timeout = 10,
         })
+        local before = rt:stats().vm.replaced.stopped
         local future = rt:submit('request', { url = 'http://' .. ngx.var.arg_to, timeout = 9 })
         while rt:stats().running == 0 do
             ngx.sleep(0.002)
@@ -248,10 +251,16 @@ fn a_caller_that_goes_away_frees_the_thread() {
             ngx.sleep(0.002)
         end
         local vm = rt:stats().vm
-        ngx.print(vm.replaced.stopped, ' ', vm.stuck)";
+        ngx.print(vm.replaced.stopped - before, ' ', vm.stuck)";
     let example = before(&address).with(|builder| builder.location("/cancels", cancels));
     let site = example.start();
-    let told = site.nginx.text(&format!("/cancels?to={address}"));
-    silent.join().unwrap();
-    assert_eq!(told, "0 0");
+    // On a busy machine the VM may come to it too late, and be stopped: until it
+    // did not.
+    eventually("a call that ends by itself", PATIENCE, || {
+        let told = thread::scope(|scope| {
+            scope.spawn(silent);
+            site.nginx.text(&format!("/cancels?to={address}"))
+        });
+        told == "0 0"
+    });
 }

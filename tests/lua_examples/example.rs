@@ -12,6 +12,14 @@ use crate::support::{root, Nginx};
 /// Directives of `http` that the harness has itself.
 const OF_THE_HARNESS: [&str; 3] = ["access_log ", "lua_package_path ", "lua_package_cpath "];
 
+/// Where Debian's Lua modules are.
+pub const DEBIAN_PATH: &str = "/usr/share/lua/5.1/?.lua";
+
+/// Where those in C are.
+pub fn debian_cpath() -> String {
+    format!("/usr/lib/{}-linux-gnu/lua/5.1/?.so", std::env::consts::ARCH)
+}
+
 /// An example whose files were copied, so that a test may change them.
 pub struct Example {
     /// The copy.
@@ -55,9 +63,14 @@ impl Example {
         let (init_worker, http) = take(&http, "init_worker_by_lua_block");
         // The first server is the example's; others are its backends.
         let (server, http) = take(&http, "server");
+        // Behind all others Debian's places: an OpenResty does not look there by
+        // itself, and LuaSocket is in them.
         let path = format!(
-            "package.path = '{}/?.lua;' .. package.path\n",
-            folder.0.display()
+            "package.path = '{}/?.lua;' .. package.path .. ';{}'\n\
+             package.cpath = package.cpath .. ';{}'\n",
+            folder.0.display(),
+            DEBIAN_PATH,
+            debian_cpath(),
         );
         let builder = Nginx::builder()
             .http(&without(&http, &OF_THE_HARNESS))

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use crate::document::{document, run, Document, Folder};
-
+use crate::example::{debian_cpath, DEBIAN_PATH};
 use crate::support::process::{self, Signal};
 use crate::support::{eventually, root, PATIENCE};
 
@@ -41,6 +41,9 @@ impl Running {
             .arg(root().join("examples/run.sh"))
             .arg(name)
             .env("PORT", port.to_string())
+            // Debian's LuaSocket is not where an OpenResty looks.
+            .env("LUA_PATH", format!(";;{DEBIAN_PATH}"))
+            .env("LUA_CPATH", format!(";;{}", debian_cpath()))
             .env("TMPDIR", folder.make("tmp", 0o755))
             .stdin(Stdio::null())
             .stdout(said.try_clone().unwrap())

@@ -41,7 +41,7 @@ fn finalizers_that_never_return() {
                  local rt = faults.load('mad', { pool = 'mad', timeout = 0.3,
                      module = 'vm_jobs', vm_recycle_tasks = 1 })
                  local made = rt:stats().vm.made
-                 assert(rt:call('never_ends', ngx.var.args) == 'left behind')
+                 assert(rt:call({ 'never_ends', timeout = 20 }, ngx.var.args) == 'left behind')
                  -- The VM is replaced once its finalizers have been stopped.
                  faults.await('a new VM', function()
                      return rt:stats().vm.made > made
@@ -54,7 +54,7 @@ fn finalizers_that_never_return() {
                 "local faults = require 'faults'
                  local rt = faults.load('other', { pool = 'mad', vm = 'other',
                      timeout = 0.3, module = 'vm_jobs' })
-                 assert(rt:call('never_ends', ngx.var.args) == 'left behind')
+                 assert(rt:call({ 'never_ends', timeout = 20 }, ngx.var.args) == 'left behind')
                  assert(rt:close())
                  -- The thread comes back.
                  local after = faults.load('after', { pool = 'mad',

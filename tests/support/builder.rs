@@ -164,11 +164,7 @@ impl Builder {
         let dir_text = dir.display();
         let user =
             process::unprivileged_user().map_or(String::new(), |user| format!("user {user};"));
-        let modules: String = nginx()
-            .modules
-            .iter()
-            .map(|module| format!("load_module {module};\n"))
-            .collect();
+        let modules = nginx().load_modules();
         let own = [dir.join("sockets")];
         let socket_dirs: String = self
             .socket_dirs
@@ -233,12 +229,31 @@ http {{
 }
 
 /// The nginx to test with, as `scripts/nginx-env.sh` found it.
-struct Binary {
+pub struct Binary {
     path: String,
     modules: Vec<String>,
 }
 
-fn nginx() -> &'static Binary {
+impl Binary {
+    /// The command that starts it, without arguments.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        // nginx takes a variable of this name for the sockets that it inherits.
+        command.env_remove("NGINX");
+        command
+    }
+
+    /// The directives that load its Lua module, as far as it needs any.
+    pub fn load_modules(&self) -> String {
+        self.modules
+            .iter()
+            .map(|module| format!("load_module {module};\n"))
+            .collect()
+    }
+}
+
+/// The nginx to test with; the first call looks for it.
+pub fn nginx() -> &'static Binary {
     static BINARY: OnceLock<Binary> = OnceLock::new();
     BINARY.get_or_init(|| {
         let output = Command::new("sh")
@@ -263,7 +278,8 @@ fn nginx() -> &'static Binary {
     })
 }
 
-fn fresh_directory() -> PathBuf {
+/// A new folder for one nginx, which everybody can enter.
+pub fn fresh_directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("nbffi-test-{}-{number}", std::process::id());
@@ -294,7 +310,7 @@ fn free_port() -> u16 {
 fn spawn(dir: &Path) -> Child {
     let prefix = dir.join("prefix");
     let output = fs::File::create(dir.join("logs/output")).unwrap();
-    let mut command = Command::new(&nginx().path);
+    let mut command = nginx().command();
     command
         .arg("-p")
         .arg(format!("{}/", prefix.display()))

@@ -253,7 +253,7 @@ impl Load {
     /// worker has to leave. Then ends the load: every request must have had the
     /// right answer. Returns how many there were.
     #[track_caller]
-    pub fn outlive_reloads(self, nginx: &Nginx, reloads: usize, answers: u64) -> u64 {
+    pub fn outlive_reloads(self, nginx: &Nginx, reloads: u64, answers: u64) -> u64 {
         for _ in 0..reloads {
             self.await_more(answers);
             for worker in nginx.reload() {

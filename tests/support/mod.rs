@@ -9,6 +9,7 @@
 //! |---------------|------|
 //! | `mod.rs`      | the guard: talk, signal, stop, the final look |
 //! | [`builder`]   | configuration and start |
+//! | [`idle`]      | whether a worker sleeps |
 //! | [`http`]      | a client with keep-alive, and a load of many |
 //! | [`process`]   | what `/proc` says of a process; signals |
 //! | [`plugins`]   | compiling test plugins; their counters |
@@ -17,6 +18,7 @@
 
 pub mod builder;
 pub mod http;
+pub mod idle;
 pub mod plugins;
 pub mod process;
 
@@ -35,13 +37,51 @@ use process::Signal;
 /// How long anything may take that is not timed: generous, since it only
 /// matters when the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// A worker exits within a second after its last call has ended. Twice that
-/// is asserted, as machines that run tests are busy.
-pub const EXIT_PROMISE: Duration = Duration::from_secs(2);
+/// A worker exits within a second after its last call has ended. A busy machine
+/// may need longer; what holds a worker in the tests lasts longer still.
+pub const EXIT_PROMISE: Duration = Duration::from_secs(15);
+
+/// What `make soak` makes large: how much of something a test does.
+#[derive(Debug, Clone, Copy)]
+pub enum Size {
+    /// Calls, `NBFFI_SOAK_CALLS`.
+    Calls,
+    /// Runtimes that are loaded and closed, `NBFFI_SOAK_CYCLES`.
+    Cycles,
+    /// Reloads of nginx, or kills of workers, `NBFFI_SOAK_RELOADS`.
+    Reloads,
+}
+
+impl Size {
+    /// What the environment says, or else what is short enough for every run of
+    /// the tests.
+    pub fn or(self, usual: u64) -> u64 {
+        let name = match self {
+            Self::Calls => "NBFFI_SOAK_CALLS",
+            Self::Cycles => "NBFFI_SOAK_CYCLES",
+            Self::Reloads => "NBFFI_SOAK_RELOADS",
+        };
+        std::env::var(name).map_or(usual, |text| {
+            let number = text.parse();
+            number.unwrap_or_else(|_| panic!("{name} is no number: {text:?}"))
+        })
+    }
+}
 
 /// The repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Calls `some` with parts of a number, none larger than `most`, until all of it
+/// was done: a request that does very much would exceed the client's patience.
+pub fn in_turns<T>(all: u64, most: u64, mut some: impl FnMut(u64) -> T) {
+    let mut left = all;
+    while left > 0 {
+        let now = left.min(most);
+        some(now);
+        left -= now;
+    }
 }
 
 /// Waits until `condition` holds, and fails if that takes too long.

@@ -180,12 +180,24 @@ fn an_object_has_a_life_and_a_configuration() {
     assert_eq!(other.call("?").text(), "b?");
 }
 
+/// What becomes of a call with a short deadline that was begun: on a busy machine
+/// it may be too late for that, then there is another one.
+fn late(rt: &Runtime) -> Outcome {
+    loop {
+        let outcome = wait(rt.start(b"", Some(Duration::from_millis(10))));
+        match &outcome {
+            Outcome::Failed(_, said) if said.starts_with("the task was given up") => {}
+            _ => return outcome,
+        }
+    }
+}
+
 #[test]
 fn what_is_late_is_stopped_and_nothing_else() {
     let rt = load("spin");
     let echo = load("echo");
     for _ in 0..5 {
-        let outcome = wait(rt.start(b"", Some(Duration::from_millis(10))));
+        let outcome = late(&rt);
         let said = outcome.failure();
         assert!(
             said.starts_with("nonblocking_ffi.Stopped: the deadline"),
@@ -208,7 +220,7 @@ fn what_is_late_is_stopped_and_nothing_else() {
     });
 
     let rt = load("shielded");
-    let outcome = wait(rt.start(b"", Some(Duration::from_millis(10))));
+    let outcome = late(&rt);
     let logged = rt.logged();
     assert!(
         logged[0].1.contains("not before its end"),
@@ -238,7 +250,7 @@ fn a_loop_serves_many_at_a_time_and_cancels() {
     assert!(wait(never).failure().contains("CancelledError"));
 
     let rt = load("aspin");
-    let outcome = wait(rt.start(b"", Some(Duration::from_millis(10))));
+    let outcome = late(&rt);
     assert!(outcome.failure().contains("Stopped"), "{outcome:?}");
     let rt = load("wrong");
     assert!(rt

@@ -37,6 +37,9 @@ sub new {
         $self->{modules} = [ split ' ', $found{TEST_NGINX_LOAD_MODULES} ];
     }
 
+    # nginx would take it for the sockets that it inherits.
+    delete $ENV{NGINX};
+
     my $about = `'$self->{binary}' -V 2>&1`;
     my ($version) = $about =~ m{^(?:nginx|openresty) version: \S+?/(\d+\.\d+\.\d+)}m;
     die "cannot tell the version of $self->{binary}\n" unless defined $version;
