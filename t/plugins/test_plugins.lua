@@ -63,9 +63,10 @@ function _M.poll(condition)
 end
 
 
--- Starts a task with a short deadline until one did begin: on a busy machine it may
--- be too late to. `start` may return before the task has ended, if `begun` counts
--- those that began; otherwise the runtime must have nothing else in flight.
+-- Starts a task with a short deadline until one did begin: on a busy machine it
+-- may be too late to. `start` may return before the task has ended, if `begun`
+-- counts those that began; otherwise the runtime must have nothing else in
+-- flight.
 function _M.until_begun(rt, start, begun)
     return _M.poll(function()
         local expired, before = rt:stats().expired, begun and begun()
@@ -177,8 +178,8 @@ function _M.say(...)
 end
 
 
--- Runs a command of the shell; whether it succeeded. LuaJIT with the additions of
--- Lua 5.2, as OpenResty's, returns `true` where another returns 0.
+-- Runs a command of the shell; whether it succeeded. LuaJIT with the additions
+-- of Lua 5.2, as OpenResty's, returns `true` where another returns 0.
 function _M.sh(command)
     local status = os.execute(command)
     return status == true or status == 0
