@@ -197,7 +197,7 @@ impl Client {
         let (pool, intake) = (runtime.pool(), runtime.intake());
         match intake {
             Some(intake) => intake.reserve()?,
-            None => pool.reserve()?,
+            None => pool.reserve(self.mailbox)?,
         }
         let now = now_ns();
         let short = runtime.typical_run_ns() < SHORT_NS;
@@ -233,7 +233,7 @@ impl Client {
             pool.push(slot, request.priority);
             pool.notify();
         } else {
-            pool.push_to(slot, request.key as usize % pool.config().threads);
+            pool.push_to(slot, request.key);
         }
         if grace && wait_inline(slot, now + GRACE_NS, &runtime.grace, runtime) {
             return Ok(Posted::Done(slot));
@@ -243,7 +243,7 @@ impl Client {
     }
 
     /// Posts the initialisation or the closing of a runtime, which is not
-    /// bounded by the pool's queue. Starts the pool if need be.
+    /// bounded by the pool's queue. Starts threads of the pool that are missing.
     ///
     /// # Safety
     /// As for [`Client::post`].
@@ -261,6 +261,8 @@ impl Client {
             tag: 0,
             key: 0,
         };
+        // It has threads; some may be missing.
+        let _ = runtime.pool().start(self.mailbox);
         // SAFETY: passed on; a control task has no request.
         let slot = unsafe { self.offer(runtime, kind, request, now_ns(), How::default()) }?;
         runtime.pool().reserve_always();

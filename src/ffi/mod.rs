@@ -37,7 +37,7 @@ use crate::error::Error;
 
 /// Changes whenever a function or structure here does, so that Lua files and
 /// shared object of different versions do not meet.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 3;
 
 /// Text of a caller that is not NUL-terminated.
 #[derive(Debug, Clone, Copy)]

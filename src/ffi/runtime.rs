@@ -16,13 +16,14 @@ pub extern "C" fn nbffi_cores() -> u32 {
 }
 
 /// The pool of a name; it is made if there is none, and its threads are
-/// started. Null with the reason in `error` if that fails, or if there is one
-/// that was made otherwise.
+/// started. Null with the reason in `error` if none can be started, or if there
+/// is one that was made otherwise.
 ///
 /// # Safety
-/// Text and buffer are as they say.
+/// `client` is live, text and buffer are as they say.
 #[no_mangle]
 pub unsafe extern "C" fn nbffi_pool_obtain(
+    client: *const Client,
     name: Text,
     threads: u32,
     max_queue: u32,
@@ -37,7 +38,9 @@ pub unsafe extern "C" fn nbffi_pool_obtain(
             max_queue: max_queue.into(),
             nice,
         };
-        let obtained = pool::obtain(config).and_then(|pool| pool.start().map(|()| pool));
+        // SAFETY: by the contract.
+        let mailbox = unsafe { &*client }.mailbox();
+        let obtained = pool::obtain(config).and_then(|pool| pool.start(mailbox).map(|()| pool));
         match obtained {
             Ok(pool) => pool,
             Err(text) => {

@@ -12,6 +12,10 @@
 //! The main thread posts; threads find, run, and when they find nothing spin
 //! for a few microseconds and then sleep. A pool starts its threads with its
 //! first task, since threads do not survive a `fork`.
+//!
+//! The system may refuse threads. A pool works with those it has, if it has
+//! any: they are the first ones, by number. While some are missing, a post now
+//! and then tries to start them, and so does each load.
 
 pub mod idle;
 pub mod queues;
@@ -20,14 +24,15 @@ pub mod spin;
 mod threads;
 mod worker;
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crossbeam_deque::Worker;
 use crossbeam_utils::CachePadded;
 
+use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::stats::Counter;
+use crate::sync::now_ns;
 use crate::task::{Load, Priority, Slot, Task};
 use idle::Idle;
 use queues::Queues;
@@ -41,6 +46,11 @@ pub type Visit = fn(seat: Seat);
 
 /// Another thread is woken for short tasks if they add up to this.
 const HELP_NS: u64 = 50_000;
+/// Posts try to start missing threads this often.
+const RETRY_NS: u64 = 1_000_000_000;
+/// nginx's levels for threads that are missing, and for those that have come.
+const WARN: u8 = 5;
+const NOTICE: u8 = 6;
 
 /// What a pool is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +83,8 @@ pub struct Shared {
     queues: Queues,
     idle: Idle,
     threads: Box<[CachePadded<ThreadState>]>,
+    /// How many threads were started: those of the lowest numbers.
+    started: AtomicUsize,
     /// Tasks that were posted.
     posted: CachePadded<AtomicU64>,
     /// Tasks that ended, whoever ended them.
@@ -80,7 +92,7 @@ pub struct Shared {
     /// Tasks among the posted that never were in a queue.
     nested: AtomicU64,
     /// Threads that run a task that is not one of many short ones: they may
-    /// not come back soon.
+    /// not come back soon. Those that were not started count as such.
     engaged: CachePadded<AtomicU32>,
     /// Processors of this process. On one, nobody spins.
     cores: usize,
@@ -131,17 +143,26 @@ impl Load for Shared {
 #[derive(Debug)]
 pub struct Pool {
     shared: &'static Shared,
-    /// `posted` may grow up to here before `ended` must be looked at again.
+    /// `posted` may grow up to here before `ended` must be looked at again. 0
+    /// while threads are missing, so that every post looks.
     room_until: AtomicU64,
-    /// The deques of threads that have not been started.
-    locals: Mutex<Vec<Worker<&'static Slot>>>,
+    start: Mutex<Start>,
+}
+
+/// What is known of missing threads.
+#[derive(Debug, Default)]
+struct Start {
+    /// When the last attempt to start them was.
+    tried_ns: u64,
+    /// Whether the log says that some are missing.
+    is_reported: bool,
 }
 
 /// What a pool says of itself.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct PoolStats {
-    /// Its threads.
+    /// The threads that were started.
     pub threads: f64,
     /// Its bound.
     pub max_queue: f64,
@@ -159,15 +180,15 @@ impl Pool {
     /// A pool without threads yet. Never freed.
     pub fn new(config: Config) -> &'static Pool {
         let counters = || CachePadded::new(ThreadState::default());
-        let (queues, locals) = Queues::new(config.threads);
         let shared = Shared {
-            queues,
+            queues: Queues::new(config.threads),
             idle: Idle::new(config.threads),
             threads: (0..config.threads).map(|_| counters()).collect(),
+            started: AtomicUsize::new(0),
             posted: CachePadded::default(),
             ended: CachePadded::default(),
             nested: AtomicU64::new(0),
-            engaged: CachePadded::default(),
+            engaged: CachePadded::new(AtomicU32::new(config.threads as u32)),
             cores: cores(),
             visit: OnceLock::new(),
             visits: AtomicU32::new(0),
@@ -176,7 +197,7 @@ impl Pool {
         Box::leak(Box::new(Pool {
             shared: Box::leak(Box::new(shared)),
             room_until: AtomicU64::new(0),
-            locals: Mutex::new(locals),
+            start: Mutex::default(),
         }))
     }
 
@@ -190,46 +211,95 @@ impl Pool {
         self.shared
     }
 
-    /// Starts the threads if they have not been started. In the worker, never
-    /// before `fork`.
-    pub fn start(&self) -> Result<(), String> {
-        let mut locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut started = self.config().threads - locals.len();
-        for (index, local) in locals.drain(..).enumerate() {
-            match worker::start(self.shared, index, local) {
-                Ok(()) => started += 1,
-                // A pool with fewer threads than asked for still works.
-                Err(error) if started == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        // A thread that is not there must not be taken for one that is awake.
-        let missing = self.config().threads - started;
-        self.shared
-            .engaged
-            .fetch_add(missing as u32, Ordering::Relaxed);
-        if started > 0 {
+    /// Starts the threads that have not been started, as many as the system
+    /// allows; what is missing is logged through `mailbox`. The error says why
+    /// the pool has no thread at all. In the worker, never before `fork`, and on
+    /// the main thread.
+    pub fn start(&self, mailbox: &Mailbox) -> Result<(), String> {
+        let shared = self.shared;
+        let wanted = self.config().threads;
+        // Relaxed: only the main thread starts threads.
+        let before = shared.started.load(Ordering::Relaxed);
+        if before == wanted {
             return Ok(());
         }
-        Err(format!("pool \"{}\" has no threads", self.config().name))
+        let mut start = self.start.lock().unwrap_or_else(PoisonError::into_inner);
+        start.tried_ns = now_ns();
+        let mut started = before;
+        let mut refused = None;
+        while started < wanted && refused.is_none() {
+            match worker::start(shared, started) {
+                Ok(()) => {
+                    started += 1;
+                    // Relaxed, both: a thread is sure to come and look.
+                    shared.started.store(started, Ordering::Relaxed);
+                    shared.engaged.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        let name = &self.config().name;
+        match refused {
+            Some(error) if started == 0 => return Err(error),
+            Some(error) => {
+                if !start.is_reported || started > before {
+                    let text = format!("has {started} of {wanted} threads: {error}");
+                    mailbox.log(WARN, name, text.as_bytes());
+                    start.is_reported = true;
+                }
+            }
+            None if start.is_reported => {
+                let text = format!("has all of its {wanted} threads now");
+                mailbox.log(NOTICE, name, text.as_bytes());
+                start.is_reported = false;
+            }
+            None => {}
+        }
+        // Posts look again how many tasks have room, and for missing threads.
+        self.room_until.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many threads there are.
+    fn started(&self) -> usize {
+        // Relaxed: a number; a thread takes what was posted before it came.
+        self.shared.started.load(Ordering::Relaxed)
     }
 
     /// Reserves room for one task: one may run per thread, and `max_queue` may
-    /// wait. Each reserved task must be pushed.
+    /// wait. Each reserved task must be pushed. `mailbox` is told if missing
+    /// threads have come.
     #[inline]
-    pub fn reserve(&self) -> Result<(), Error> {
+    pub fn reserve(&self, mailbox: &Mailbox) -> Result<(), Error> {
         // Relaxed throughout: counts, which order nothing.
         let posted = self.shared.posted.load(Ordering::Relaxed);
         if posted >= self.room_until.load(Ordering::Relaxed) {
-            let ended = self.shared.ended.load(Ordering::Relaxed);
-            let config = &self.shared.config;
-            let until = ended + config.threads as u64 + config.max_queue;
-            self.room_until.store(until, Ordering::Relaxed);
-            if posted >= until {
-                return Err(Error::QueueOverflow);
-            }
+            self.look_for_room(posted, mailbox)?;
         }
         self.shared.posted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The rest of `reserve`, now and then: whether there is room.
+    #[cold]
+    fn look_for_room(&self, posted: u64, mailbox: &Mailbox) -> Result<(), Error> {
+        // Relaxed, all: as in `reserve`.
+        let config = self.config();
+        if self.started() < config.threads {
+            let tried_ns = self.start.lock().unwrap_or_else(PoisonError::into_inner).tried_ns;
+            if now_ns().saturating_sub(tried_ns) >= RETRY_NS {
+                // It has a thread, or a task could not be posted.
+                let _ = self.start(mailbox);
+            }
+        }
+        let threads = self.started();
+        let ended = self.shared.ended.load(Ordering::Relaxed);
+        let until = ended + threads as u64 + config.max_queue;
+        let look_again_at = if threads < config.threads { 0 } else { until };
+        self.room_until.store(look_again_at, Ordering::Relaxed);
+        if posted >= until {
+            return Err(Error::QueueOverflow);
+        }
         Ok(())
     }
 
@@ -252,10 +322,12 @@ impl Pool {
         self.shared.queues.push(slot, priority);
     }
 
-    /// Puts an offered task into the inbox of a thread and sees to it that this
-    /// thread, or another if it is engaged, will find it.
-    pub fn push_to(&self, slot: &'static Slot, seat: usize) {
+    /// Puts an offered task into the inbox of the thread that a key belongs to,
+    /// and sees to it that this thread, or another if it is engaged, will find it.
+    pub fn push_to(&self, slot: &'static Slot, key: u32) {
         let shared = self.shared;
+        // A thread that was not started would never look.
+        let seat = key as usize % self.started().max(1);
         shared.queues.push_to(slot, seat);
         shared.idle.wake(seat);
         if shared.queues.is_engaged(seat) {
@@ -277,7 +349,8 @@ impl Pool {
         // Release: pairs with the Acquire in `Thread::pay_visit`; `wake` orders
         // it before the look at who sleeps.
         shared.visits.fetch_add(1, Ordering::Release);
-        for seat in 0..shared.config.threads {
+        // One that is started later finds that it owes the visit.
+        for seat in 0..self.started() {
             shared.idle.wake(seat);
         }
     }
@@ -339,7 +412,7 @@ impl Pool {
         let in_flight = self.in_flight();
         let queued = shared.queued();
         PoolStats {
-            threads: shared.config.threads as f64,
+            threads: self.started() as f64,
             max_queue: shared.config.max_queue as f64,
             in_flight: in_flight as f64,
             queued: queued as f64,

@@ -16,6 +16,7 @@
 //! start is a low one if there is any.
 
 use std::sync::atomic::{fence, AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};
 use crossbeam_utils::CachePadded;
@@ -37,6 +38,8 @@ pub struct Queues {
     injectors: [Injector<Entry>; Priority::COUNT],
     stealers: Box<[Stealer<Entry>]>,
     inboxes: Box<[CachePadded<Inbox>]>,
+    /// The deques of threads that have not been started.
+    locals: Mutex<Vec<Option<Worker<Entry>>>>,
 }
 
 /// Tasks for one thread.
@@ -75,15 +78,27 @@ enum Place {
 }
 
 impl Queues {
-    /// Queues for so many threads, and the deque of each.
-    pub fn new(threads: usize) -> (Self, Vec<Worker<Entry>>) {
+    /// Queues for so many threads.
+    pub fn new(threads: usize) -> Self {
         let locals: Vec<_> = (0..threads).map(|_| Worker::new_fifo()).collect();
-        let queues = Self {
+        Self {
             injectors: Default::default(),
             stealers: locals.iter().map(Worker::stealer).collect(),
             inboxes: locals.iter().map(|_| CachePadded::default()).collect(),
-        };
-        (queues, locals)
+            locals: Mutex::new(locals.into_iter().map(Some).collect()),
+        }
+    }
+
+    /// The end of thread `index`, which is given once: to that thread.
+    pub fn finder(&'static self, index: usize) -> Option<Finder> {
+        let mut locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner);
+        let local = locals.get_mut(index)?.take()?;
+        Some(Finder {
+            queues: self,
+            local,
+            index,
+            turn: 0,
+        })
     }
 
     /// Adds an offered task; it knows its priority.
@@ -141,16 +156,6 @@ impl Queues {
 }
 
 impl Finder {
-    /// The end of thread `index`, which `local` was made for.
-    pub fn new(queues: &'static Queues, index: usize, local: Worker<Entry>) -> Self {
-        Self {
-            queues,
-            local,
-            index,
-            turn: 0,
-        }
-    }
-
     /// The task to run next. `batch` allows to take more than one from the
     /// normal injector.
     #[inline]
@@ -224,10 +229,8 @@ mod tests {
     use super::*;
 
     fn setup(threads: usize) -> (&'static Queues, Vec<Finder>) {
-        let (queues, locals) = Queues::new(threads);
-        let queues: &'static Queues = Box::leak(Box::new(queues));
-        let finders = locals.into_iter().enumerate();
-        let finders = finders.map(|(index, local)| Finder::new(queues, index, local));
+        let queues: &'static Queues = Box::leak(Box::new(Queues::new(threads)));
+        let finders = (0..threads).map(|index| queues.finder(index).unwrap());
         (queues, finders.collect())
     }
 

@@ -6,8 +6,6 @@ use std::mem;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 
-use crossbeam_deque::Worker;
-
 use super::queues::Finder;
 use super::spin::Window;
 use super::{threads, Shared};
@@ -16,17 +14,17 @@ use crate::sync::{now_ns, Ordering};
 use crate::task::{Kind, Slot};
 
 /// Starts thread `index` of a pool.
-pub fn start(
-    shared: &'static Shared,
-    index: usize,
-    local: Worker<&'static Slot>,
-) -> Result<(), String> {
+pub fn start(shared: &'static Shared, index: usize) -> Result<(), String> {
     let config = &shared.config;
     threads::spawn(&config.name, index, config.nice, move || {
+        // A thread is started once.
+        let Some(finder) = shared.queues.finder(index) else {
+            return;
+        };
         Thread {
             shared,
             index,
-            finder: Finder::new(&shared.queues, index, local),
+            finder,
             next: None,
             begun: None,
             window: Window::new(shared.cores),

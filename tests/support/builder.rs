@@ -24,6 +24,7 @@ pub struct Builder {
     socket_dirs: Option<Vec<PathBuf>>,
     read_only_prefix: bool,
     plugins: Vec<String>,
+    preload: Option<String>,
 }
 
 impl Builder {
@@ -40,6 +41,7 @@ impl Builder {
             socket_dirs: None,
             read_only_prefix: false,
             plugins: Vec::new(),
+            preload: None,
         }
     }
 
@@ -112,6 +114,12 @@ impl Builder {
         self
     }
 
+    /// A shared object that is loaded before all others (`LD_PRELOAD`).
+    pub fn preload(mut self, name: &str) -> Self {
+        self.preload = Some(name.to_owned());
+        self
+    }
+
     /// Starts nginx and waits until it answers.
     pub fn start(self) -> Nginx {
         // Somebody else may take the port between our look and nginx's bind.
@@ -152,7 +160,8 @@ impl Builder {
             let read_only = fs::Permissions::from_mode(0o555);
             fs::set_permissions(dir.join("prefix"), read_only).unwrap();
         }
-        let mut nginx = Nginx::new(spawn(&dir), dir, port, counters);
+        let preload = self.preload.as_deref().map(plugins::find);
+        let mut nginx = Nginx::new(spawn(&dir, preload.as_deref()), dir, port, counters);
         if nginx.wait_until_ready(self.workers) {
             return Some(nginx);
         }
@@ -307,7 +316,7 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, preload: Option<&Path>) -> Child {
     let prefix = dir.join("prefix");
     let output = fs::File::create(dir.join("logs/output")).unwrap();
     let mut command = nginx().command();
@@ -325,6 +334,9 @@ fn spawn(dir: &Path) -> Child {
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
         .stderr(output);
+    if let Some(library) = preload {
+        command.env("LD_PRELOAD", library);
+    }
     // SAFETY: prctl with these arguments is a plain system call, which may be
     // made between fork and exec.
     unsafe {

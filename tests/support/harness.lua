@@ -1,6 +1,7 @@
 -- What the Lua code in the tests' configurations shares. Every runtime is
 -- loaded when it is first asked for, and the same from then on.
 
+local ffi = require "ffi"
 local nbffi = require "resty.nonblocking_ffi"
 
 local format = string.format
@@ -76,6 +77,39 @@ function _M.count(counts, res, err)
     local key = res and "ok" or err
     counts[key] = (counts[key] or 0) + 1
     return counts
+end
+
+
+-- What the process may have of something: memory ("AS"), descriptors ("NOFILE").
+-- nil: as much as ever.
+function _M.limit(what, amount)
+    ffi.cdef [[
+        typedef struct { unsigned long soft, hard; } nbffi_test_rlimit;
+        int getrlimit(int resource, nbffi_test_rlimit *limit);
+        int setrlimit(int resource, const nbffi_test_rlimit *limit);
+    ]]
+    local number = assert(({ AS = 9, NOFILE = 7 })[what])
+    local limit = ffi.new("nbffi_test_rlimit")
+    assert(ffi.C.getrlimit(number, limit) == 0)
+    limit.soft = amount or limit.hard
+    assert(ffi.C.setrlimit(number, limit) == 0)
+end
+
+
+-- The address space of the process, in bytes.
+function _M.space()
+    local file = assert(io.open("/proc/self/statm"))
+    local pages = file:read("*n")
+    file:close()
+    return pages * 4096
+end
+
+
+-- How many threads the process may start from now on; nil: as many as it likes.
+-- With the preloaded library `shortage`.
+function _M.threads(number)
+    ffi.cdef "void shortage_threads(int number);"
+    ffi.C.shortage_threads(number or -1)
 end
 
 

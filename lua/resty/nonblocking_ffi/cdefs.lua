@@ -91,8 +91,8 @@ void nbffi_client_close(nbffi_client *client, double queued, double running);
 
 uint32_t nbffi_cores(void);
 double nbffi_vm_monotonic(void);
-nbffi_pool *nbffi_pool_obtain(nbffi_text name, uint32_t threads,
-    uint32_t max_queue, int32_t nice, nbffi_buffer error);
+nbffi_pool *nbffi_pool_obtain(nbffi_client *client, nbffi_text name,
+    uint32_t threads, uint32_t max_queue, int32_t nice, nbffi_buffer error);
 nbffi_runtime *nbffi_runtime_new_c(nbffi_client *client, nbffi_pool *pool,
     nbffi_text name, nbffi_text library, nbffi_text entry, nbffi_text config,
     double max_response, nbffi_buffer error);
@@ -123,7 +123,7 @@ void nbffi_client_stats(nbffi_client *client, nbffi_client_figures *figures);
 
 return {
     -- The interface that these declarations describe.
-    INTERFACE = 2,
+    INTERFACE = 3,
     -- What nbffi_post returns for a task that is done already ...
     DONE = -100,
     -- ... and adds to the slot of one that waits for nbffi_flush.

@@ -119,9 +119,10 @@ function _M.obtain(name)
         settings = {}
         declared[name] = settings
     end
-    local ptr = channel.C.nbffi_pool_obtain(channel.text(name),
-        get(settings, "threads"), get(settings, "max_queue"),
-        get(settings, "nice"), channel.error_buffer())
+    local ptr = channel.C.nbffi_pool_obtain(channel.client,
+        channel.text(name), get(settings, "threads"),
+        get(settings, "max_queue"), get(settings, "nice"),
+        channel.error_buffer())
     if ptr == nil then
         return nil, channel.error_text()
     end

@@ -202,6 +202,11 @@ impl Group {
         (live, used, stuck)
     }
 
+    /// The mailbox of the client that made it.
+    pub fn mailbox(&self) -> &'static Mailbox {
+        self.mailbox
+    }
+
     /// Writes to nginx's error log.
     pub fn log(&self, level: u8, text: &[u8]) {
         self.mailbox.log(level, "lua", text);

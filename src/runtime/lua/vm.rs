@@ -126,7 +126,7 @@ impl Vm {
             ));
         }
         // SAFETY: `state` is live; `Drop` forgets it first.
-        let watched = unsafe { Watched::new(state) };
+        let watched = unsafe { Watched::new(state, group.mailbox()) };
         let watched = watched.inspect_err(|_| {
             // SAFETY: made above, and nobody else has it.
             unsafe { lua::lua_close(state) }

@@ -10,6 +10,8 @@
 //! looks, which end a second after the last task.
 
 use std::ffi::{c_int, c_uint};
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use mlua::ffi as lua;
 
+use crate::channel::Mailbox;
 use crate::pool::spawn_helper;
 use crate::sync::{fence, now_ns, AtomicU32, AtomicU64, Ordering};
 use crate::task::arena;
@@ -31,6 +34,8 @@ const STUCK: u32 = 50;
 const IDLE: u32 = 100;
 /// The most executable mappings that it tells the guard of.
 const MAX_RANGES: usize = 2048;
+/// nginx's level for what an operator should know.
+const WARN: u8 = 5;
 
 /// What a VM runs that is no task: its own start. No slot has such a handle.
 pub const NO_TASK: u64 = u64::MAX;
@@ -95,12 +100,16 @@ unsafe impl Sync for Watched {}
 
 impl Watched {
     /// Watches a VM of the calling thread from now on. The error says why that
-    /// cannot be done.
+    /// cannot be done; a later VM may have more luck. The watchdog warns through
+    /// `mailbox` of what it cannot do here.
     ///
     /// # Safety
     /// `state` is live until `forget` is called.
-    pub unsafe fn new(state: *mut lua::lua_State) -> Result<Arc<Self>, String> {
-        let watchdog = watchdog().clone()?;
+    pub unsafe fn new(
+        state: *mut lua::lua_State,
+        mailbox: &Mailbox,
+    ) -> Result<Arc<Self>, String> {
+        let watchdog = start(mailbox)?;
         // SAFETY: by the contract.
         let guard = NonNull::new(unsafe { nbffi_guard_new(state) });
         let watched = Arc::new(Self {
@@ -119,7 +128,7 @@ impl Watched {
 
     /// Ends the watch, before the VM ends.
     pub fn forget(&self) {
-        if let Ok(watchdog) = watchdog() {
+        if let Some(watchdog) = WATCHDOG.get() {
             let mut all = watchdog.lock();
             all.watched.retain(|other| !std::ptr::eq(&**other, self));
         }
@@ -183,7 +192,7 @@ impl Watched {
         self.deadline_ns.store(deadline_ns, Ordering::Relaxed);
         // Release: pairs with the Acquire in `Watchdog::look`.
         self.task.store(task, Ordering::Release);
-        if let Ok(watchdog) = watchdog() {
+        if let Some(watchdog) = WATCHDOG.get() {
             watchdog.rouse();
         }
         run as c_int
@@ -226,23 +235,44 @@ struct State {
     watched: Vec<Arc<Watched>>,
 }
 
-/// The watchdog; its thread is started by the first VM.
-fn watchdog() -> &'static Result<&'static Watchdog, String> {
-    static WATCHDOG: OnceLock<Result<&'static Watchdog, String>> = OnceLock::new();
-    WATCHDOG.get_or_init(|| {
-        // SAFETY: takes nothing; the handler does nothing for other threads.
-        let signal = unsafe { nbffi_guard_install() };
-        if signal == 0 {
-            return Err("no signal is free to stop Lua code with".to_owned());
+/// The watchdog, once its thread has been started.
+static WATCHDOG: OnceLock<&'static Watchdog> = OnceLock::new();
+
+/// The watchdog; its thread is started by the first VM. The error is not kept: a
+/// thread that the system has refused once is asked for again.
+fn start(mailbox: &Mailbox) -> Result<&'static Watchdog, String> {
+    static MADE: Mutex<Option<&'static Watchdog>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let watchdog = match *made {
+        Some(watchdog) => watchdog,
+        None => {
+            // SAFETY: takes nothing; the handler does nothing for other threads.
+            let signal = unsafe { nbffi_guard_install() };
+            if signal == 0 {
+                return Err("no signal is free to stop Lua code with".to_owned());
+            }
+            made.insert(Box::leak(Box::new(Watchdog {
+                signal,
+                state: Mutex::default(),
+                roused: Condvar::new(),
+                asleep: AtomicU32::new(0),
+            })))
         }
-        let watchdog: &Watchdog = Box::leak(Box::new(Watchdog {
-            signal,
-            state: Mutex::default(),
-            roused: Condvar::new(),
-            asleep: AtomicU32::new(0),
-        }));
-        spawn_helper("watchdog", || watchdog.live()).map(|()| watchdog)
-    })
+    };
+    if WATCHDOG.get().is_none() {
+        let mut maps = Maps::default();
+        if let Err(error) = maps.read() {
+            let text = format!(
+                "{MAPS} cannot be read ({error}): loops that LuaJIT has compiled are not stopped \
+                 when their callers have given up"
+            );
+            mailbox.log(WARN, "lua", text.as_bytes());
+        }
+        spawn_helper("watchdog", || watchdog.live(maps))?;
+        // Nobody else has: the lock is held.
+        let _ = WATCHDOG.set(watchdog);
+    }
+    Ok(watchdog)
 }
 
 impl Watchdog {
@@ -273,12 +303,12 @@ impl Watchdog {
         }
     }
 
-    fn live(&self) {
+    fn live(&self, mut maps: Maps) {
         let mut idle = 0;
         let mut strikes: Vec<(u32, u32)> = Vec::new();
         loop {
             let mut state = self.lock();
-            if self.look(&state, &mut strikes) {
+            if self.look(&state, &mut strikes, &mut maps) {
                 idle = 0;
             } else {
                 idle += 1;
@@ -304,7 +334,7 @@ impl Watchdog {
 
     /// One look. `strikes` has for each VM the number of what runs and how
     /// often it should have ended. True if anything runs.
-    fn look(&self, state: &State, strikes: &mut Vec<(u32, u32)>) -> bool {
+    fn look(&self, state: &State, strikes: &mut Vec<(u32, u32)>, maps: &mut Maps) -> bool {
         let now = now_ns();
         strikes.resize(state.watched.len(), (0, 0));
         let mut some = false;
@@ -326,7 +356,7 @@ impl Watchdog {
             strikes.1 += 1;
             if strikes.1 > GRACE + 1 && !mapped {
                 mapped = true;
-                tell_ranges();
+                tell_ranges(maps);
             }
             if strikes.1 > STUCK {
                 watched.stuck.store(1, Ordering::Relaxed);
@@ -350,9 +380,30 @@ impl Watchdog {
     }
 }
 
+/// Where the kernel tells what is mapped where.
+const MAPS: &str = "/proc/self/maps";
+
+/// That file, kept open: it may be needed when there are no descriptors left.
+#[derive(Default)]
+struct Maps(Option<File>);
+
+impl Maps {
+    fn read(&mut self) -> io::Result<String> {
+        let file = match &mut self.0 {
+            Some(file) => file,
+            none => none.insert(File::open(MAPS)?),
+        };
+        let mut text = String::new();
+        file.rewind()?;
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
 /// Tells the guard where compiled code may be.
-fn tell_ranges() {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+fn tell_ranges(maps: &mut Maps) {
+    // It is asked again at the next look.
+    let Ok(maps) = maps.read() else {
         return;
     };
     let bounds = executable_memory(&maps);

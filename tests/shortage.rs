@@ -1,0 +1,132 @@
+//! Too few threads, too little memory, no descriptors: who asks for more is told
+//! so, nothing is lost, and a shortage that has passed is forgotten.
+
+mod support;
+
+use support::{eventually, Nginx, PATIENCE};
+
+/// A Lua runtime on the pool "short", and 40 calls of it at a time, each with a
+/// key of its own: how many were answered, and by how many threads.
+const KEYED: &str = "
+    function keyed(name)
+        return nbffi.load {
+            runtime = 'lua', name = name, module = 'keyed', pool = name,
+            init = [[package.preload.keyed = function()
+                local worker = require 'resty.nonblocking_ffi.worker'
+                return { where = function() return worker.index() end }
+            end]],
+        }
+    end
+    function call_with_keys(rt)
+        local threads, seen, answered, seats = {}, {}, 0, 0
+        for i = 1, 40 do
+            threads[i] = ngx.thread.spawn(function()
+                local key = 'key ' .. i
+                local seat = assert(rt:call { 'where', key = key, timeout = 20 })
+                answered = answered + 1
+                seats = seats + (seen[seat] and 0 or 1)
+                seen[seat] = true
+            end)
+        end
+        for i = 1, 40 do
+            assert(ngx.thread.wait(threads[i]))
+        end
+        return answered .. ' ' .. seats
+    end
+    function threads_of(name)
+        return nbffi.stats().pools[name].threads
+    end
+    ";
+
+#[test]
+fn keys_go_to_threads_that_exist_and_missing_threads_come_later() {
+    let nginx = Nginx::builder()
+        .preload("shortage")
+        .init(KEYED)
+        .init("nbffi.pool('short', { threads = 8 }) nbffi.pool('other', { threads = 1 })")
+        .location(
+            "/short",
+            "-- Not the watchdog's thread: it is there then.
+             assert(keyed('other'))
+             harness.threads(3)
+             local rt = assert(keyed('short'))
+             assert(threads_of('short') == 3)
+             ngx.print(call_with_keys(rt))",
+        )
+        .location("/again", "ngx.print(call_with_keys(keyed('short')))")
+        .location("/close", "assert(keyed('short'):close(20)) ngx.print('closed')")
+        .location("/plenty", "harness.threads(nil)")
+        .location(
+            "/threads",
+            "assert(keyed('short'):call('where'))
+             ngx.print(threads_of('short'))",
+        )
+        .start();
+    let answered = |path: &str, most: usize| {
+        let text = nginx.text(path);
+        let (answered, seats) = text.split_once(' ').unwrap();
+        assert_eq!(answered, "40");
+        // Others help out a thread that is engaged.
+        let seats: usize = seats.parse().unwrap();
+        assert!((1..=most).contains(&seats), "{seats} threads");
+    };
+    answered("/short", 3);
+    answered("/again", 3);
+    assert_eq!(nginx.text("/close"), "closed");
+    answered("/again", 3);
+    let lines = |text: &str| nginx.log().matches(text).count();
+    eventually("the log says so", PATIENCE, || {
+        lines("[short] has 3 of 8 threads: cannot start a thread") == 1
+    });
+    nginx.text("/plenty");
+    eventually("all threads are there", PATIENCE, || {
+        nginx.text("/threads") == "8"
+    });
+    answered("/again", 8);
+    eventually("the log says so, too", PATIENCE, || {
+        lines("[short] has all of its 8 threads now") == 1
+    });
+    assert_eq!(lines("[short] has "), 2, "said once");
+}
+
+/// What could not start at all is tried again: the pool, the watchdog.
+#[test]
+fn a_shortage_of_threads_that_has_passed_is_forgotten() {
+    let nginx = Nginx::builder()
+        .preload("shortage")
+        .init(KEYED)
+        .init("nbffi.pool('short', { threads = 4 }) nbffi.pool('other', { threads = 1 })")
+        .location(
+            "/load",
+            "harness.threads(tonumber(ngx.var.args))
+             local rt, err = keyed('short')
+             if not rt then
+                 return ngx.print(err)
+             end
+             ngx.print(call_with_keys(rt))",
+        )
+        .location(
+            "/watchdog",
+            "-- All threads of the pool, and no other.
+             harness.threads(tonumber(ngx.var.args))
+             assert(harness.fault({ pool = 'short' }):call('echo'))
+             local rt, err = keyed('short')
+             ngx.print(err)",
+        )
+        .start();
+    for _ in 0..2 {
+        let error = nginx.text("/load?0");
+        assert!(
+            error.contains("cannot start a thread of pool \"short\""),
+            "{error}"
+        );
+    }
+    for path in ["/watchdog?4", "/watchdog?0"] {
+        let error = nginx.text(path);
+        assert!(
+            error.contains("cannot start the thread \"watchdog\""),
+            "{error}"
+        );
+    }
+    assert!(nginx.text("/load").starts_with("40 "));
+}
