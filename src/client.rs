@@ -19,6 +19,7 @@ use crate::channel::completions::Taken;
 use crate::channel::socket::Doorway;
 use crate::channel::Mailbox;
 use crate::error::Error;
+use crate::memory;
 use crate::pool::Pool;
 use crate::runtime::{Grace, Runtime, GRACE_NS, WORTH_NS};
 use crate::sync::{now_ns, spin_loop};
@@ -101,7 +102,10 @@ struct How {
 /// The state of one Lua VM.
 pub struct Client {
     mailbox: &'static Mailbox,
+    /// Has room for all slots of this client.
     free: Vec<&'static Slot>,
+    /// Slots that are not in use yet, see `grow`.
+    fresh: &'static [Slot],
     allocated: usize,
     in_flight: u32,
     /// A running mean of `in_flight` at posts, in units of 1/`DEPTH_UNIT`.
@@ -127,6 +131,7 @@ impl Default for Client {
             // Never freed, see `Mailbox`.
             mailbox: Box::leak(Box::default()),
             free: Vec::new(),
+            fresh: &[],
             allocated: 0,
             in_flight: 0,
             depth: 0,
@@ -169,11 +174,32 @@ impl Client {
         (self.allocated, self.collected)
     }
 
+    /// Allocates slots, of which the first one's number is returned. They are used
+    /// from `use_fresh` on: until then the caller may make room of its own for so
+    /// many tasks, and if it fails, it gets the same slots again.
+    pub fn grow(&mut self) -> Result<u32, Error> {
+        if self.fresh.is_empty() {
+            let wanted = self.allocated + arena::CHUNK_SLOTS - self.free.len();
+            if !memory::is_enough_for(0) || self.free.try_reserve(wanted).is_err() {
+                return Err(Error::NoMemory);
+            }
+            self.fresh = arena::grow().ok_or(Error::NoMemory)?;
+        }
+        Ok(self.fresh[0].index)
+    }
+
+    /// From now on, what `grow` has allocated is used.
+    pub fn use_fresh(&mut self) {
+        let slots = std::mem::take(&mut self.fresh);
+        self.allocated += slots.len();
+        // There is room: see `grow`.
+        self.free.extend(slots.iter().rev());
+    }
+
     fn acquire(&mut self) -> Result<&'static Slot, Error> {
-        if self.free.is_empty() {
-            let slots = arena::grow().ok_or(Error::NoMemory)?;
-            self.allocated += slots.len();
-            self.free.extend(slots.iter().rev());
+        // What waits in queues takes memory that cannot be refused.
+        if memory::is_still_short() {
+            return Err(Error::NoMemory);
         }
         let slot = self.free.pop().ok_or(Error::NoMemory)?;
         if let Some(next) = self.free.last() {
@@ -184,7 +210,8 @@ impl Client {
         Ok(slot)
     }
 
-    /// Posts a request.
+    /// Posts a request. If there is no free slot, that is no memory, until `grow`
+    /// and `use_fresh` have been called.
     ///
     /// # Safety
     /// `runtime` lives until its last task is collected and no pool thread

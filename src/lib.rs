@@ -5,6 +5,7 @@
 //!
 //! | module      | role |
 //! |-------------|------|
+//! | [`memory`]  | what Rust code allocates from, and what it does when there is none |
 //! | [`sync`]    | atomics, behind one facade so that loom can replace them |
 //! | [`error`]   | one error enum, one status code per variant |
 //! | [`stats`]   | counters and histograms |
@@ -41,9 +42,13 @@ pub mod client;
 pub mod error;
 pub mod exit;
 pub mod ffi;
+pub mod memory;
 pub mod pool;
 pub mod process;
 pub mod runtime;
 pub mod stats;
 pub mod sync;
 pub mod task;
+
+#[global_allocator]
+static MEMORY: memory::Memory = memory::Memory;

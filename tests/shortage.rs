@@ -54,7 +54,10 @@ fn keys_go_to_threads_that_exist_and_missing_threads_come_later() {
              ngx.print(call_with_keys(rt))",
         )
         .location("/again", "ngx.print(call_with_keys(keyed('short')))")
-        .location("/close", "assert(keyed('short'):close(20)) ngx.print('closed')")
+        .location(
+            "/close",
+            "assert(keyed('short'):close(20)) ngx.print('closed')",
+        )
         .location("/plenty", "harness.threads(nil)")
         .location(
             "/threads",
@@ -129,4 +132,79 @@ fn a_shortage_of_threads_that_has_passed_is_forgotten() {
         );
     }
     assert!(nginx.text("/load").starts_with("40 "));
+}
+
+/// A worker whose memory is used up refuses tasks, and ends those that it has.
+#[test]
+fn sixty_thousand_posts_without_memory() {
+    let nginx = Nginx::builder()
+        .setup("max_queue = 100000")
+        .location(
+            "/posts",
+            "local rt = harness.fault()
+             local kind, megabytes = ngx.var.args:match('(%a+)-(%d+)')
+             assert(rt:call('echo'))
+             local futures, refused, raised = {}, 0, 0
+             collectgarbage()
+             for id = 1, 60000 do
+                 futures[id] = false
+             end
+             -- What waits behind this is in the queue.
+             local first = {}
+             for i = 1, nbffi.stats().pools.default.threads do
+                 first[i] = assert(rt:submit('linger 60000'))
+             end
+             local function post(id)
+                 return rt[kind](rt, 'echo 0 ' .. id)
+             end
+             local lift = harness.limit('AS', harness.space() + megabytes * 1048576)
+             for id = 1, 60000 do
+                 local ok, posted, err = pcall(post, id)
+                 if not ok then
+                     assert(posted == 'not enough memory', posted)
+                     raised = raised + 1
+                 elseif posted then
+                     futures[id] = posted
+                 else
+                     assert(err == 'no memory', err)
+                     refused = refused + 1
+                 end
+             end
+             lift()
+             for i = 1, #first do
+                 first[i]:cancel()
+             end
+             local answered = 0
+             for id = 1, 60000 do
+                 if futures[id] == true then
+                     answered = answered + 1
+                 elseif futures[id] then
+                     assert(assert(futures[id]:wait()) == 'echo 0 ' .. id)
+                     answered = answered + 1
+                 end
+             end
+             assert(answered + refused + raised == 60000)
+             ngx.print(answered, ' ', refused, ' ', raised)",
+        )
+        .location(
+            "/after",
+            "collectgarbage()
+             ngx.print(harness.fault():call('echo 0 0'))",
+        )
+        .start();
+    let worker = nginx.worker();
+    let mut refused = 0;
+    for args in ["cast-8", "submit-16", "submit-8", "cast-20"] {
+        let text = nginx.text(&format!("/posts?{args}"));
+        let numbers: Vec<u64> = text.split(' ').map(|n| n.parse().unwrap()).collect();
+        println!("{args}: {text}");
+        refused += numbers[1] + numbers[2];
+        // What was taken has been run, and what was not has not.
+        eventually("all have ended", PATIENCE, || {
+            nginx.figure("slots.used") == 0.0
+        });
+        assert_eq!(nginx.text("/after"), "echo 0 0");
+    }
+    assert!(refused > 0, "there was memory for all");
+    assert_eq!(nginx.worker(), worker);
 }

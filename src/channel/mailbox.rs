@@ -9,6 +9,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::completions::Completions;
 use super::{outbox, socket};
+use crate::memory;
 use crate::stats::Counter;
 use crate::sync::{fence, Ordering};
 use crate::task::{Recipient, Slot};
@@ -119,12 +120,13 @@ impl Mailbox {
             return;
         }
         let text = &text[..text.len().min(LOG_LINE_BYTES)];
-        let line = [b"nonblocking_ffi: [", name.as_bytes(), b"] ", text].concat();
-        let record = LogRecord {
-            level,
-            text: line.into(),
+        // Thousands of lines may wait: too much for the reserve.
+        let pushed = !memory::is_short() && {
+            let line = [b"nonblocking_ffi: [", name.as_bytes(), b"] ", text].concat();
+            let text = line.into();
+            self.log.push(LogRecord { level, text }).is_ok()
         };
-        if self.log.push(record).is_err() {
+        if !pushed {
             self.log_dropped.bump_shared();
         }
         // SeqCst: orders the line before the look at the mark; partner of the

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use super::{guard, ErrorBuffer, Text, PANICKED};
 use crate::channel::socket::Doorway;
 use crate::client::Client;
+use crate::error::Error;
 use crate::exit;
+use crate::memory;
 use crate::process;
 
 /// nginx's level "warn".
@@ -21,19 +23,31 @@ const EXIT_POLL: Duration = Duration::from_millis(1);
 static VMS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Makes the client of a Lua VM of an nginx subsystem ("http", "stream"). It
-/// lives until the process ends. Null if the subsystem has one already: then
-/// every request has a VM of its own (`lua_code_cache off`).
+/// lives until the process ends. Null with the reason in `error` if there is no
+/// memory; and if the subsystem has one already: then every request has a VM of its
+/// own (`lua_code_cache off`).
 ///
 /// # Safety
-/// The text is as it says.
+/// Text and buffer are as they say.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_client_new(subsystem: Text) -> *mut Client {
+pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -> *mut Client {
+    let refuse = |why: &str| {
+        // SAFETY: by the contract.
+        unsafe { error.write(why) };
+        std::ptr::null_mut()
+    };
     guard(std::ptr::null_mut(), || {
+        if !memory::is_enough_for(0) {
+            return refuse(&Error::NoMemory.to_string());
+        }
         // SAFETY: by the contract.
         let subsystem = unsafe { subsystem.string() };
         let mut vms = VMS.lock().unwrap_or_else(PoisonError::into_inner);
         if vms.contains(&subsystem) {
-            return std::ptr::null_mut();
+            return refuse(
+                "lua_code_cache is off: every request has a Lua VM of its own, but threads and \
+                 runtimes belong to a worker; switch it on",
+            );
         }
         vms.push(subsystem);
         exit::guard();
@@ -44,6 +58,30 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text) -> *mut Client {
         }
         Box::into_raw(client)
     })
+}
+
+/// Allocates slots for more tasks: a post that finds none fails for lack of
+/// memory. Returns the number of the first of a chunk (`CHUNK` in cdefs.lua), or `-n` for the error
+/// `n`. They are used after `nbffi_use_slots`: Lua makes room in its own tables
+/// first, where that is allowed to fail.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
+    // SAFETY: by the contract; the VM's thread is the only one here.
+    let first = guard(Err(Error::Runtime), || unsafe { &mut *client }.grow());
+    first.map_or_else(|error| -error.code(), |first| first as i32)
+}
+
+/// The slots of `nbffi_more_slots` are used from now on.
+///
+/// # Safety
+/// `client` is live.
+#[no_mangle]
+pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
+    // SAFETY: by the contract; the VM's thread is the only one here.
+    guard((), || unsafe { &mut *client }.use_fresh());
 }
 
 /// Listens in a fresh directory below the first of `directories` (separated

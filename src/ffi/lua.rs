@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{guard, Text};
 use crate::client::Client;
+use crate::memory;
 use crate::pool::Pool;
 use crate::runtime::lua::group::{Config, Group, Limits};
 use crate::runtime::lua::LuaHost;
@@ -52,7 +53,7 @@ pub struct VmFigures {
 pub struct LuaHandle(Arc<LuaHost>);
 
 /// Makes a Lua runtime, not yet initialised, and in `handle` what the functions
-/// below are given; both are freed with the runtime.
+/// below are given; both are freed with the runtime. Null if there is no memory.
 ///
 /// # Safety
 /// `client` and `pool` are live, texts are as they say, `handle` is writable.
@@ -67,6 +68,18 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
     guard(std::ptr::null_mut(), || {
         // SAFETY: by the contract; pools live as long as the process.
         let (client, pool, options) = unsafe { (&*client, &*pool, &*options) };
+        let texts = [
+            name,
+            options.module,
+            options.group,
+            options.package_path,
+            options.package_cpath,
+            options.core,
+            options.boot,
+        ];
+        if !memory::is_enough_for(texts.iter().map(|text| text.len).sum()) {
+            return std::ptr::null_mut();
+        }
         // SAFETY: by the contract.
         let copy = |text: Text| unsafe { text.bytes() }.to_vec();
         let config = Config {
@@ -109,26 +122,37 @@ pub unsafe extern "C" fn nbffi_lua_free(handle: *mut LuaHandle) {
 }
 
 /// The number of a function, by which tasks name it; 0 if the runtime has been
-/// asked for too many.
+/// asked for too many, -1 if there is no memory.
 ///
 /// # Safety
 /// `handle` is live, the text is as it says.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text) -> u32 {
-    // SAFETY: by the contract.
-    let number = || unsafe { (*handle).0.function_number(&name.string()) };
-    guard(0, || number().unwrap_or(0))
+pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text) -> i32 {
+    guard(0, || {
+        if !memory::is_enough_for(name.len) {
+            return -1;
+        }
+        // SAFETY: by the contract.
+        let number = unsafe { (*handle).0.function_number(&name.string()) };
+        number.unwrap_or(0) as i32
+    })
 }
 
 /// Has every VM load the module again before its next task, and the modules
-/// whose names are in `others`, one per line.
+/// whose names are in `others`, one per line. False if there is no memory.
 ///
 /// # Safety
 /// `handle` is live, the text is as it says.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text) {
-    // SAFETY: by the contract.
-    guard((), || unsafe { (*handle).0.reload(&others.string()) });
+pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text) -> bool {
+    guard(false, || {
+        if !memory::is_enough_for(others.len) {
+            return false;
+        }
+        // SAFETY: by the contract.
+        unsafe { (*handle).0.reload(&others.string()) };
+        true
+    })
 }
 
 /// The figures of a runtime's VMs.

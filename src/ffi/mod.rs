@@ -115,6 +115,9 @@ fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
 /// What is returned for a panic.
 const PANICKED: i32 = -(Error::Runtime as i32);
 
+/// What functions write that have no code for it.
+const NO_MEMORY: &str = "no memory";
+
 /// The number of this interface.
 #[no_mangle]
 pub extern "C" fn nbffi_interface() -> u32 {

@@ -7,8 +7,9 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::{guard, ErrorBuffer, Text};
+use super::{guard, ErrorBuffer, Text, NO_MEMORY};
 use crate::client::Client;
+use crate::memory;
 use crate::pool::Pool;
 use crate::runtime::resty_ffi::library::Source;
 use crate::runtime::resty_ffi::{self, Plugin};
@@ -90,6 +91,12 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
     error: ErrorBuffer,
 ) -> *mut Runtime {
     guard(std::ptr::null_mut(), || {
+        let texts = [name, library, otherwise, config];
+        if !memory::is_enough_for(texts.iter().map(|text| text.len).sum()) {
+            // SAFETY: by the contract.
+            unsafe { error.write(NO_MEMORY) };
+            return std::ptr::null_mut();
+        }
         // SAFETY: by the contract; pools live as long as the process.
         let (client, pool) = unsafe { (&*client, &*pool) };
         // SAFETY: by the contract.

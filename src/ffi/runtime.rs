@@ -2,8 +2,9 @@
 
 use std::ptr::NonNull;
 
-use super::{guard, ErrorBuffer, Text, PANICKED};
+use super::{guard, ErrorBuffer, Text, NO_MEMORY, PANICKED};
 use crate::client::Client;
+use crate::memory;
 use crate::pool::{self, Pool};
 use crate::runtime::c::Plugin;
 use crate::runtime::{Options, Runtime};
@@ -31,6 +32,11 @@ pub unsafe extern "C" fn nbffi_pool_obtain(
     error: ErrorBuffer,
 ) -> *const Pool {
     guard(std::ptr::null(), || {
+        if !memory::is_enough_for(name.len) {
+            // SAFETY: by the contract.
+            unsafe { error.write(NO_MEMORY) };
+            return std::ptr::null();
+        }
         let config = pool::Config {
             // SAFETY: by the contract.
             name: unsafe { name.string() },
@@ -69,6 +75,12 @@ pub unsafe extern "C" fn nbffi_runtime_new_c(
     error: ErrorBuffer,
 ) -> *mut Runtime {
     guard(std::ptr::null_mut(), || {
+        let texts = [name, library, entry, config];
+        if !memory::is_enough_for(texts.iter().map(|text| text.len).sum()) {
+            // SAFETY: by the contract.
+            unsafe { error.write(NO_MEMORY) };
+            return std::ptr::null_mut();
+        }
         // SAFETY: by the contract; pools live as long as the process.
         let (client, pool) = unsafe { (&*client, &*pool) };
         // SAFETY: by the contract.

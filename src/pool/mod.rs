@@ -286,7 +286,11 @@ impl Pool {
         // Relaxed, all: as in `reserve`.
         let config = self.config();
         if self.started() < config.threads {
-            let tried_ns = self.start.lock().unwrap_or_else(PoisonError::into_inner).tried_ns;
+            let tried_ns = self
+                .start
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .tried_ns;
             if now_ns().saturating_sub(tried_ns) >= RETRY_NS {
                 // It has a thread, or a task could not be posted.
                 let _ = self.start(mailbox);

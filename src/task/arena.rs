@@ -4,6 +4,7 @@
 //! a slot's memory must stay a slot's memory. Chunks are handed to one owner
 //! (a client) and, when that owner is gone, to the next.
 
+use std::alloc::{alloc, dealloc, Layout};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
@@ -11,6 +12,7 @@ use super::Slot;
 
 /// Slots per chunk.
 pub const CHUNK_SLOTS: usize = 256;
+const CHUNK: Layout = Layout::new::<[Slot; CHUNK_SLOTS]>();
 /// Chunks per process: a million tasks in flight.
 const MAX_CHUNKS: usize = 4096;
 /// Slots per process.
@@ -20,20 +22,33 @@ static CHUNKS: [AtomicPtr<Slot>; MAX_CHUNKS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CHUNKS];
 static USED: AtomicU32 = AtomicU32::new(0);
 
-/// Allocates a chunk of free slots; `None` if all are in use.
+/// Allocates a chunk of free slots; `None` if all are in use, or if there is no
+/// memory.
 pub fn grow() -> Option<&'static [Slot]> {
+    // SAFETY: the layout is not empty.
+    let first = unsafe { alloc(CHUNK) }.cast::<Slot>();
+    if first.is_null() {
+        return None;
+    }
     let chunk = USED
         // Relaxed: only the number must be unique.
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             ((used as usize) < MAX_CHUNKS).then_some(used + 1)
-        })
-        .ok()? as usize;
-    let first = (chunk * CHUNK_SLOTS) as u32;
-    let slots: Box<[Slot]> = (first..).take(CHUNK_SLOTS).map(Slot::new).collect();
-    let slots = Box::leak(slots);
+        });
+    let Ok(chunk) = chunk else {
+        // SAFETY: allocated above, and not used.
+        unsafe { dealloc(first.cast(), CHUNK) };
+        return None;
+    };
+    let number = chunk * CHUNK_SLOTS as u32;
+    for offset in 0..CHUNK_SLOTS {
+        // SAFETY: there is room for so many.
+        unsafe { first.add(offset).write(Slot::new(number + offset as u32)) };
+    }
     // Release: pairs with the Acquire in `get`.
-    CHUNKS[chunk].store(slots.as_mut_ptr(), Ordering::Release);
-    Some(slots)
+    CHUNKS[chunk as usize].store(first, Ordering::Release);
+    // SAFETY: so many slots, which are never freed.
+    Some(unsafe { std::slice::from_raw_parts(first, CHUNK_SLOTS) })
 }
 
 /// The slot of an index, or `None` if no such slot was ever allocated.

@@ -9,6 +9,7 @@
 use std::ffi::c_void;
 
 use crate::error::Error;
+use crate::memory;
 
 /// Responses up to this many bytes need no buffer.
 pub const INLINE_BYTES: usize = 64;
@@ -190,10 +191,18 @@ impl Reply {
         self.set_status(code, message);
     }
 
-    /// The plugin's own status and message.
+    /// The plugin's own status and message. If there is no memory for the message,
+    /// that is how the task ends.
     pub fn set_status(&mut self, code: i64, message: &[u8]) {
         self.code = code;
-        self.message = (!message.is_empty()).then(|| message.into());
+        self.message = None;
+        if !message.is_empty() {
+            self.message = memory::copy(message);
+            if self.message.is_none() {
+                self.code = 0;
+                self.result = Err(Error::NoMemory);
+            }
+        }
     }
 
     /// Notes that a buffer was refused. A task that its plugin then leaves

@@ -80,19 +80,25 @@ function _M.count(counts, res, err)
 end
 
 
--- What the process may have of something: memory ("AS"), descriptors ("NOFILE").
--- nil: as much as ever.
+-- Sets what the process may have of something: memory ("AS"), descriptors
+-- ("NOFILE"). Returns a function that lifts the limit, without taking memory.
 function _M.limit(what, amount)
     ffi.cdef [[
         typedef struct { unsigned long soft, hard; } nbffi_test_rlimit;
         int getrlimit(int resource, nbffi_test_rlimit *limit);
         int setrlimit(int resource, const nbffi_test_rlimit *limit);
     ]]
+    local C = ffi.C
     local number = assert(({ AS = 9, NOFILE = 7 })[what])
-    local limit = ffi.new("nbffi_test_rlimit")
-    assert(ffi.C.getrlimit(number, limit) == 0)
-    limit.soft = amount or limit.hard
-    assert(ffi.C.setrlimit(number, limit) == 0)
+    local before = ffi.new("nbffi_test_rlimit")
+    assert(C.getrlimit(number, before) == 0)
+    local limit = ffi.new("nbffi_test_rlimit", before)
+    local function lift()
+        assert(C.setrlimit(number, before) == 0)
+    end
+    limit.soft = amount
+    assert(C.setrlimit(number, limit) == 0)
+    return lift
 end
 
 

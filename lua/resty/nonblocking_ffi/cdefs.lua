@@ -76,7 +76,9 @@ void nbffi_release(nbffi_client *client, const nbffi_completion *done,
 int32_t nbffi_cancel(nbffi_client *client, uint32_t slot, int32_t why);
 double nbffi_left(uint32_t slot);
 
-nbffi_client *nbffi_client_new(nbffi_text subsystem);
+nbffi_client *nbffi_client_new(nbffi_text subsystem, nbffi_buffer error);
+int32_t nbffi_more_slots(nbffi_client *client);
+void nbffi_use_slots(nbffi_client *client);
 int32_t nbffi_channel_open(nbffi_client *client, nbffi_text directories,
     nbffi_buffer path, nbffi_buffer error);
 int32_t nbffi_channel_accept(nbffi_client *client, bool connected,
@@ -109,8 +111,8 @@ void nbffi_runtime_free(nbffi_client *client, nbffi_runtime *runtime);
 nbffi_runtime *nbffi_runtime_new_lua(nbffi_client *client, nbffi_pool *pool,
     nbffi_text name, const nbffi_lua_options *options, nbffi_lua **handle);
 void nbffi_lua_free(nbffi_lua *handle);
-uint32_t nbffi_lua_function(nbffi_lua *handle, nbffi_text name);
-void nbffi_lua_reload(nbffi_lua *handle, nbffi_text others);
+int32_t nbffi_lua_function(nbffi_lua *handle, nbffi_text name);
+bool nbffi_lua_reload(nbffi_lua *handle, nbffi_text others);
 void nbffi_lua_stats(nbffi_lua *handle, nbffi_vm_figures *figures);
 
 void nbffi_runtime_stats(nbffi_runtime *runtime,
@@ -128,11 +130,14 @@ return {
     DONE = -100,
     -- ... and adds to the slot of one that waits for nbffi_flush.
     HELD = 0x40000000,
+    -- How many slots nbffi_more_slots allocates.
+    CHUNK = 256,
     -- Error codes; the shared object has their texts.
     TIMEOUT = 1,
     CANCELLED = 2,
     CLOSED = 3,
     SHUTTING_DOWN = 4,
+    NO_MEMORY = 6,
     RUNTIME = 7,
     QUEUE_OVERFLOW = 8,
     LOAD = 9,

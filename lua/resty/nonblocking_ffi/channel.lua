@@ -9,6 +9,10 @@
 -- event loop in which a post was held back: a semaphore that is posted in a
 -- handler wakes its waiter only after all I/O events of the turn.
 --
+-- Lua code may be out of memory at any place, which raises an error. So nothing
+-- is allocated between a post and its registration; and the drain gives those
+-- for whose results there is no memory that error, and goes on.
+--
 -- When the worker is told to exit, nginx-lua fires all pending timers at once:
 -- the sentinel is one. From then on the drain polls, and ends when no call
 -- waits. Calls that requests make even later poll for themselves.
@@ -16,6 +20,7 @@
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
 local cdefs = require "resty.nonblocking_ffi.cdefs"
+local codec = require "resty.nonblocking_ffi.codec"
 local library = require "resty.nonblocking_ffi.library"
 local log = require "resty.nonblocking_ffi.log"
 local options = require "resty.nonblocking_ffi.options"
@@ -27,6 +32,7 @@ local concat = table.concat
 local ffi_cast = ffi.cast
 local ffi_gc = ffi.gc
 local ffi_new = ffi.new
+local ffi_sizeof = ffi.sizeof
 local ffi_string = ffi.string
 local has_sleeper = waiting.has_sleeper
 local ngx = ngx
@@ -40,7 +46,10 @@ local timer_at = ngx.timer.at
 local tostring = tostring
 local wake = waiting.wake
 
+local CHUNK = cdefs.CHUNK
+local LACK = codec.LACK
 local LONGEST = waiting.LONGEST
+local NO_MEMORY = cdefs.NO_MEMORY
 local RUNTIME = cdefs.RUNTIME
 
 local BATCH = 64
@@ -72,11 +81,16 @@ local _M = {
 
 local C, client
 local batch = ffi_new("nbffi_completion[?]", BATCH)
+-- The same as numbers: a completion begins with its slot. To look at it so
+-- needs no memory.
+local numbers = ffi_cast("const uint32_t *", batch)
+local NUMBERS = ffi_sizeof("nbffi_completion") / 4
 local line = ffi_new("char[?]", LINE_BYTES)
 local line_buffer
 
 -- By slot: who waits, and the request, which must not be collected meanwhile.
--- `false` where there is none, so that the tables stay arrays.
+-- `false` where there is none, so that the tables stay arrays, and have room
+-- for every slot.
 local waiters, requests = {}, {}
 _M.requests = requests
 -- Called after completions were delivered.
@@ -141,9 +155,10 @@ local function deliver(done)
     local slot = done.slot
     local waiter = waiters[slot]
     if waiter then
-        waiters[slot] = false
         waiter.res, waiter.err, waiter.code, waiter.message =
             results(done, waiter.res)
+        -- Not before: if there is no memory for them, it gets that error.
+        waiters[slot] = false
         wake(waiter)
     end
     -- Not before: the response may be a part of the request.
@@ -151,15 +166,14 @@ local function deliver(done)
 end
 
 
--- How many completions `batch` holds, and how many of them were delivered. Kept
--- between calls so that an error (no memory for a response) loses one result,
--- not the rest of the batch and its slots.
+-- How many completions `batch` holds, and how many of them were delivered; and
+-- whether the hooks are to be called. Kept between calls, so that an error
+-- loses nothing.
 local count, delivered = 0, 0
+local some = false
 
 
--- Takes all completions and wakes their waiters. Never yields.
-local function drain()
-    local some = false
+local function deliver_all()
     repeat
         if delivered == count then
             count = C.nbffi_drain(client, batch, BATCH)
@@ -180,9 +194,42 @@ local function drain()
         for i = 1, #hooks do
             hooks[i]()
         end
+        some = false
     end
 end
-_M.drain = drain
+
+
+-- Gives the waiter of a slot an error instead of its results.
+local function give_up(slot, err)
+    local waiter = waiters[slot]
+    requests[slot] = false
+    if waiter then
+        waiters[slot] = false
+        waiter.res = nil
+        waiting.finish(waiter, err)
+    end
+end
+
+
+-- Takes all completions and wakes their waiters. Never yields, and raises no
+-- error.
+local function drain()
+    while true do
+        local ok, err = pcall(deliver_all)
+        if ok then
+            return
+        end
+        if err ~= LACK then
+            pcall(ngx_log, ngx.ERR, "nonblocking_ffi: ", tostring(err))
+        end
+        if count == 0 then
+            -- It was one of the hooks: they are called again next time.
+            return
+        end
+        pcall(give_up, numbers[(delivered - 1) * NUMBERS],
+              _M.texts[NO_MEMORY])
+    end
+end
 
 
 -- Adds a function to be called after completions were delivered. It must not
@@ -194,6 +241,37 @@ end
 
 local function write_log()
     log.write(C, client, line, LINE_BYTES)
+end
+
+
+local function make_room(first)
+    for slot = first, first + CHUNK - 1 do
+        waiters[slot] = false
+        requests[slot] = false
+    end
+end
+
+
+-- Makes slots for more tasks, and room for these here. False if there is no
+-- memory.
+function _M.grow()
+    local first = C.nbffi_more_slots(client)
+    if first < 0 or not pcall(make_room, first) then
+        return false
+    end
+    C.nbffi_use_slots(client)
+    return true
+end
+
+
+-- Posts the initialisation or the closing of a runtime. Returns the slot, or -n
+-- for the error n.
+function _M.post_control(ptr, is_close)
+    local id = C.nbffi_post_control(client, ptr, is_close)
+    if id == -NO_MEMORY and _M.grow() then
+        id = C.nbffi_post_control(client, ptr, is_close)
+    end
+    return id
 end
 
 
@@ -329,8 +407,26 @@ local function connect()
 end
 
 
+local function sentinel()
+    exiting = true
+    turns.served(false)
+    C.nbffi_may_hold(client, false)
+    C.nbffi_channel_wake(client)
+    flushes:post(1)
+end
+
+
 -- Serves the channel until the worker exits and no call waits.
 local function serve()
+    local watched = timer_at(NEVER, sentinel)
+    if not watched then
+        exiting = true
+    end
+    state = "up"
+    ngx.thread.spawn(flusher)
+    C.nbffi_may_hold(client, not exiting)
+    turns.served(not exiting)
+
     local sock, err
     while true do
         drain()
@@ -364,30 +460,12 @@ local function serve()
 end
 
 
-local function sentinel()
-    exiting = true
-    turns.served(false)
-    C.nbffi_may_hold(client, false)
-    C.nbffi_channel_wake(client)
-    flushes:post(1)
-end
-
-
 local function run(premature)
     if premature then
         exiting = true
         state = "down"
         return
     end
-    local watched = timer_at(NEVER, sentinel)
-    if not watched then
-        exiting = true
-    end
-    state = "up"
-    ngx.thread.spawn(flusher)
-    C.nbffi_may_hold(client, not exiting)
-
-    turns.served(not exiting)
     local served, err = pcall(serve)
     turns.served(false)
     C.nbffi_may_hold(client, false)
@@ -466,14 +544,12 @@ function _M.open()
     if not flushes then
         return nil, err
     end
-    local ptr = C.nbffi_client_new(_M.text(ngx.config.subsystem))
+    line_buffer = ffi_new("nbffi_buffer", line, LINE_BYTES)
+    local ptr = C.nbffi_client_new(_M.text(ngx.config.subsystem), line_buffer)
     if ptr == nil then
-        return nil, "lua_code_cache is off: every request has a Lua VM of its "
-                    .. "own, but threads and runtimes belong to a worker; "
-                    .. "switch it on"
+        return nil, ffi_string(line)
     end
     client = ffi_gc(ptr, close)
-    line_buffer = ffi_new("nbffi_buffer", line, LINE_BYTES)
     for code = 1, cdefs.ERRORS do
         _M.texts[code] = ffi_string(C.nbffi_error_text(code))
     end

@@ -30,6 +30,8 @@ local tostring = tostring
 local type = type
 local unpack = unpack
 
+-- What LuaJIT raises when it has no memory.
+local LACK = "not enough memory"
 -- string.buffer goes no deeper.
 local MAX_DEPTH = 100
 -- A buffer that has grown beyond is not kept.
@@ -41,6 +43,7 @@ local _M = {
     STRING = 0,
     VALUES = 1,
     PIECES = 2,
+    LACK = LACK,
     new_buffer = new_buffer,
 }
 
@@ -143,7 +146,8 @@ end
 
 
 -- A buffer with the encoded values; give it to `recycle` when it has been read.
--- Or nil and what is wrong with them: `what` is what the values are called.
+-- Or nil and what is wrong with them: `what` is what the values are called; or
+-- LACK if nothing is wrong with them.
 function _M.encode(what, count, ...)
     local buf
     if spares > 0 then
@@ -163,7 +167,7 @@ function _M.encode(what, count, ...)
         ok, err = pcall(put, buf, count, ...)
     end
     if not ok then
-        return nil, describe(what, err, count, ...)
+        return nil, err == LACK and err or describe(what, err, count, ...)
     end
     return buf
 end
@@ -180,27 +184,61 @@ function _M.recycle(buf)
 end
 
 
--- The values in some bytes: a string, or a pointer and a length. No tail calls
--- of `decode`: LuaJIT would not compile a function that ends in one.
-function _M.decode(data, len)
+-- The number of values in some bytes (a string, or a pointer and a length), the
+-- first two, and all in a table if there are more. No tail calls of `decode`:
+-- LuaJIT would not compile a function that ends in one.
+local function decode(data, len)
     reader:set(data, len)
     local count = reader:decode()
     if count == 0 then
-        return
+        return 0
     end
     local first = reader:decode()
     if count == 1 then
-        return first
+        return 1, first
     end
     local second = reader:decode()
     if count == 2 then
-        return first, second
+        return 2, first, second
     end
     local values = { first, second }
     for i = 3, count do
         values[i] = reader:decode()
     end
-    return unpack(values, 1, count)
+    return count, first, second, values
+end
+
+
+-- The values in some bytes; `failed` of the error if that raises one.
+function _M.decode_or(failed, data, len)
+    local ok, count, first, second, values = pcall(decode, data, len)
+    if not ok then
+        return failed(count)
+    end
+    if count == 1 then
+        return first
+    end
+    if count == 2 then
+        return first, second
+    end
+    if count > 2 then
+        return unpack(values, 1, count)
+    end
+end
+
+
+-- The same, where errors may be raised.
+function _M.decode(data, len)
+    local count, first, second, values = decode(data, len)
+    if count == 1 then
+        return first
+    end
+    if count == 2 then
+        return first, second
+    end
+    if count > 2 then
+        return unpack(values, 1, count)
+    end
 end
 
 

@@ -13,6 +13,8 @@ local ffi_new = ffi.new
 local getmetatable = getmetatable
 local now = ngx.now
 local pairs = pairs
+local pcall = pcall
+local post_control = channel.post_control
 local register = channel.register
 local texts = channel.texts
 local type = type
@@ -128,9 +130,14 @@ end
 _M.free = free
 
 
+-- What a runtime has counted, if there was no memory for it at its end.
+local NO_STATS = { errors = {} }
+
+
 -- Called when a runtime has been closed.
 local function closed(self)
-    self.last_stats = read_stats(self)
+    local ok, stats = pcall(read_stats, self)
+    self.last_stats = ok and stats or NO_STATS
     free(self)
     closing[self] = nil
 end
@@ -140,12 +147,10 @@ end
 local function advance_closing()
     for self, waiter in pairs(closing) do
         if not waiter.posted and C.nbffi_runtime_in_flight(self.ptr) == 0 then
-            waiter.posted = true
-            local id = C.nbffi_post_control(client, self.ptr, true)
-            if id < 0 then
-                -- No memory even for that: its state is left as it is.
-                waiting.finish(waiter)
-            else
+            -- If there is no memory even for that, it is tried again.
+            local id = post_control(self.ptr, true)
+            if id >= 0 then
+                waiter.posted = true
                 register(id, waiter)
             end
         end
@@ -158,11 +163,12 @@ end
 local function begin_close(self, seconds)
     local waiter = closing[self]
     if not waiter then
-        self.closing = true
-        self.forget()
         waiter = waiting.fresh(now() + seconds)
         waiter.callback = function() closed(self) end
+        self.last_stats = false
         closing[self] = waiter
+        self.closing = true
+        self.forget()
         advance_closing()
     end
     return waiter

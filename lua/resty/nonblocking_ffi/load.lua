@@ -17,6 +17,7 @@ local fingerprint = codec.fingerprint
 local format = string.format
 local now = ngx.now
 local pairs = pairs
+local pcall = pcall
 local register = channel.register
 local text = channel.text
 local texts = channel.texts
@@ -24,6 +25,8 @@ local type = type
 local wait = channel.wait
 
 local CANNOT_YIELD = phase.CANNOT_YIELD
+local LACK = codec.LACK
+local NO_MEMORY = cdefs.NO_MEMORY
 local TIMEOUT = cdefs.TIMEOUT
 
 -- Options that every language has.
@@ -69,7 +72,7 @@ local function close_all()
         if not self.loading
            and C.nbffi_runtime_in_flight(self.ptr) == 0
         then
-            C.nbffi_post_control(client, self.ptr, true)
+            channel.post_control(self.ptr, true)
         end
     end
 end
@@ -105,6 +108,32 @@ local function make_plugin(plugin, given, name, pool)
 end
 
 
+-- Called when the initialisation of a runtime has ended.
+local function loaded(self, waiter)
+    self.loading = nil
+    if waiter.err then
+        -- A runtime that cannot be loaded is not there at all.
+        self.forget()
+        lifecycle.free(self)
+        waiter.err = waiter.message or waiter.err
+        if self.tried then
+            waiter.err = waiter.err .. "; not in package.cpath either:"
+                         .. self.tried
+        end
+    end
+end
+
+
+-- Makes a runtime known, as one that is being loaded.
+local function enter(self, arguments)
+    local waiter = waiting.fresh(now() + self.timeout)
+    waiter.callback = function() loaded(self, waiter) end
+    self.loading = waiter
+    by_arguments[arguments] = self
+    by_name[self.name] = self
+end
+
+
 -- Makes a runtime and posts its initialisation. Returns it, or nil and an
 -- error.
 local function begin_load(host, given, arguments)
@@ -133,42 +162,29 @@ local function begin_load(host, given, arguments)
     if not ptr then
         return nil, fields
     end
-    local tried = plugin and plugin.tried or fields.tried
-
-    local function forget()
-        by_arguments[arguments] = nil
-        by_name[name] = nil
-    end
     fields.name = name
     fields.ptr = ptr
     fields.pool = pool
     fields.timeout = options.get(given, "timeout")
     fields.waits = options.get(given, "on_full") == "wait"
-    fields.forget = forget
-    local self = (host.class or runtime).new(fields)
-    local waiter = waiting.fresh(now() + self.timeout)
-    waiter.callback = function()
-        self.loading = nil
-        if waiter.err then
-            -- A runtime that cannot be loaded is not there at all.
-            waiter.err = waiter.message or waiter.err
-            if tried then
-                waiter.err = waiter.err .. "; not in package.cpath either:"
-                             .. tried
-            end
-            forget()
-            lifecycle.free(self)
-        end
+    fields.forget = function()
+        by_arguments[arguments] = nil
+        by_name[name] = nil
     end
-    local id = C.nbffi_post_control(client, ptr, false)
+    fields.tried = plugin and plugin.tried or fields.tried
+    local self = (host.class or runtime).new(fields)
+    local entered
+    entered, err = pcall(enter, self, arguments)
+    local id = entered and channel.post_control(ptr, false) or -NO_MEMORY
     if id < 0 then
+        self.forget()
         lifecycle.free(self)
+        if not entered and err ~= LACK then
+            error(err, 0)
+        end
         return nil, texts[-id]
     end
-    self.loading = waiter
-    by_arguments[arguments] = self
-    by_name[name] = self
-    register(id, waiter)
+    register(id, self.loading)
     return self
 end
 

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local errlog = require "ngx.errlog"
 
 local ffi_string = ffi.string
+local pcall = pcall
 local raw_log = errlog.raw_log
 
 
@@ -16,8 +17,8 @@ function _M.level()
 end
 
 
-local function write(C, client, line, size, sink)
-    local level = C.nbffi_log_take(client, line, size)
+-- Writes the line that was taken with this level, and all behind it.
+local function write(C, client, line, size, sink, level)
     while level ~= 0 do
         sink(level, ffi_string(line))
         level = C.nbffi_log_take(client, line, size)
@@ -31,8 +32,9 @@ end
 function _M.write(C, client, line, size)
     local level = C.nbffi_log_take(client, line, size)
     if level ~= 0 then
-        raw_log(level, ffi_string(line))
-        write(C, client, line, size, raw_log)
+        -- A line for which there is no memory is lost; the next one is written
+        -- next time.
+        pcall(write, C, client, line, size, raw_log, level)
     end
 end
 
@@ -50,7 +52,8 @@ end
 
 -- The same when the VM ends.
 function _M.write_at_end(C, client, line, size)
-    write(C, client, line, size, log_at_end)
+    write(C, client, line, size, log_at_end,
+          C.nbffi_log_take(client, line, size))
 end
 
 

@@ -13,7 +13,7 @@ local turns = require "resty.nonblocking_ffi.turns"
 
 local cast = task.cast
 local crc32 = ngx.crc32_short
-local decode = codec.decode
+local decode_or = codec.decode_or
 local dump = string.dump
 local encode = codec.encode
 local error = error
@@ -37,6 +37,8 @@ local NORMAL = options.PRIORITIES.normal
 local PRIORITIES = options.PRIORITIES
 local STRING = codec.STRING
 local VALUES = codec.VALUES
+local LACK = codec.LACK
+local NO_MEMORY = cdefs.NO_MEMORY
 local PIECES = codec.PIECES
 -- Tags are the number of a function times this, plus the encoding.
 local FUNCTION = 16
@@ -95,6 +97,9 @@ local function tag_of(self, name)
             return nil, channel.texts[cdefs.CLOSED]
         end
         local number = channel.C.nbffi_lua_function(self.handle, text(name))
+        if number < 0 then
+            return nil, channel.texts[NO_MEMORY]
+        end
         if number == 0 then
             return nil, "too many different functions were called of module \""
                         .. self.module .. "\""
@@ -114,9 +119,23 @@ local function check_module(self, what)
 end
 
 
+-- What results are that could not be decoded.
+local function failed(err)
+    if err ~= LACK then
+        error(err, 0)
+    end
+    return nil, channel.texts[NO_MEMORY]
+end
+
+
 -- Passes results on when their bytes can go.
-local function release_after(held, ...)
-    release(held)
+local function release_after(held, ok, ...)
+    if held then
+        release(held)
+    end
+    if not ok then
+        return failed(...)
+    end
     return ...
 end
 
@@ -124,9 +143,10 @@ end
 -- The results in pieces: a string, or a completion that has to be released.
 local function from_pieces(res)
     if type(res) == "string" then
-        return decode_pieces(res, #res, pauses())
+        return release_after(nil, pcall(decode_pieces, res, #res, pauses()))
     end
-    return release_after(res, decode_pieces(res.data, res.len, pauses()))
+    return release_after(res, pcall(decode_pieces, res.data, res.len,
+                                    pauses()))
 end
 
 
@@ -139,7 +159,7 @@ local function results(res, err, code, message)
         return nil, err
     end
     if code == VALUES then
-        return decode(res)
+        return decode_or(failed, res)
     end
     if code == PIECES then
         return from_pieces(res)
@@ -179,6 +199,16 @@ local function request_of(count, ...)
     end
     local data, len = buf:ref()
     return buf, data, len, VALUES
+end
+
+
+-- What a method of that name returns if there is no request, for what `err`
+-- says. To be called last: misuse is blamed on who has called the method.
+local function no_request(what, err)
+    if err ~= LACK then
+        error(what .. ": " .. err, 2)
+    end
+    return nil, channel.texts[NO_MEMORY]
 end
 
 
@@ -229,7 +259,7 @@ function methods:call(func, ...)
     end
     local request, data, len, encoding = request_of(select("#", ...), ...)
     if not request then
-        error("call: " .. data, 2)
+        return no_request("call", data)
     end
     tag = tag + encoding
     if self.inline then
@@ -253,7 +283,7 @@ function methods:submit(func, ...)
     end
     local request, data, len, encoding = request_of(select("#", ...), ...)
     if not request then
-        error("submit: " .. data, 2)
+        return no_request("submit", data)
     end
     local started
     started, err = submit(self, request, data, len, timeout, priority,
@@ -278,7 +308,7 @@ function methods:cast(func, ...)
     end
     local request, data, len, encoding = request_of(select("#", ...), ...)
     if not request then
-        error("cast: " .. data, 2)
+        return no_request("cast", data)
     end
     return cast(self, request, data, len, timeout, priority, tag + encoding,
                 key)
@@ -305,10 +335,13 @@ function methods:call_fn(func, ...)
     local count = select("#", ...)
     local buf, err = encode("args", count, ...)
     if not buf then
-        error("call_fn: " .. err, 2)
+        return no_request("call_fn", err)
     end
     recycle(buf)
-    buf = encode("args", count + 1, code, ...)
+    buf, err = encode("args", count + 1, code, ...)
+    if not buf then
+        return no_request("call_fn", err)
+    end
     local data, len = buf:ref()
     return perform_or_inline(self, fn, buf, data, len, timeout, priority,
                              VALUES, key, ...)
@@ -346,8 +379,10 @@ function methods:reload(modules)
     if ok == false then
         return nil, channel.texts[cdefs.QUEUE_OVERFLOW]
     end
-    if self.handle then
-        channel.C.nbffi_lua_reload(self.handle, text(forget))
+    if self.handle
+       and not channel.C.nbffi_lua_reload(self.handle, text(forget))
+    then
+        return nil, channel.texts[NO_MEMORY]
     end
     inline.reload(self, modules)
     return true

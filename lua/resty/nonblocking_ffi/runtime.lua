@@ -1,8 +1,10 @@
 -- The class of runtimes whose requests and responses are bytes: plugins.
 
+local codec = require "resty.nonblocking_ffi.codec"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local options = require "resty.nonblocking_ffi.options"
 local task = require "resty.nonblocking_ffi.task"
+local waiting = require "resty.nonblocking_ffi.waiter"
 
 local concat = table.concat
 local error = error
@@ -12,6 +14,8 @@ local setmetatable = setmetatable
 local tostring = tostring
 local type = type
 
+local LACK = codec.LACK
+local NO_MEMORY = waiting.NO_MEMORY
 local NORMAL = options.PRIORITIES.normal
 local PRIORITIES = options.PRIORITIES
 local CALL_OPTIONS = { timeout = true, priority = true }
@@ -43,12 +47,20 @@ local function flatten(value, parts, where)
 end
 
 
+local function joined(request)
+    return concat(flatten(request, {}, "request"))
+end
+
+
 local function to_bytes(request)
-    local ok, parts = pcall(flatten, request, {}, "request")
-    if not ok then
-        error(parts, 4)
+    local ok, bytes = pcall(joined, request)
+    if ok then
+        return bytes
     end
-    return concat(parts)
+    if bytes ~= LACK then
+        error(bytes, 4)
+    end
+    return nil, NO_MEMORY
 end
 
 
@@ -62,7 +74,8 @@ end
 
 
 -- What call, submit and cast are given: the bytes of the request, the timeout,
--- the number of the priority. Raises errors for their callers.
+-- the number of the priority. Nil and an error if there is no memory; raises
+-- errors for their callers.
 local function arguments(self, request, opts)
     if getmetatable(self) ~= _MT then
         error("not a runtime: call its methods with a colon", 3)
@@ -72,7 +85,11 @@ local function arguments(self, request, opts)
         timeout, priority = call_options(self, opts)
     end
     if type(request) ~= "string" then
-        request = to_bytes(request)
+        local err
+        request, err = to_bytes(request)
+        if not request then
+            return nil, err
+        end
     end
     return request, timeout, priority
 end
@@ -96,6 +113,9 @@ end
 function methods:call(request, opts)
     local timeout, priority
     request, timeout, priority = arguments(self, request, opts)
+    if not request then
+        return nil, timeout
+    end
     return task.call(self, request, request, #request, timeout, priority, 0, 0)
 end
 
@@ -109,6 +129,9 @@ end
 function methods:submit(request, opts)
     local timeout, priority
     request, timeout, priority = arguments(self, request, opts)
+    if not request then
+        return nil, timeout
+    end
     return task.submit(self, request, request, #request, timeout, priority,
                        0, 0)
 end
@@ -124,6 +147,9 @@ end
 function methods:cast(request, opts)
     local timeout, priority
     request, timeout, priority = arguments(self, request, opts)
+    if not request then
+        return nil, timeout
+    end
     return task.cast(self, request, request, #request, timeout, priority, 0, 0)
 end
 

@@ -11,18 +11,23 @@
 local ffi = require "ffi"
 local cdefs = require "resty.nonblocking_ffi.cdefs"
 local channel = require "resty.nonblocking_ffi.channel"
+local codec = require "resty.nonblocking_ffi.codec"
 local future = require "resty.nonblocking_ffi.future"
 local phase = require "resty.nonblocking_ffi.phase"
 local pools = require "resty.nonblocking_ffi.pool"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
+local error = error
 local ffi_new = ffi.new
 local fresh = waiting.fresh
 local is_contended = pools.is_contended
+local grow = channel.grow
 local new_waiter = waiting.new
 local now = ngx.now
 local outcome = waiting.outcome
+local pcall = pcall
+local prepare = waiting.prepare
 local recycle = waiting.recycle
 local register = channel.register
 local requests = channel.requests
@@ -33,6 +38,8 @@ local wait = channel.wait
 local CANNOT_YIELD = phase.CANNOT_YIELD
 local CLOSED = cdefs.CLOSED
 local DONE = cdefs.DONE
+local LACK = codec.LACK
+local NO_MEMORY = cdefs.NO_MEMORY
 local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
 -- A place in `requests` that no slot has.
 local POSTING = -1
@@ -44,6 +51,8 @@ local _M = {}
 
 local done -- where nbffi_post puts a result that is there at once
 local C, client
+-- Whether there was no memory for the last task.
+local is_short = false
 
 
 -- Takes the core's functions and this VM's client, once they are there.
@@ -62,15 +71,30 @@ local function refuse(self, code)
 end
 
 
+-- Posts a task. Returns what nbffi_post does. Nothing must be allocated before
+-- the task is registered.
+local function post(self, data, len, seconds, priority, waits, tag, key)
+    local id = C.nbffi_post(client, self.ptr, data, len, seconds, priority,
+                            waits, tag, key, done)
+    if id == -NO_MEMORY then
+        is_short = not grow()
+        if not is_short then
+            id = C.nbffi_post(client, self.ptr, data, len, seconds, priority,
+                              waits, tag, key, done)
+        end
+    end
+    return id
+end
+
+
 -- Posts a task that waited for room, unless there is none. Called by the pool.
 local function post_blocked(entry)
     local self, waiter = entry.runtime, entry.waiter
     if not self.ptr or self.closing then
         waiting.finish(waiter, texts[CLOSED])
     else
-        local id = C.nbffi_post(client, self.ptr, entry.data, entry.len,
-                                waiter.deadline - now(), entry.priority,
-                                false, entry.tag, entry.key, done)
+        local id = post(self, entry.data, entry.len, waiter.deadline - now(),
+                        entry.priority, false, entry.tag, entry.key)
         if id == QUEUE_OVERFLOW then
             return id
         end
@@ -154,12 +178,20 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
         -- Keeps it alive until its result has been read or it is registered,
         -- whatever the JIT compiler thinks of local variables.
         requests[POSTING] = request
-        id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
-                          true, tag, key, done)
+        if not prepare() then
+            return refuse(self, NO_MEMORY)
+        end
+        id = post(self, data, len, timeout, priority, true, tag, key)
     end
     if id == DONE then
-        local res, err, code, message = results(done, self.takes)
+        local ok, res, err, code, message = pcall(results, done, self.takes)
         C.nbffi_release(client, done, 1)
+        if not ok then
+            if res ~= LACK then
+                error(res, 0)
+            end
+            return nil, texts[NO_MEMORY]
+        end
         return trimmed(res, err, code, message)
     end
 
@@ -169,6 +201,9 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
         waiter.res = self.takes
         register(id, waiter, request)
     elseif id == QUEUE_OVERFLOW and waits then
+        if not prepare() then
+            return refuse(self, NO_MEMORY)
+        end
         waiter = new_waiter()
         waiter.res = self.takes
         entry = block(self, request, data, len, timeout, priority, tag, key,
@@ -182,6 +217,12 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
 end
 
 
+local function make_future(deadline)
+    local waiter = fresh(deadline)
+    return waiter, future.new(waiter)
+end
+
+
 -- Starts a request and returns a future, or nil and an error; or with on_full
 -- = "inline", if there is no room, false. `unpack` is applied to what `call`
 -- would return.
@@ -192,12 +233,21 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
     end
 
     local waits = self.waits and can_yield()
-    local waiter = fresh(now() + timeout)
+    -- Who asks again and again makes no garbage.
+    if is_short then
+        is_short = not grow()
+    end
+    local ok, waiter, started
+    if not is_short then
+        ok, waiter, started = pcall(make_future, now() + timeout)
+    end
+    if not ok then
+        return refuse(self, NO_MEMORY)
+    end
     waiter.unpack = unpack
     local id = QUEUE_OVERFLOW
     if not waits or not is_contended(self.pool) then
-        id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
-                          false, tag, key, done)
+        id = post(self, data, len, timeout, priority, false, tag, key)
     end
     if id >= 0 then
         register(id, waiter, request)
@@ -207,8 +257,8 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
         local entry = block(self, request, data, len, timeout, priority, tag,
                             key, waiter)
         entry.admission = fresh(waiter.deadline)
-        local ok, err = wait(entry.admission, timeout)
-        if not ok then
+        local admitted, err = wait(entry.admission, timeout)
+        if not admitted then
             entry.dead = true
             C.nbffi_count(self.ptr, TIMEOUT)
             return nil, err or texts[TIMEOUT]
@@ -219,7 +269,7 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
     else
         return refuse(self, -id)
     end
-    return future.new(waiter)
+    return started
 end
 
 
@@ -229,8 +279,7 @@ function _M.cast(self, request, data, len, timeout, priority, tag, key)
     if self.closing then
         return refuse(self, CLOSED)
     end
-    local id = C.nbffi_post(client, self.ptr, data, len, timeout, priority,
-                            false, tag, key, done)
+    local id = post(self, data, len, timeout, priority, false, tag, key)
     if id < 0 then
         return refuse(self, -id)
     end

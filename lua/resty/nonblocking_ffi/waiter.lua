@@ -6,6 +6,7 @@ local max = math.max
 local min = math.min
 local new_semaphore = semaphore.new
 local pairs = pairs
+local pcall = pcall
 
 -- So many waiters and semaphores are kept for reuse.
 local MAX_SPARE = 16384
@@ -17,12 +18,14 @@ local HALF_MS = 0.0005
 
 local _M = {
     LONGEST = LONGEST,
+    NO_MEMORY = "no memory",
 }
 
 
--- Waiters and semaphores for reuse.
-local spare, spares = {}, 0
-local spare_semas, spare_semas_count = {}, 0
+-- Waiters and semaphores for reuse. The tables have room for all that were ever
+-- made, so that giving one back never fails for lack of memory.
+local spare, spares, made = {}, 0, 0
+local spare_semas, spare_semas_count, made_semas = {}, 0, 0
 
 
 -- A waiter: {
@@ -57,18 +60,31 @@ local function without_results(waiter)
 end
 
 
--- A waiter for a call, of those that are kept for reuse.
-function _M.new()
-    if spares > 0 then
-        local waiter = spare[spares]
-        spares = spares - 1
-        return waiter
+local function make_spare()
+    if made < MAX_SPARE then
+        spare[made + 1] = false
+        made = made + 1
     end
-    local waiter = {
+    spare[1] = without_results({
         sema = false, sleeping = 0, slot = false, done = false,
         res = false, err = false, code = false, message = false,
-    }
-    return without_results(waiter)
+    })
+    spares = 1
+end
+
+
+-- Sees to it that there is a waiter for a call, before its task is posted.
+-- False if there is no memory for one.
+function _M.prepare()
+    return spares > 0 or pcall(make_spare)
+end
+
+
+-- That waiter.
+function _M.new()
+    local waiter = spare[spares]
+    spares = spares - 1
+    return waiter
 end
 
 
@@ -87,7 +103,7 @@ end
 -- Keeps a waiter of `new` for reuse: it is done, and nobody knows it any more.
 -- One that has got more keys meanwhile would be rebuilt.
 function _M.recycle(waiter)
-    if spares < MAX_SPARE and not waiter.deadline then
+    if spares < made and not waiter.deadline then
         waiter.done = false
         waiter.slot = false
         spares = spares + 1
@@ -125,6 +141,15 @@ function _M.finish(waiter, err)
 end
 
 
+local function make_semaphore()
+    if made_semas < MAX_SPARE then
+        spare_semas[made_semas + 1] = false
+        made_semas = made_semas + 1
+    end
+    return new_semaphore(0)
+end
+
+
 -- Puts a coroutine to sleep on a waiter. True if it was posted.
 function _M.sleep_on(waiter, seconds)
     local sema = waiter.sema
@@ -133,8 +158,11 @@ function _M.sleep_on(waiter, seconds)
             sema = spare_semas[spare_semas_count]
             spare_semas_count = spare_semas_count - 1
         else
-            local err
-            sema, err = new_semaphore(0)
+            local ok, err
+            ok, sema, err = pcall(make_semaphore)
+            if not ok then
+                return nil, _M.NO_MEMORY
+            end
             if not sema then
                 return nil, err
             end
@@ -150,7 +178,7 @@ function _M.sleep_on(waiter, seconds)
     if sleeping == 0 then
         waiter.sema = false
         -- Posted and timed out in the same turn: the post is still in it.
-        if (ok or not waiter.done) and spare_semas_count < MAX_SPARE then
+        if (ok or not waiter.done) and spare_semas_count < made_semas then
             spare_semas_count = spare_semas_count + 1
             spare_semas[spare_semas_count] = sema
         end

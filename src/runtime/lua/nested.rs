@@ -11,6 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::memory;
 use crate::runtime::{registry, Runtime};
 use crate::sync::now_ns;
 use crate::task::state::Claim;
@@ -125,10 +126,13 @@ pub fn call(
         if !runtime.may_nest() {
             return Err(Refused::IsLua);
         }
-        nested.acquire().map_err(Refused::Failed)
+        // A copy, since it must outlive the call if the caller gives up.
+        let request = memory::copy(request).ok_or(Refused::Failed(Error::NoMemory))?;
+        let slot = nested.acquire().map_err(Refused::Failed)?;
+        Ok((slot, request))
     });
-    let slot = match result {
-        Ok(slot) => slot,
+    let (slot, request) = match result {
+        Ok(made) => made,
         Err(why) => {
             // No task will be delivered, and none runs.
             runtime.leave_nested();
@@ -136,8 +140,6 @@ pub fn call(
             return Err(why);
         }
     };
-    // A copy, since it must outlive the call if the caller gives up.
-    let request: Box<[u8]> = request.into();
     let now = now_ns();
     let deadline_ns = now.saturating_add((seconds * 1e9) as u64);
     run(runtime, slot, &request, now, deadline_ns);

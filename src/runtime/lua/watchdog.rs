@@ -105,10 +105,7 @@ impl Watched {
     ///
     /// # Safety
     /// `state` is live until `forget` is called.
-    pub unsafe fn new(
-        state: *mut lua::lua_State,
-        mailbox: &Mailbox,
-    ) -> Result<Arc<Self>, String> {
+    pub unsafe fn new(state: *mut lua::lua_State, mailbox: &Mailbox) -> Result<Arc<Self>, String> {
         let watchdog = start(mailbox)?;
         // SAFETY: by the contract.
         let guard = NonNull::new(unsafe { nbffi_guard_new(state) });
