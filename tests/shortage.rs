@@ -208,3 +208,88 @@ fn sixty_thousand_posts_without_memory() {
     assert!(refused > 0, "there was memory for all");
     assert_eq!(nginx.worker(), worker);
 }
+
+/// No memory for a result costs its caller that result, at once, and nobody else
+/// anything: not the drain, not the slot.
+#[test]
+fn a_result_for_which_there_is_no_memory() {
+    let nginx = Nginx::builder()
+        .init(
+            "-- The results of futures whose tasks have ended, with so many megabytes more.
+             function results_with(megabytes, futures)
+                 -- What is held back goes out at the end of the turn, which is not yet.
+                 local channel = require 'resty.nonblocking_ffi.channel'
+                 channel.C.nbffi_flush(channel.client)
+                 repeat
+                     local pool = nbffi.stats().pools.default
+                 until pool.in_flight == 0
+                 collectgarbage() collectgarbage()
+                 local results, errors = {}, {}
+                 for i = 1, #futures do
+                     results[i], errors[i] = false, false
+                 end
+                 local lift = harness.limit('AS', harness.space() + megabytes * 1048576)
+                 for i = 1, #futures do
+                     results[i], errors[i] = futures[i]:wait()
+                 end
+                 lift()
+                 return results, errors
+             end",
+        )
+        .location(
+            "/plugin",
+            "local rt = harness.fault()
+             assert(rt:call('echo'))
+             local futures = {}
+             for i = 1, 20 do
+                 local large = i % 5 == 0
+                 futures[i] = assert(rt:submit((large and 'give 40000000 ' or 'echo 0 ') .. i))
+             end
+             local results, errors = results_with(16, futures)
+             for i = 1, 20 do
+                 if i % 5 == 0 then
+                     assert(results[i] == nil and errors[i] == 'no memory', errors[i])
+                 else
+                     assert(results[i] == 'echo 0 ' .. i)
+                 end
+             end
+             assert(#assert(rt:call('give 40000000')) == 40000000)
+             ngx.print('fine')",
+        )
+        .location(
+            "/values",
+            "local rt = assert(nbffi.load {
+                 runtime = 'lua', module = 'large',
+                 init = [[package.preload.large = function()
+                     local make = {}
+                     function make.text() return ('x'):rep(40000000), 1 end
+                     function make.table()
+                         local list = {}
+                         for i = 1, 1000000 do list[i] = i + 0.5 end
+                         return { list }
+                     end
+                     function make.small() return 'small', 1 end
+                     return make
+                 end]],
+             })
+             assert(rt:call('small'))
+             local futures = {}
+             for i, name in ipairs { 'small', 'text', 'table', 'small' } do
+                 futures[i] = assert(rt:submit(name))
+             end
+             local results, errors = results_with(4, futures)
+             assert(results[1] == 'small' and results[4] == 'small')
+             assert(results[2] == nil and errors[2] == 'no memory', errors[2])
+             assert(results[3] == nil and errors[3] == 'no memory', errors[3])
+             assert(#assert(rt:call('table'))[1] == 1000000)
+             local text, one = rt:call('text')
+             assert(#text == 40000000 and one == 1)
+             ngx.print('fine')",
+        )
+        .start();
+    let worker = nginx.worker();
+    assert_eq!(nginx.text("/plugin"), "fine");
+    assert_eq!(nginx.text("/values"), "fine");
+    assert_eq!(nginx.figure("slots.used"), 0.0);
+    assert_eq!(nginx.worker(), worker);
+}
