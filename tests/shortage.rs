@@ -293,3 +293,96 @@ fn a_result_for_which_there_is_no_memory() {
     assert_eq!(nginx.figure("slots.used"), 0.0);
     assert_eq!(nginx.worker(), worker);
 }
+
+/// Without descriptors, loading fails with an error that says so, and what is loaded
+/// works: loops are stopped, too.
+#[test]
+fn without_descriptors() {
+    let nginx = Nginx::builder()
+        .init(
+            "function lua(name)
+                 return nbffi.load {
+                     runtime = 'lua', module = name, name = name,
+                     init = 'package.preload.spin = function() return '
+                         .. '{ spin = function() while true do end end } end '
+                         .. 'package.preload.other = function() return {} end',
+                     vm = name,
+                 }
+             end",
+        )
+        .location(
+            "/loads",
+            "assert(harness.echo():call('there') == 'there')
+             local lift = harness.limit('NOFILE', 3)
+             local function load(options)
+                 local ok, rt, err = pcall(nbffi.load, options)
+                 return ok and rt == nil and err or 'raised ' .. tostring(rt)
+             end
+             local errors = {
+                 load { runtime = 'c', library = 'async_timer' },
+                 select(2, lua('other')),
+                 load { runtime = 'python', entry = 'json:dumps' },
+                 load { runtime = 'java', class_path = '/', entry = 'a.B#c' },
+                 load { runtime = 'go', library = 'go_markdown' },
+             }
+             assert(harness.echo():call('again') == 'again')
+             lift()
+             assert(nbffi.load { runtime = 'c', library = 'async_timer' })
+             assert(lua('other'))
+             for i = 1, #errors do
+                 ngx.say((errors[i]:gsub('\\n.*', '')))
+             end",
+        )
+        .location(
+            "/stop",
+            "local rt = assert(lua('spin'))
+             local threads = nbffi.stats().pools.default.threads
+             repeat ngx.sleep(0.01) until rt:stats().vm.vms == threads
+             local lift = harness.limit('NOFILE', 3)
+             local res, err = rt:call { 'spin', timeout = 0.1 }
+             assert(res == nil and err == 'timeout', err)
+             -- Its VM is replaced once it has been stopped, which needs files.
+             repeat ngx.sleep(0.01) until rt:stats().vm.replaced.stopped > 0
+             lift()
+             res, err = rt:call { 'spin', timeout = 0.1 }
+             assert(res == nil and err == 'timeout', err)
+             ngx.print('stopped')",
+        )
+        .plugin("async_timer")
+        .start();
+    let errors = nginx.text("/loads");
+    let errors: Vec<_> = errors.lines().collect();
+    assert_eq!(errors.len(), 5, "{errors:?}");
+    for error in errors {
+        assert!(!error.starts_with("raised"), "{error}");
+        assert!(error.contains("Too many open files"), "{error}");
+    }
+    assert_eq!(nginx.text("/stop"), "stopped");
+}
+
+/// What cannot be done without /proc is said, once.
+#[test]
+fn loops_that_cannot_be_stopped_are_announced() {
+    let nginx = Nginx::builder()
+        .preload("shortage")
+        .init(KEYED)
+        .init("nbffi.pool('short', { threads = 2 }) nbffi.pool('other', { threads = 1 })")
+        .location(
+            "/load",
+            "local ffi = require 'ffi'
+             ffi.cdef 'void shortage_hide_maps(void);'
+             ffi.C.shortage_hide_maps()
+             assert(keyed('short'))
+             assert(keyed('other'))
+             ngx.print(call_with_keys(keyed('short')))",
+        )
+        .start();
+    assert!(nginx.text("/load").starts_with("40 "));
+    let lines = || {
+        nginx
+            .log()
+            .matches("/proc/self/maps cannot be read")
+            .count()
+    };
+    eventually("the log says so", PATIENCE, || lines() == 1);
+}

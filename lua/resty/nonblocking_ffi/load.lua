@@ -46,8 +46,14 @@ local COMMON = {
 --   make     function(given, name, pool) -> pointer and fields of the
 --            runtime, or nil and an error. A field `tried` is as above
 --   class    the runtime's class
+-- All are there from the start: later there may be no descriptor to read a file
+-- with.
 local HOSTS = {
-    c = "c", lua = "lua", python = "python", java = "java", go = "go",
+    c = require "resty.nonblocking_ffi.hosts.c",
+    lua = require "resty.nonblocking_ffi.hosts.lua",
+    python = require "resty.nonblocking_ffi.hosts.python",
+    java = require "resty.nonblocking_ffi.hosts.java",
+    go = require "resty.nonblocking_ffi.hosts.go",
 }
 local LANGUAGES = [["c", "lua", "python", "java" or "go"]]
 
@@ -219,7 +225,7 @@ local function find_host(given)
         error(format("load: runtime must be %s, got %s", LANGUAGES,
                      options.quote(language)), 3)
     end
-    return require("resty.nonblocking_ffi.hosts." .. HOSTS[language])
+    return HOSTS[language]
 end
 
 

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_char, c_int, c_void, CStr};
+use std::fs::File;
 use std::ptr;
 use std::sync::Arc;
 
@@ -141,7 +142,7 @@ impl Vm {
             belongings: Belongings::default(),
             heap,
         });
-        vm.boot()?;
+        vm.boot().map_err(with_cause)?;
         Ok(vm)
     }
 
@@ -276,6 +277,20 @@ impl Vm {
         } else {
             None
         }
+    }
+}
+
+/// Says that there are no descriptors, if that is so: to Lua, a file that cannot be
+/// opened is one that is not there.
+fn with_cause(message: String) -> String {
+    let failed = File::open("/").err();
+    let cause = failed.filter(|error| {
+        let code = error.raw_os_error();
+        code == Some(libc::EMFILE) || code == Some(libc::ENFILE)
+    });
+    match cause {
+        Some(cause) => format!("{cause}: {message}"),
+        None => message,
     }
 }
 

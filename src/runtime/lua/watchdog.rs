@@ -225,6 +225,7 @@ struct Watchdog {
     roused: Condvar,
     /// 1 while it sleeps until it is roused.
     asleep: AtomicU32,
+    maps: Mutex<Maps>,
 }
 
 #[derive(Default)]
@@ -253,19 +254,13 @@ fn start(mailbox: &Mailbox) -> Result<&'static Watchdog, String> {
                 state: Mutex::default(),
                 roused: Condvar::new(),
                 asleep: AtomicU32::new(0),
+                maps: Mutex::default(),
             })))
         }
     };
+    watchdog.maps().open(mailbox);
     if WATCHDOG.get().is_none() {
-        let mut maps = Maps::default();
-        if let Err(error) = maps.read() {
-            let text = format!(
-                "{MAPS} cannot be read ({error}): loops that LuaJIT has compiled are not stopped \
-                 when their callers have given up"
-            );
-            mailbox.log(WARN, "lua", text.as_bytes());
-        }
-        spawn_helper("watchdog", || watchdog.live(maps))?;
+        spawn_helper("watchdog", || watchdog.live())?;
         // Nobody else has: the lock is held.
         let _ = WATCHDOG.set(watchdog);
     }
@@ -275,6 +270,10 @@ fn start(mailbox: &Mailbox) -> Result<&'static Watchdog, String> {
 impl Watchdog {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the calling thread get the signal.
@@ -300,12 +299,12 @@ impl Watchdog {
         }
     }
 
-    fn live(&self, mut maps: Maps) {
+    fn live(&self) {
         let mut idle = 0;
         let mut strikes: Vec<(u32, u32)> = Vec::new();
         loop {
             let mut state = self.lock();
-            if self.look(&state, &mut strikes, &mut maps) {
+            if self.look(&state, &mut strikes) {
                 idle = 0;
             } else {
                 idle += 1;
@@ -331,7 +330,7 @@ impl Watchdog {
 
     /// One look. `strikes` has for each VM the number of what runs and how
     /// often it should have ended. True if anything runs.
-    fn look(&self, state: &State, strikes: &mut Vec<(u32, u32)>, maps: &mut Maps) -> bool {
+    fn look(&self, state: &State, strikes: &mut Vec<(u32, u32)>) -> bool {
         let now = now_ns();
         strikes.resize(state.watched.len(), (0, 0));
         let mut some = false;
@@ -353,7 +352,7 @@ impl Watchdog {
             strikes.1 += 1;
             if strikes.1 > GRACE + 1 && !mapped {
                 mapped = true;
-                tell_ranges(maps);
+                tell_ranges(&mut self.maps());
             }
             if strikes.1 > STUCK {
                 watched.stuck.store(1, Ordering::Relaxed);
@@ -381,12 +380,35 @@ impl Watchdog {
 const MAPS: &str = "/proc/self/maps";
 
 /// That file, kept open: it may be needed when there are no descriptors left.
-#[derive(Default)]
-struct Maps(Option<File>);
+#[derive(Debug, Default)]
+struct Maps {
+    file: Option<File>,
+    /// Whether the log says that it cannot be opened.
+    is_reported: bool,
+}
 
 impl Maps {
+    /// Opens it, unless it is. Warns once if that fails; each VM tries again.
+    fn open(&mut self, mailbox: &Mailbox) {
+        if self.file.is_some() {
+            return;
+        }
+        match File::open(MAPS) {
+            Ok(file) => self.file = Some(file),
+            Err(error) if !self.is_reported => {
+                self.is_reported = true;
+                let text = format!(
+                    "{MAPS} cannot be read ({error}): until it can, loops that LuaJIT has \
+                     compiled are not stopped when their callers have given up"
+                );
+                mailbox.log(WARN, "lua", text.as_bytes());
+            }
+            Err(_) => {}
+        }
+    }
+
     fn read(&mut self) -> io::Result<String> {
-        let file = match &mut self.0 {
+        let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(File::open(MAPS)?),
         };
