@@ -3,7 +3,9 @@
 
 mod support;
 
-use support::{eventually, Nginx, PATIENCE};
+use std::fs;
+
+use support::{eventually, root, Nginx, PATIENCE};
 
 /// A Lua runtime on the pool "short", and 40 calls of it at a time, each with a
 /// key of its own: how many were answered, and by how many threads.
@@ -385,4 +387,64 @@ fn loops_that_cannot_be_stopped_are_announced() {
             .count()
     };
     eventually("the log says so", PATIENCE, || lines() == 1);
+}
+
+/// Languages whose runtimes would end the process, or would be taken for broken: they
+/// say what they lack, and start when it is there.
+#[test]
+fn languages_without_threads() {
+    let built = |file: &str| root().join(file).exists();
+    let python = built("target/release/libnonblocking_ffi_python.so");
+    let java = built("target/release/libnonblocking_ffi_java.so");
+    let go = built("target/test-plugins/libgo_verbs.so");
+    let mut builder = Nginx::builder().preload("shortage");
+    for (is_there, host) in [(python, "python"), (java, "java")] {
+        if is_there {
+            builder = builder.plugin(&format!("nonblocking_ffi_{host}"));
+        }
+    }
+    let nginx = builder
+        .init("nbffi.pool('one', { threads = 1 })")
+        .location(
+            "/load",
+            "local options = {
+                 python = { entry = 'builtins:len' },
+                 java = { entry = 'no.such.Class', class_path = '/' },
+                 go = { library = 'go_verbs', entry = 'do' },
+             }
+             local language, threads = ngx.var.args:match('(%a+)-(%d+)')
+             assert(harness.fault({ pool = 'one' }):call('echo'))
+             harness.threads(tonumber(threads))
+             local given = options[language]
+             given.runtime, given.pool = language, 'one'
+             local rt, err = nbffi.load(given)
+             harness.threads(nil)
+             ngx.print(rt and 'loaded' or err)",
+        )
+        .start();
+    if go {
+        let library = "libgo_verbs.so";
+        let file = root().join("target/test-plugins").join(library);
+        fs::copy(file, nginx.dir().join("prefix/lib").join(library)).unwrap();
+    }
+    let worker = nginx.worker();
+    let no_thread = "Resource temporarily unavailable";
+    for (language, is_there, started) in [
+        ("python", python, "loaded"),
+        ("go", go, "loaded"),
+        ("java", java, "no.such.Class"),
+    ] {
+        if !is_there {
+            println!("{language} is left out: it was not built");
+            continue;
+        }
+        for threads in [0, 0, if language == "python" { 0 } else { 6 }] {
+            let error = nginx.text(&format!("/load?{language}-{threads}"));
+            assert!(error.contains(no_thread), "{language}: {error}");
+        }
+        let text = nginx.text(&format!("/load?{language}-1000"));
+        assert!(text.contains(started), "{language}: {text}");
+        assert!(!text.contains(no_thread), "{language}: {text}");
+    }
+    assert_eq!(nginx.worker(), worker);
 }

@@ -45,7 +45,7 @@
 //! - A [`Host`] that is kept after the runtime was closed does nothing.
 //!
 //! The modules: `sys` mirrors the C header, `export` is the C side of the
-//! traits, the others hold the type they are named after.
+//! traits, `threads` tells whether there are any, the others hold the type they are named after.
 
 mod calls;
 mod error;
@@ -57,6 +57,7 @@ mod plugin;
 mod response;
 pub mod sys;
 mod task;
+pub mod threads;
 
 pub use calls::Calls;
 pub use error::Error;

@@ -16,6 +16,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nonblocking_ffi_plugin::threads;
+
+use crate::pool::cores;
+
 /// Where the dynamic linker looks for a name without a slash, besides
 /// `LD_LIBRARY_PATH`: the usual folders.
 const FOLDERS: [&str; 7] = [
@@ -27,6 +31,9 @@ const FOLDERS: [&str; 7] = [
     "/lib/x86_64-linux-gnu",
     "/lib/aarch64-linux-gnu",
 ];
+
+/// Go's runtime starts a thread for each processor, and some others.
+const MORE_THREADS: usize = 8;
 
 /// The first Go library that was opened by this process.
 static FIRST: First = First(Mutex::new(None));
@@ -87,7 +94,18 @@ impl Drop for Leave<'_> {
 /// `library` is what `dlopen` is to be given. One that cannot be found or read
 /// is not Go's: `dlopen` will say what is wrong with it.
 pub fn ask(library: &str) -> Result<Leave<'static>, String> {
-    FIRST.ask(Path::new(library), others)
+    let leave = FIRST.ask(Path::new(library), others)?;
+    if leave.took_place {
+        // Go ends the process when a thread is refused to it.
+        let wanted = cores() + MORE_THREADS;
+        threads::can_start(wanted).map_err(|error| {
+            format!(
+                "cannot load library \"{library}\": it is written in Go, whose runtime needs up \
+                 to {wanted} threads: {error}"
+            )
+        })?;
+    }
+    Ok(leave)
 }
 
 impl First {

@@ -11,11 +11,12 @@ use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jni_sys::{jint, JavaVM, JavaVMInitArgs, JavaVMOption, JNI_OK, JNI_VERSION_10};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nonblocking_ffi_plugin::threads;
 
 use crate::config::Config;
 use crate::env::Env;
@@ -26,6 +27,9 @@ use crate::{runtime, signals};
 
 /// What pthread gives by default, too. `-Xss` is for the threads that Java makes.
 const STACK_BYTES: usize = 8 << 20;
+/// More threads than a JVM starts before it runs anything: it may end the process when
+/// one is refused to it.
+const THREADS: usize = 24;
 /// nginx's level for what the JVM itself says.
 const NOTICE: c_int = 6;
 
@@ -55,7 +59,7 @@ impl Jvm {
 
 /// What became of the attempt to make it.
 struct Made {
-    /// For ever: there is no second attempt in a process.
+    /// For ever: once it has begun to start, there is no second attempt in a process.
     result: Result<&'static Jvm, String>,
     home: PathBuf,
     arguments: Vec<String>,
@@ -87,11 +91,16 @@ pub fn obtain(config: &Config) -> Result<&'static Jvm, String> {
         }
         none => {
             let home = locate::find(&Places::of_process(config.java_home.clone()))?;
-            let result = make(&home, &config.jvm_args);
+            let does_not_start =
+                |why| format!("the JVM of {} does not start: {why}", home.path.display());
+            // Until it begins to start, nothing has happened: it is tried again.
+            let create = prepare(&home).map_err(does_not_start)?;
+            let made = make(create, home.version, &config.jvm_args).map_err(does_not_start)?;
+            let made = made
+                .recv()
+                .unwrap_or_else(|_| Err("the thread that made it has ended".to_owned()));
             none.insert(Made {
-                result: result.map_err(|why| {
-                    format!("the JVM of {} does not start: {why}", home.path.display())
-                }),
+                result: made.map_err(does_not_start),
                 home: home.path,
                 arguments: config.jvm_args.clone(),
             })
@@ -138,17 +147,36 @@ static SAID: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 /// Whether it is being made.
 static STARTING: AtomicBool = AtomicBool::new(false);
 
-fn make(home: &Home, arguments: &[String]) -> Result<&'static Jvm, String> {
+/// Finds the function that makes it, and out whether there are threads for it.
+fn prepare(home: &Home) -> Result<CreateFn, String> {
+    threads::can_start(THREADS).map_err(|error| format!("it needs {THREADS} threads: {error}"))?;
+    let library = home.library();
+    // As the program `java` does it. SAFETY: the library's constructors run.
+    let object = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) };
+    let object = object.map_err(|error| format!("cannot load {}: {error}", library.display()))?;
+    // SAFETY: the function has this type.
+    let create = unsafe { object.get::<CreateFn>(b"JNI_CreateJavaVM\0").map(|f| *f) };
+    // Never closed: its threads stay.
+    std::mem::forget(object);
+    create.map_err(|error| error.to_string())
+}
+
+/// Has a thread of its own make it. What comes of it is sent.
+fn make(
+    create: CreateFn,
+    version: u32,
+    arguments: &[String],
+) -> Result<Receiver<Result<&'static Jvm, String>>, String> {
     let (send, receive) = mpsc::channel();
     *lock(&WAITING) = Some(send);
-    let (library, arguments) = (home.library(), options::all(home.version, arguments));
+    let arguments = options::all(version, arguments);
     let spawned = std::thread::Builder::new()
         .name("nbffi-java".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
             // SAFETY: this thread is there for it and nothing else, and `obtain`
             // comes here once.
-            let started = unsafe { start(&library, &arguments) };
+            let started = unsafe { start(create, &arguments) };
             let jvm = started.as_ref().ok().copied();
             report(started.map(|(jvm, _)| jvm));
             if let Some((jvm, env)) = jvm {
@@ -156,9 +184,7 @@ fn make(home: &Home, arguments: &[String]) -> Result<&'static Jvm, String> {
             }
         });
     spawned.map_err(|error| format!("no thread for it: {error}"))?;
-    receive
-        .recv()
-        .unwrap_or_else(|_| Err("the thread that made it has ended".to_owned()))
+    Ok(receive)
 }
 
 fn report(result: Result<&'static Jvm, String>) {
@@ -174,16 +200,7 @@ type CreateFn = unsafe extern "system" fn(*mut *mut JavaVM, *mut *mut c_void, *m
 ///
 /// # Safety
 /// Once in a process.
-unsafe fn start(library: &Path, arguments: &[String]) -> Result<(&'static Jvm, Env), String> {
-    // As the program `java` does it. SAFETY: the library's constructors run.
-    let object = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
-    let object = object.map_err(|error| format!("cannot load {}: {error}", library.display()))?;
-    // SAFETY: the function has this type.
-    let create = unsafe { object.get::<CreateFn>(b"JNI_CreateJavaVM\0").map(|f| *f) };
-    // Never closed: its threads stay.
-    std::mem::forget(object);
-    let create = create.map_err(|error| error.to_string())?;
-
+unsafe fn start(create: CreateFn, arguments: &[String]) -> Result<(&'static Jvm, Env), String> {
     signals::choose_stop_signal();
     let handlers = signals::Handlers::now();
     let locale = Locale::now();

@@ -113,7 +113,11 @@ pub fn obtain(config: &Config) -> std::result::Result<&'static Interpreter, Stri
         State::None => {}
     }
     let found = locate::find(&wanted)?;
-    let started = start(found);
+    // Nothing of Python has run if there is no thread for it: it is tried again.
+    let started = start(found)?;
+    let started = started
+        .recv()
+        .unwrap_or_else(|_| Err("Python's thread has ended".to_owned()));
     *state = match &started {
         Ok(interpreter) => State::Running(interpreter),
         Err(why) => State::Broken(format!("Python could not be started before: {why}")),
@@ -121,7 +125,10 @@ pub fn obtain(config: &Config) -> std::result::Result<&'static Interpreter, Stri
     started
 }
 
-fn start(found: Found) -> std::result::Result<&'static Interpreter, String> {
+type Started = std::result::Result<&'static Interpreter, String>;
+
+/// Starts Python on a thread of its own, which sends what comes of it.
+fn start(found: Found) -> std::result::Result<mpsc::Receiver<Started>, String> {
     let (send, receive) = mpsc::channel();
     let body = move || {
         // SAFETY: this thread is nothing but Python's main thread.
@@ -138,8 +145,7 @@ fn start(found: Found) -> std::result::Result<&'static Interpreter, String> {
     thread
         .spawn(body)
         .map_err(|error| format!("cannot start a thread for Python: {error}"))?;
-    let started = receive.recv();
-    started.unwrap_or_else(|_| Err("Python's thread has ended".to_owned()))
+    Ok(receive)
 }
 
 /// Memory for one of Python's structures.
