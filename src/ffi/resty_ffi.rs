@@ -25,12 +25,11 @@ const CONFIGURED: u32 = 4;
 /// The next task of a queue, after waiting for one. NULL if the runtime was
 /// unloaded: there will be no more.
 ///
-/// # Safety
-/// `tq` is what `libffi_init` was given, or NULL.
+/// `tq` is what `libffi_init` was given; anything else is as good as a runtime that
+/// was unloaded.
 #[no_mangle]
-pub unsafe extern "C" fn ngx_http_lua_ffi_task_poll(tq: *mut c_void) -> *mut c_void {
-    // SAFETY: by the contract.
-    guard(std::ptr::null_mut(), || unsafe { resty_ffi::poll(tq) })
+pub extern "C" fn ngx_http_lua_ffi_task_poll(tq: *mut c_void) -> *mut c_void {
+    guard(std::ptr::null_mut(), || resty_ffi::poll(tq))
 }
 
 /// The request of a task, and its length in `len` unless that is NULL. NULL if
@@ -121,6 +120,11 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
         };
         let mailbox = client.mailbox();
         let plugin = Plugin::new(source, config, max_queue as i64, mailbox, name);
+        let Some(plugin) = plugin else {
+            // SAFETY: by the contract.
+            unsafe { error.write("too many runtimes of lua-resty-ffi's plugins") };
+            return std::ptr::null_mut();
+        };
         Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(plugin))))
     })
 }

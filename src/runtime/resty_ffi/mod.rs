@@ -2,6 +2,7 @@
 //!
 //! | file        | role |
 //! |-------------|------|
+//! | [`leases`]  | which queue belongs to which runtime |
 //! | [`queue`]   | where its tasks wait until one of its threads asks for one |
 //! | [`library`] | opening it, with the functions it needs in sight |
 //!
@@ -14,6 +15,7 @@
 //! handle in another form, so one that is used twice, or for too long, meets
 //! a generation that has moved on, and does nothing.
 
+mod leases;
 pub mod library;
 pub mod queue;
 
@@ -27,8 +29,8 @@ use crate::exit;
 use crate::process::signals::Handlers;
 use crate::task::reply::Reply;
 use crate::task::{arena, Task};
+use leases::Lease;
 use library::Source;
-use queue::TaskQueue;
 
 /// The tag of a task without a request, as opposed to an empty one.
 pub const NO_REQUEST: u32 = 1;
@@ -75,28 +77,28 @@ fn to_handle(task: *mut c_void) -> Option<u64> {
 pub struct Plugin {
     source: Source,
     config: Option<Vec<u8>>,
-    queue: &'static TaskQueue,
+    lease: Lease,
     mailbox: &'static Mailbox,
     name: String,
 }
 
 impl Plugin {
     /// A library that is not loaded yet. `config` is its `cfg`; `max_queue`
-    /// tasks may wait to be polled.
+    /// tasks may wait to be polled. `None` if there are too many runtimes.
     pub fn new(
         source: Source,
         config: Option<Vec<u8>>,
         max_queue: i64,
         mailbox: &'static Mailbox,
         name: String,
-    ) -> Self {
-        Self {
+    ) -> Option<Self> {
+        Some(Self {
             source,
             config,
-            queue: TaskQueue::new(max_queue),
+            lease: Lease::new(max_queue)?,
             mailbox,
             name,
-        }
+        })
     }
 }
 
@@ -112,8 +114,8 @@ impl Host for Plugin {
         });
         let cfg = config.as_mut().map_or(ptr::null_mut(), Vec::as_mut_ptr);
         // SAFETY: as its documentation has it: `cfg` is a C string or NULL, and
-        // `tq` lives for ever.
-        let rc = unsafe { init(cfg.cast(), ptr::from_ref(self.queue).cast_mut().cast()) };
+        // `tq` is for `poll` alone, for ever.
+        let rc = unsafe { init(cfg.cast(), self.lease.ticket()) };
         // It may have loaded libraries, a language's runtime for one.
         exit::guard();
         if let Some(signals) = handlers.restore() {
@@ -132,7 +134,7 @@ impl Host for Plugin {
     }
 
     fn close(&self) {
-        self.queue.finish();
+        self.lease.queue().finish();
     }
 
     fn may_nest(&self) -> bool {
@@ -140,19 +142,17 @@ impl Host for Plugin {
     }
 
     fn intake(&self) -> Option<&'static dyn Intake> {
-        Some(self.queue)
+        Some(self.lease.queue())
     }
 }
 
 /// `ngx_http_lua_ffi_task_poll`: the next task, after waiting for one; NULL if
 /// the runtime was unloaded. From any thread.
 ///
-/// # Safety
-/// `tq` is what `libffi_init` was given, or NULL.
-pub unsafe fn poll(tq: *mut c_void) -> *mut c_void {
-    // SAFETY: by the contract; queues are never freed.
-    let queue: Option<&'static TaskQueue> = unsafe { tq.cast::<TaskQueue>().as_ref() };
-    let slot = queue.and_then(TaskQueue::poll);
+/// `tq` is what `libffi_init` was given; anything else is as good as a queue that
+/// was unloaded.
+pub fn poll(tq: *mut c_void) -> *mut c_void {
+    let slot = leases::resolve(tq).and_then(|(queue, generation)| queue.poll(generation));
     slot.map_or(ptr::null_mut(), |slot| to_pointer(slot.handle()))
 }
 

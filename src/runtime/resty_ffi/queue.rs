@@ -7,11 +7,11 @@
 //! its own, when it first does, and gives it back when it ends.
 //!
 //! When the runtime is unloaded the queue is *finished*: the tasks that are in
-//! it still go out, and then every poll ends without one, for ever. A queue is
-//! never freed, since a plugin may poll once more than it should.
+//! it still go out, and then every poll ends without one. A queue is never freed,
+//! but used again, by another runtime: see `leases`.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,28 +40,73 @@ pub struct TaskQueue {
     /// Tasks that wait, less threads that wait for one. Negative if there are
     /// more threads.
     waiting: CachePadded<AtomicI64>,
-    max_queue: i64,
+    /// Threads that poll.
+    inside: CachePadded<AtomicU32>,
+    /// How many runtimes have had it. A thread with another number gets nothing.
+    generation: AtomicU32,
+    max_queue: AtomicI64,
     finished: AtomicBool,
     /// Whether there is more than one processor: on one, nobody spins.
     spins: bool,
 }
 
 impl TaskQueue {
-    /// An empty queue in which so many tasks may wait. Never freed.
-    pub fn new(max_queue: i64) -> &'static Self {
-        Box::leak(Box::new(Self {
+    /// An empty queue in which so many tasks may wait.
+    pub fn new(max_queue: i64) -> Self {
+        Self {
             tasks: SegQueue::new(),
             idle: Idle::new(SEATS),
             waiting: CachePadded::default(),
-            max_queue,
+            inside: CachePadded::default(),
+            generation: AtomicU32::new(0),
+            max_queue: AtomicI64::new(max_queue),
             finished: AtomicBool::new(false),
             spins: cores() > 1,
-        }))
+        }
+    }
+
+    /// Which runtime has it, in the order in which they had it.
+    pub fn generation(&self) -> u32 {
+        // Relaxed: asked by the thread that has raised it, or behind it.
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Its runtime is gone: no task is in it, and none will come.
+    pub fn retire(&self) {
+        self.finish();
+        // SeqCst: partner of `poll`, see `leases`.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether no thread is in it any more.
+    pub fn is_left(&self) -> bool {
+        // SeqCst: partner of `poll`, see `leases`. And Acquire: pairs with the
+        // Release of the thread that leaves.
+        self.inside.load(Ordering::SeqCst) == 0
+    }
+
+    /// Is another runtime's from now on. Nobody is in it, and nobody has its
+    /// number yet.
+    pub fn reopen(&self, max_queue: i64) {
+        // Relaxed, all: its threads come after this.
+        self.waiting.store(0, Ordering::Relaxed);
+        self.max_queue.store(max_queue, Ordering::Relaxed);
+        self.finished.store(false, Ordering::Relaxed);
     }
 
     /// Begins the oldest task, after waiting for one if need be; `None` if the
-    /// queue is finished. From any thread.
-    pub fn poll(&'static self) -> Option<&'static Slot> {
+    /// queue is finished, or is another runtime's by now. From any thread.
+    pub fn poll(&'static self, generation: u32) -> Option<&'static Slot> {
+        // SeqCst, both: partners of `retire` and `is_left`, see `leases`.
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let is_current = self.generation.load(Ordering::SeqCst) == generation;
+        let slot = if is_current { self.take() } else { None };
+        // Release: pairs with the Acquire in `is_left`.
+        self.inside.fetch_sub(1, Ordering::Release);
+        slot
+    }
+
+    fn take(&'static self) -> Option<&'static Slot> {
         self.count(-1);
         loop {
             let slot = match self.tasks.pop() {
@@ -135,12 +180,11 @@ impl Load for TaskQueue {
 
 impl Intake for TaskQueue {
     fn reserve(&self) -> Result<(), Error> {
-        // Relaxed, both: the main thread alone writes one, and adds to the
-        // other.
+        // Relaxed, all: the main thread alone writes two, and adds to the third.
         if self.finished.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
-        if self.waiting.load(Ordering::Relaxed) >= self.max_queue {
+        if self.waiting.load(Ordering::Relaxed) >= self.max_queue.load(Ordering::Relaxed) {
             return Err(Error::QueueOverflow);
         }
         Ok(())
