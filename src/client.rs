@@ -104,6 +104,8 @@ pub struct Client {
     mailbox: &'static Mailbox,
     /// Has room for all slots of this client.
     free: Vec<&'static Slot>,
+    /// Whether it allocates slots by itself.
+    grows: bool,
     /// Slots that are not in use yet, see `grow`.
     fresh: &'static [Slot],
     allocated: usize,
@@ -131,6 +133,7 @@ impl Default for Client {
             // Never freed, see `Mailbox`.
             mailbox: Box::leak(Box::default()),
             free: Vec::new(),
+            grows: true,
             fresh: &[],
             allocated: 0,
             in_flight: 0,
@@ -162,6 +165,11 @@ impl Client {
     /// Allows or forbids to hold posts back: somebody must call `flush`.
     pub fn set_may_hold(&mut self, may_hold: bool) {
         self.may_hold = may_hold;
+    }
+
+    /// Says whether a post may allocate slots.
+    pub fn set_grows(&mut self, grows: bool) {
+        self.grows = grows;
     }
 
     /// Tasks posted and not collected.
@@ -201,6 +209,10 @@ impl Client {
         if memory::is_still_short() {
             return Err(Error::NoMemory);
         }
+        if self.free.is_empty() && self.grows {
+            self.grow()?;
+            self.use_fresh();
+        }
         let slot = self.free.pop().ok_or(Error::NoMemory)?;
         if let Some(next) = self.free.last() {
             prefetch(next);
@@ -210,8 +222,8 @@ impl Client {
         Ok(slot)
     }
 
-    /// Posts a request. If there is no free slot, that is no memory, until `grow`
-    /// and `use_fresh` have been called.
+    /// Posts a request. If there is no free slot, and the client does not grow by
+    /// itself, that is no memory, until `grow` and `use_fresh` have been called.
     ///
     /// # Safety
     /// `runtime` lives until its last task is collected and no pool thread
@@ -224,7 +236,7 @@ impl Client {
         let (pool, intake) = (runtime.pool(), runtime.intake());
         match intake {
             Some(intake) => intake.reserve()?,
-            None => pool.reserve(self.mailbox)?,
+            None => pool.reserve()?,
         }
         let now = now_ns();
         let short = runtime.typical_run_ns() < SHORT_NS;
@@ -289,7 +301,7 @@ impl Client {
             key: 0,
         };
         // It has threads; some may be missing.
-        let _ = runtime.pool().start(self.mailbox);
+        let _ = runtime.pool().start();
         // SAFETY: passed on; a control task has no request.
         let slot = unsafe { self.offer(runtime, kind, request, now_ns(), How::default()) }?;
         runtime.pool().reserve_always();

@@ -51,7 +51,9 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
         }
         vms.push(subsystem);
         exit::guard();
-        let client: Box<Client> = Box::default();
+        let mut client = Box::<Client>::default();
+        // Lua calls `nbffi_more_slots`.
+        client.set_grows(false);
         if let Some(trouble) = process::enter() {
             let line = format!("children inherit nginx's descriptors: {trouble}");
             client.mailbox().log(WARN, "children", line.as_bytes());
@@ -61,9 +63,9 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
 }
 
 /// Allocates slots for more tasks: a post that finds none fails for lack of
-/// memory. Returns the number of the first of a chunk (`CHUNK` in cdefs.lua), or `-n` for the error
-/// `n`. They are used after `nbffi_use_slots`: Lua makes room in its own tables
-/// first, where that is allowed to fail.
+/// memory. Returns the number of the first of a chunk (`CHUNK` in cdefs.lua), or
+/// `-n` for the error `n`. They are used after `nbffi_use_slots`: Lua makes room in
+/// its own tables first, where that is allowed to fail.
 ///
 /// # Safety
 /// `client` is live.

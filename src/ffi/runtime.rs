@@ -46,7 +46,10 @@ pub unsafe extern "C" fn nbffi_pool_obtain(
         };
         // SAFETY: by the contract.
         let mailbox = unsafe { &*client }.mailbox();
-        let obtained = pool::obtain(config).and_then(|pool| pool.start(mailbox).map(|()| pool));
+        let obtained = pool::obtain(config).and_then(|pool| {
+            pool.log_to(mailbox);
+            pool.start().map(|()| pool)
+        });
         match obtained {
             Ok(pool) => pool,
             Err(text) => {

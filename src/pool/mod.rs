@@ -147,6 +147,7 @@ pub struct Pool {
     /// while threads are missing, so that every post looks.
     room_until: AtomicU64,
     start: Mutex<Start>,
+    mailbox: OnceLock<&'static Mailbox>,
 }
 
 /// What is known of missing threads.
@@ -198,6 +199,7 @@ impl Pool {
             shared: Box::leak(Box::new(shared)),
             room_until: AtomicU64::new(0),
             start: Mutex::default(),
+            mailbox: OnceLock::new(),
         }))
     }
 
@@ -212,10 +214,9 @@ impl Pool {
     }
 
     /// Starts the threads that have not been started, as many as the system
-    /// allows; what is missing is logged through `mailbox`. The error says why
-    /// the pool has no thread at all. In the worker, never before `fork`, and on
-    /// the main thread.
-    pub fn start(&self, mailbox: &Mailbox) -> Result<(), String> {
+    /// allows; what is missing is logged. The error says why the pool has no thread
+    /// at all. In the worker, never before `fork`, and on the main thread.
+    pub fn start(&self) -> Result<(), String> {
         let shared = self.shared;
         let wanted = self.config().threads;
         // Relaxed: only the main thread starts threads.
@@ -238,26 +239,35 @@ impl Pool {
                 Err(error) => refused = Some(error),
             }
         }
-        let name = &self.config().name;
         match refused {
             Some(error) if started == 0 => return Err(error),
-            Some(error) => {
-                if !start.is_reported || started > before {
-                    let text = format!("has {started} of {wanted} threads: {error}");
-                    mailbox.log(WARN, name, text.as_bytes());
-                    start.is_reported = true;
-                }
+            Some(error) if !start.is_reported => {
+                let text = format!("has {started} of {wanted} threads: {error}");
+                self.log(WARN, &text);
+                start.is_reported = true;
             }
             None if start.is_reported => {
                 let text = format!("has all of its {wanted} threads now");
-                mailbox.log(NOTICE, name, text.as_bytes());
+                self.log(NOTICE, &text);
                 start.is_reported = false;
             }
-            None => {}
+            _ => {}
         }
         // Posts look again how many tasks have room, and for missing threads.
         self.room_until.store(0, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Says where to log what becomes of its threads.
+    pub fn log_to(&self, mailbox: &'static Mailbox) {
+        // Pools are shared by the clients of a process: the first one's it is.
+        let _ = self.mailbox.set(mailbox);
+    }
+
+    fn log(&self, level: u8, text: &str) {
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.log(level, &self.config().name, text.as_bytes());
+        }
     }
 
     /// How many threads there are.
@@ -267,14 +277,13 @@ impl Pool {
     }
 
     /// Reserves room for one task: one may run per thread, and `max_queue` may
-    /// wait. Each reserved task must be pushed. `mailbox` is told if missing
-    /// threads have come.
+    /// wait. Each reserved task must be pushed.
     #[inline]
-    pub fn reserve(&self, mailbox: &Mailbox) -> Result<(), Error> {
+    pub fn reserve(&self) -> Result<(), Error> {
         // Relaxed throughout: counts, which order nothing.
         let posted = self.shared.posted.load(Ordering::Relaxed);
         if posted >= self.room_until.load(Ordering::Relaxed) {
-            self.look_for_room(posted, mailbox)?;
+            self.look_for_room(posted)?;
         }
         self.shared.posted.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -282,7 +291,7 @@ impl Pool {
 
     /// The rest of `reserve`, now and then: whether there is room.
     #[cold]
-    fn look_for_room(&self, posted: u64, mailbox: &Mailbox) -> Result<(), Error> {
+    fn look_for_room(&self, posted: u64) -> Result<(), Error> {
         // Relaxed, all: as in `reserve`.
         let config = self.config();
         if self.started() < config.threads {
@@ -293,7 +302,7 @@ impl Pool {
                 .tried_ns;
             if now_ns().saturating_sub(tried_ns) >= RETRY_NS {
                 // It has a thread, or a task could not be posted.
-                let _ = self.start(mailbox);
+                let _ = self.start();
             }
         }
         let threads = self.started();

@@ -35,6 +35,7 @@ void ngx_http_lua_ffi_respond(void *tsk, int rc, char *rsp, int rsp_len);
 typedef struct {
     void  *tq;
     char   label[64];
+    int    pollers; /* guarded by lock; who ends last frees it */
 } runtime;
 
 typedef struct {
@@ -285,6 +286,9 @@ run(void *arg)
     }
     /* Once more than it should. */
     add(&nulls, ngx_http_lua_ffi_task_poll(me->rt->tq) == NULL ? 1 : 1000);
+    if (add(&me->rt->pollers, -1) == 0) {
+        free(me->rt);
+    }
     free(me);
     return NULL;
 }
@@ -325,6 +329,7 @@ libffi_init(char *cfg, void *tq)
         free(rt);
         return rc;
     }
+    rt->pollers = pollers;
     for (n = 0; n < pollers; n++) {
         poller *me = malloc(sizeof(poller));
 
