@@ -1,14 +1,14 @@
 //! Runtimes that are loaded and closed, again and again, in every language: a worker
 //! may do so for months.
 //!
-//! `NBFFI_SOAK_CYCLES` says how often; before a release it is 100,000.
+//! How often is `Size::Cycles`: with `make soak`, 100,000 times.
 
 mod support;
 
 use std::fs;
 use std::path::Path;
 
-use support::{eventually, process, root, Nginx, PATIENCE};
+use support::{eventually, in_turns, process, root, Nginx, Size, PATIENCE};
 
 const LANGUAGES: &str = "
 local ffi = require 'ffi'
@@ -137,22 +137,16 @@ const MOST_RSS_EACH: i64 = 64;
 
 #[test]
 fn what_is_loaded_and_closed_leaves_nothing() {
-    let asked = std::env::var("NBFFI_SOAK_CYCLES").map(|text| text.parse().unwrap());
     let (nginx, languages) = start();
     let worker = nginx.worker();
     for language in languages {
         let slow = matches!(language, "lua" | "python" | "java");
-        let cycles = asked
-            .clone()
-            .unwrap_or(if slow { USUAL / 10 } else { USUAL });
+        let cycles = Size::Cycles.or(if slow { USUAL / 10 } else { USUAL });
         let run = |number: u64| {
-            let mut left = number;
-            while left > 0 {
-                let now = left.min(AT_ONCE);
+            in_turns(number, AT_ONCE, |now| {
                 let text = nginx.text(&format!("/cycles?{language}-{now}"));
                 assert_eq!(text, "done", "{language}");
-                left -= now;
-            }
+            });
         };
         let figures = || {
             let given: i64 = nginx.text("/given").parse().unwrap();
