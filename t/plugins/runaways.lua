@@ -7,6 +7,22 @@ ffi.cdef[[
 int getpid(void);
 int usleep(unsigned int microseconds);
 int poll(void *descriptors, unsigned long count, int milliseconds);
+typedef struct { long seconds, part; } runaways_time;
+int ppoll(void *descriptors, unsigned long count, const runaways_time *time,
+          const void *signals);
+int select(int count, void *reading, void *writing, void *other,
+           runaways_time *time);
+int pselect(int count, void *reading, void *writing, void *other,
+            const runaways_time *time, const void *signals);
+int nanosleep(const runaways_time *time, runaways_time *rest);
+int clock_nanosleep(int clock, int flags, const runaways_time *time,
+                    runaways_time *rest);
+int epoll_create1(int flags);
+int epoll_wait(int epoll, void *events, int count, int milliseconds);
+int socketpair(int domain, int type, int protocol, int ends[2]);
+int setsockopt(int socket, int level, int option, const void *value,
+               unsigned int size);
+ssize_t recv(int socket, void *to, size_t size, int flags);
 void *memset(void *to, int byte, size_t size);
 int pipe(int ends[2]);
 ssize_t read(int descriptor, void *to, size_t size);
@@ -50,7 +66,8 @@ loops["nested"] = function()
     while true do
         for i = 1, 100 do
             for j = 1, 100 do
-                if i * j < 0 then return end
+                -- A sum: some LuaJITs of 2024 compile `i * j < 0` wrongly.
+                if i + j < 0 then return end
             end
         end
     end
@@ -295,38 +312,105 @@ end
 -- Loops that spend their time in a C function, and next to none in Lua code.
 -- They count their rounds in cell 1.
 local waiting = {}
-_M.waiting_names = { "ngx.sleep", "poll", "usleep", "memset" }
 
-waiting["ngx.sleep"] = function(cells)
-    while true do
-        cells[1] = cells[1] + 1
-        ngx.sleep(0.001)
+-- Nothing in these loops but one call: `call` is compiled into the loop.
+local function wait_by(name, call)
+    waiting[name] = function(cells)
+        while true do
+            cells[1] = cells[1] + 1
+            call(cells)
+        end
     end
 end
 
-waiting["poll"] = function(cells)
-    while true do
-        cells[1] = cells[1] + 1
-        C.poll(nil, 0, 1)
-    end
+local millisecond = ffi.new("runaways_time", 0, 1e6)
+local room = ffi.new("char[100000]")
+
+wait_by("ngx.sleep", function() ngx.sleep(0.001) end)
+wait_by("poll", function() C.poll(nil, 0, 1) end)
+wait_by("ppoll", function() C.ppoll(nil, 0, millisecond, nil) end)
+wait_by("usleep", function() C.usleep(100) end)
+wait_by("nanosleep", function() C.nanosleep(millisecond, nil) end)
+wait_by("clock_nanosleep", function()
+    C.clock_nanosleep(1, 0, millisecond, nil)
+end)
+wait_by("select", function()
+    -- Its time is in microseconds, and it changes it.
+    local time = ffi.new("runaways_time", 0, 1000)
+    C.select(0, nil, nil, nil, time)
+end)
+wait_by("pselect", function()
+    C.pselect(0, nil, nil, nil, millisecond, nil)
+end)
+wait_by("memset", function() C.memset(room, 0, 100000) end)
+
+do
+    local epoll, events
+    wait_by("epoll_wait", function()
+        if not epoll then
+            epoll = C.epoll_create1(0x80000)
+            events = ffi.new("char[64]")
+        end
+        C.epoll_wait(epoll, events, 1, 1)
+    end)
 end
 
-waiting["usleep"] = function(cells)
-    while true do
-        cells[1] = cells[1] + 1
-        C.usleep(100)
-    end
+do
+    local ends
+    wait_by("recv", function()
+        if not ends then
+            ends = ffi.new("int[2]")
+            -- AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC; SOL_SOCKET, SO_RCVTIMEO.
+            assert(C.socketpair(1, 0x80001, 0, ends) == 0)
+            local time = ffi.new("runaways_time", 0, 1000)
+            assert(C.setsockopt(ends[0], 1, 20, time, 16) == 0)
+        end
+        C.recv(ends[0], room, 1, 0)
+    end)
 end
 
-waiting["memset"] = function(cells)
-    local buffer = ffi.new("char[?]", 100000)
-    while true do
-        cells[1] = cells[1] + 1
-        C.memset(buffer, 0, 100000)
-    end
+_M.waiting_names = {}
+for name in pairs(waiting) do
+    _M.waiting_names[#_M.waiting_names + 1] = name
 end
+table.sort(_M.waiting_names)
+
+
+-- Likewise, but in functions of our own: see deep_calls.c.
+ffi.cdef[[
+void among_return_addresses(volatile int32_t *cells);
+void among_addresses(volatile int32_t *cells, const void *address);
+void aligned(volatile int32_t *cells);
+void of_variable_size(volatile int32_t *cells, int size);
+void recursive(volatile int32_t *cells, int depth);
+void large(volatile int32_t *cells);
+int jumps(volatile int32_t *cells);
+void computes(volatile int32_t *cells);
+int lua_gettop(void *L);
+]]
+
+local deep
+
+for _, name in ipairs { "among_return_addresses", "aligned", "large", "jumps",
+                        "computes" } do
+    wait_by(name, function(cells) deep[name](cells) end)
+end
+wait_by("among_addresses", function(cells)
+    deep.among_addresses(cells, C.lua_gettop)
+end)
+wait_by("of_variable_size", function(cells)
+    deep.of_variable_size(cells, 5000)
+end)
+wait_by("recursive", function(cells) deep.recursive(cells, 20) end)
+
+_M.deep_names = { "aligned", "among_addresses", "among_return_addresses",
+                  "computes", "jumps", "large", "of_variable_size",
+                  "recursive" }
+
 
 function _M.wait(address, name)
+    deep = deep or ffi.load(assert(package.searchpath("libdeep_calls",
+                                                      package.cpath)))
     begin(address)
     return waiting[name](require("board").at(address).memory.cells)
 end

@@ -15,7 +15,8 @@
  *     closed: its memory is released as a whole.
  *   - and if it is in a C function that compiled code has called, as a loop
  *     that polls or sleeps always is, makes that function return to a
- *     trampoline, which leaves the VM in the same way.
+ *     trampoline, which leaves the VM in the same way. The place of its return
+ *     address follows from unwinding tables, never from what lies on the stack.
  *   In other C code, the handler does nothing: the watchdog tries again.
  *   While the VM is being closed, finalizers run, which LuaJIT runs without
  *   hooks. Then the handler leaves LuaJIT's own code, too: nobody uses the VM
@@ -24,6 +25,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -45,6 +47,9 @@ void lua_close(lua_State *L);
 /* What nbffi_guard_call returns if it was left by siglongjmp. */
 #define ABANDONED (-1)
 #define MAX_RANGES 2048
+#define MAX_ROWS 1024
+/* C functions that call each other, from compiled code to where the thread is. */
+#define MAX_FRAMES 256
 
 typedef struct nbffi_guard {
     sigjmp_buf jump;
@@ -61,57 +66,151 @@ typedef struct nbffi_guard {
     /* What is being run, and what is to be stopped: numbers of runs. */
     volatile sig_atomic_t run;
     _Atomic int stop;
-    /* The stack above the frame that calls Lua. */
-    uintptr_t *floor;
+    /* The thread's stack: its lowest address, and the frame that calls Lua. */
+    uintptr_t lowest, floor;
+    /* Code that the handler has met and has no unwind row for, or 0. */
+    _Atomic uintptr_t unknown;
 } nbffi_guard;
 
-/* initial-exec: a handler must not allocate, as other models may. */
-static __thread nbffi_guard *current
-    __attribute__((tls_model("initial-exec")));
+/* The guard of what the thread runs. No thread-local variable: of a library that
+ * is opened late, some are allocated at first use, which a handler must not do,
+ * and the others ("initial-exec") musl refuses, and glibc has little room for.
+ * To read a key takes neither lock nor memory. */
+static pthread_key_t current;
 
-/* Where compiled code may be: executable memory that is no file's; and where
- * LuaJIT itself is, and whether nothing else is there: it may be a part of the
- * nginx program. Written by the watchdog before it sends a signal; odd versions
- * are being written. */
-static struct { uintptr_t start, end; } ranges[MAX_RANGES], luajit;
-static _Atomic int luajit_is_alone;
-static _Atomic unsigned ranges_count;
-static _Atomic unsigned ranges_version;
+/* How a frame is unwound while the thread is at one of these addresses: unwind.rs
+ * has the same structure. The CFA is the stack pointer of the caller. */
+typedef struct nbffi_unwind_row {
+    uintptr_t start, end;
+    /* The CFA is a register plus this; or is in memory there. */
+    int32_t cfa_offset;
+    /* Where the return address is, from the CFA on, unless in a register. */
+    int32_t return_offset;
+    /* Where the caller's frame pointer is, from `frame_base` on. */
+    int32_t frame_offset;
+    uint8_t cfa_base, cfa_in_memory, return_in_register, frame_base;
+} nbffi_unwind_row;
+
+enum { STACK_POINTER, FRAME_POINTER };
+enum { UNCHANGED, FROM_CFA, FROM_FRAME_POINTER };
+
+/* What the watchdog tells handlers before it sends signals: where compiled code
+ * may be, which is executable memory that is no file's; where LuaJIT itself is,
+ * and whether nothing else is there, since it may be a part of the nginx program;
+ * and unwind rows, sorted by address. Odd versions are being written. */
+static struct {
+    _Atomic unsigned version;
+    unsigned ranges_count, rows_count;
+    struct { uintptr_t start, end; } ranges[MAX_RANGES], luajit;
+    int luajit_is_alone;
+    nbffi_unwind_row rows[MAX_ROWS];
+} known;
+
+/* Whether nothing has been written since this version: what was read is right. */
+static int
+is_current(unsigned version)
+{
+    /* Acquire: what was read before is read before the version is. Partner of
+     * the fences in `begin_telling` and `end_telling`. */
+    atomic_thread_fence(memory_order_acquire);
+    return version % 2 == 0 && version == atomic_load(&known.version);
+}
+
+static void
+begin_telling(void)
+{
+    atomic_fetch_add(&known.version, 1);
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+static void
+end_telling(void)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    atomic_fetch_add(&known.version, 1);
+}
 
 void
 nbffi_guard_ranges(const uintptr_t *bounds, unsigned count,
                    uintptr_t luajit_start, uintptr_t luajit_end, int alone)
 {
-    unsigned version = atomic_load(&ranges_version);
+    begin_telling();
+    known.ranges_count = count < MAX_RANGES ? count : MAX_RANGES;
+    for (unsigned i = 0; i < known.ranges_count; i++) {
+        known.ranges[i].start = bounds[2 * i];
+        known.ranges[i].end = bounds[2 * i + 1];
+    }
+    known.luajit.start = luajit_start;
+    known.luajit.end = luajit_end;
+    known.luajit_is_alone = alone;
+    end_telling();
+}
 
-    if (count > MAX_RANGES) {
-        count = MAX_RANGES;
+void
+nbffi_guard_rows(const nbffi_unwind_row *rows, unsigned count)
+{
+    begin_telling();
+    known.rows_count = count < MAX_ROWS ? count : MAX_ROWS;
+    for (unsigned i = 0; i < known.rows_count; i++) {
+        known.rows[i] = rows[i];
     }
-    atomic_store(&ranges_version, version + 1);
-    atomic_thread_fence(memory_order_seq_cst);
-    for (unsigned i = 0; i < count; i++) {
-        ranges[i].start = bounds[2 * i];
-        ranges[i].end = bounds[2 * i + 1];
-    }
-    luajit.start = luajit_start;
-    luajit.end = luajit_end;
-    atomic_store(&luajit_is_alone, alone);
-    atomic_store(&ranges_count, count);
-    atomic_store(&ranges_version, version + 2);
+    end_telling();
 }
 
 static int
 is_compiled_code(uintptr_t address)
 {
-    unsigned version = atomic_load(&ranges_version);
-    unsigned count = atomic_load(&ranges_count);
+    unsigned version = atomic_load(&known.version);
+    unsigned count = known.ranges_count;
     int found = 0;
 
     for (unsigned i = 0; i < count && !found; i++) {
-        found = address >= ranges[i].start && address < ranges[i].end;
+        found = address >= known.ranges[i].start
+                && address < known.ranges[i].end;
     }
-    return found && version % 2 == 0
-           && version == atomic_load(&ranges_version);
+    return found && is_current(version);
+}
+
+/* Whether an address may be LuaJIT's; whether it is, and nobody else's. */
+static int
+may_be_luajit(uintptr_t address)
+{
+    unsigned version = atomic_load(&known.version);
+    int found = address >= known.luajit.start && address < known.luajit.end;
+
+    return found || !is_current(version);
+}
+
+static int
+is_luajit_alone(uintptr_t address)
+{
+    unsigned version = atomic_load(&known.version);
+    int found = known.luajit_is_alone && address >= known.luajit.start
+                && address < known.luajit.end;
+
+    return found && is_current(version);
+}
+
+/* Finds the unwind row of an address. */
+static int
+find_row(uintptr_t address, nbffi_unwind_row *row)
+{
+    unsigned version = atomic_load(&known.version);
+    unsigned low = 0, high = known.rows_count;
+
+    while (low < high) {
+        unsigned middle = low + (high - low) / 2;
+
+        *row = known.rows[middle];
+        if (address < row->start) {
+            high = middle;
+        } else if (address >= row->end) {
+            low = middle + 1;
+        } else {
+            return is_current(version);
+        }
+    }
+    return 0;
 }
 
 /* Where a C function that was called by compiled code returns to, once the
@@ -123,7 +222,9 @@ void nbffi_guard_trampoline(void);
 void
 nbffi_guard_leave(void)
 {
-    siglongjmp(current->jump, 1);
+    nbffi_guard *guard = pthread_getspecific(current);
+
+    siglongjmp(guard->jump, 1);
 }
 
 #if defined(__x86_64__)
@@ -162,7 +263,8 @@ is_after_call(uintptr_t address)
 #define registers_of(context) (((ucontext_t *) context)->uc_mcontext.gregs)
 #define program_counter(context) ((uintptr_t) registers_of(context)[REG_RIP])
 #define stack_pointer(context) ((uintptr_t) registers_of(context)[REG_RSP])
-#define return_register(context) NULL
+#define frame_pointer(context) ((uintptr_t) registers_of(context)[REG_RBP])
+#define return_register(context) ((unsigned long long *) NULL)
 
 #elif defined(__aarch64__)
 
@@ -190,6 +292,7 @@ is_after_call(uintptr_t address)
 #define registers_of(context) (((ucontext_t *) context)->uc_mcontext)
 #define program_counter(context) ((uintptr_t) registers_of(context).pc)
 #define stack_pointer(context) ((uintptr_t) registers_of(context).sp)
+#define frame_pointer(context) ((uintptr_t) registers_of(context).regs[29])
 #define return_register(context) (&registers_of(context).regs[30])
 
 #else
@@ -199,14 +302,16 @@ is_after_call(uintptr_t address)
 
 #endif
 
-static int
-is_luajit(uintptr_t address)
-{
-    return address >= luajit.start && address < luajit.end;
-}
-
 #if defined(__x86_64__) || defined(__aarch64__)
 
+/* A frame that is being unwound. */
+typedef struct {
+    uintptr_t code, stack, frame;
+} unwound;
+
+/* The tables say where a return address is; that it follows a call is asked for
+ * all the same, as some compilers' tables are wrong in a function's last
+ * instructions. */
 static int
 is_return_address(uintptr_t address)
 {
@@ -214,32 +319,97 @@ is_return_address(uintptr_t address)
            && is_after_call(address);
 }
 
+/* The word at an address of the stack between a frame and the one that calls Lua;
+ * NULL if it is not there. */
+static uintptr_t *
+word_at(const nbffi_guard *guard, const unwound *frame, uintptr_t address)
+{
+    if (address % sizeof(uintptr_t) != 0 || frame->stack < guard->lowest
+        || address < frame->stack || address >= guard->floor)
+    {
+        return NULL;
+    }
+    return (uintptr_t *) address;
+}
+
+/* The stack pointer of a frame's caller; 0 if it cannot be right. */
+static uintptr_t
+find_cfa(const nbffi_guard *guard, const unwound *frame,
+         const nbffi_unwind_row *row)
+{
+    uintptr_t cfa = row->cfa_base == FRAME_POINTER ? frame->frame
+                                                   : frame->stack;
+
+    cfa += (intptr_t) row->cfa_offset;
+    if (row->cfa_in_memory) {
+        uintptr_t *place = word_at(guard, frame, cfa);
+
+        cfa = place == NULL ? 0 : *place;
+    }
+    return cfa >= frame->stack && cfa <= guard->floor ? cfa : 0;
+}
+
 /* Has the C function that the thread is in, if compiled code called it, return
- * to the trampoline. Between compiled code and a function that it calls there
- * is nothing of LuaJIT's: if there is, LuaJIT itself works, on its own code for
- * example, and what looks like a return address may be something else. */
+ * to the trampoline. What lies between may be C functions only: if LuaJIT's own
+ * code does, it is not for us to leave. */
 static void
 redirect(nbffi_guard *guard, void *context)
 {
+    unwound frame = {
+        program_counter(context), stack_pointer(context),
+        frame_pointer(context)
+    };
     unsigned long long *in_register = return_register(context);
-    uintptr_t *place = (uintptr_t *) (stack_pointer(context) & ~(uintptr_t) 7);
 
-    if (is_luajit(program_counter(context))) {
-        return;
-    }
-    if (in_register != NULL) {
-        if (is_luajit(*in_register)) {
+    for (int depth = 0; depth < MAX_FRAMES; depth++) {
+        nbffi_unwind_row row;
+        uintptr_t cfa, caller, *place = NULL;
+        /* A call may be the last instruction of its function. */
+        uintptr_t code = frame.code - (depth > 0);
+
+        if (may_be_luajit(frame.code)
+            || frame.code == (uintptr_t) nbffi_guard_trampoline)
+        {
             return;
         }
-        if (is_return_address(*in_register)) {
-            *in_register = (uintptr_t) nbffi_guard_trampoline;
-        }
-    }
-    for ( ; place < guard->floor && !is_luajit(*place); place++) {
-        if (is_return_address(*place)) {
-            *place = (uintptr_t) nbffi_guard_trampoline;
+        if (!find_row(code, &row)) {
+            atomic_store(&guard->unknown, code);
             return;
         }
+        cfa = find_cfa(guard, &frame, &row);
+        if (cfa == 0) {
+            return;
+        }
+        if (row.return_in_register) {
+            if (in_register == NULL || depth > 0) {
+                return;
+            }
+            caller = *in_register;
+            if (is_return_address(caller)) {
+                *in_register = (uintptr_t) nbffi_guard_trampoline;
+                return;
+            }
+        } else {
+            place = word_at(guard, &frame, cfa + (intptr_t) row.return_offset);
+            if (place == NULL) {
+                return;
+            }
+            caller = *place;
+            if (is_return_address(caller)) {
+                *place = (uintptr_t) nbffi_guard_trampoline;
+                return;
+            }
+        }
+        if (row.frame_base != UNCHANGED) {
+            place = word_at(guard, &frame, (intptr_t) row.frame_offset
+                            + (row.frame_base == FROM_CFA ? cfa : frame.frame));
+            if (place == NULL) {
+                return;
+            }
+            frame.frame = *place;
+        }
+        frame.code = caller;
+        frame.stack = cfa;
     }
 }
 
@@ -264,7 +434,7 @@ raise_error(lua_State *L, lua_Debug *record)
 static void
 on_signal(int signal, siginfo_t *info, void *context)
 {
-    nbffi_guard *guard = current;
+    nbffi_guard *guard = pthread_getspecific(current);
 
     (void) signal;
     (void) info;
@@ -282,8 +452,7 @@ on_signal(int signal, siginfo_t *info, void *context)
         return;
     }
     if (is_compiled_code(program_counter(context))
-        || (guard->closing && atomic_load(&luajit_is_alone)
-            && is_luajit(program_counter(context))))
+        || (guard->closing && is_luajit_alone(program_counter(context))))
     {
         siglongjmp(guard->jump, 1);
     }
@@ -295,6 +464,12 @@ on_signal(int signal, siginfo_t *info, void *context)
 int
 nbffi_guard_install(void)
 {
+    static int has_key;
+
+    if (!has_key && pthread_key_create(&current, NULL) != 0) {
+        return 0;
+    }
+    has_key = 1;
     for (int number = SIGRTMIN + 6; number < SIGRTMAX; number++) {
         struct sigaction action = {0}, before;
 
@@ -315,14 +490,30 @@ nbffi_guard_install(void)
     return 0;
 }
 
+/* A guard of a VM of the calling thread; NULL if there is no memory. */
 nbffi_guard *
 nbffi_guard_new(lua_State *L)
 {
     nbffi_guard *guard = calloc(1, sizeof(nbffi_guard));
+    pthread_attr_t attributes;
+    void *lowest;
+    size_t size;
 
-    if (guard != NULL) {
-        guard->L = L;
+    /* A thread's first value may take memory: this one, so that `arm` cannot
+     * fail. */
+    if (guard == NULL || pthread_getattr_np(pthread_self(), &attributes) != 0) {
+        free(guard);
+        return NULL;
     }
+    pthread_attr_getstack(&attributes, &lowest, &size);
+    pthread_attr_destroy(&attributes);
+    guard->lowest = (uintptr_t) lowest;
+    guard->L = L;
+    if (pthread_setspecific(current, guard) != 0) {
+        free(guard);
+        return NULL;
+    }
+    pthread_setspecific(current, NULL);
     return guard;
 }
 
@@ -337,6 +528,13 @@ void
 nbffi_guard_stop(nbffi_guard *guard, int run)
 {
     atomic_store(&guard->stop, run);
+}
+
+/* From the watchdog: takes the address of code that has no unwind row, or 0. */
+uintptr_t
+nbffi_guard_unknown(nbffi_guard *guard)
+{
+    return atomic_exchange(&guard->unknown, 0);
 }
 
 void
@@ -356,8 +554,8 @@ static void
 arm(nbffi_guard *guard, int run, void *floor)
 {
     guard->run = run;
-    guard->floor = floor;
-    current = guard;
+    guard->floor = (uintptr_t) floor;
+    pthread_setspecific(current, guard);
     atomic_signal_fence(memory_order_seq_cst);
     guard->armed = 1;
 }
@@ -367,7 +565,7 @@ disarm(nbffi_guard *guard)
 {
     guard->armed = 0;
     atomic_signal_fence(memory_order_seq_cst);
-    current = NULL;
+    pthread_setspecific(current, NULL);
 }
 
 /* lua_pcall, as run number `run` (not 0); ABANDONED if it was left. */

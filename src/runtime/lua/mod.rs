@@ -7,6 +7,7 @@
 //! | [`vm`]       | one VM: start, one task, end |
 //! | [`heap`]     | a VM's memory, with its limit |
 //! | [`watchdog`] | stops code whose caller has given up (with `guard.c`) |
+//! | [`unwind`]   | how the C functions that it is in are unwound |
 //! | [`belongings`] | what a VM has outside of its heap |
 //! | [`nested`]   | calls from VM code into other runtimes |
 //! | [`regex`]    | PCRE2 for `ngx.re` |
@@ -23,6 +24,7 @@ pub mod group;
 mod heap;
 pub mod nested;
 pub mod regex;
+mod unwind;
 pub mod vm;
 mod watchdog;
 

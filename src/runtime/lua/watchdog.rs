@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use mlua::ffi as lua;
 
+use super::unwind::{Row, Rows};
 use crate::channel::Mailbox;
 use crate::pool::spawn_helper;
 use crate::sync::{fence, now_ns, AtomicU32, AtomicU64, Ordering};
@@ -52,6 +53,7 @@ extern "C" {
     fn nbffi_guard_free(guard: *mut Guard);
     fn nbffi_guard_stop(guard: *mut Guard, run: c_int);
     fn nbffi_guard_nest(guard: *mut Guard, nested: c_int);
+    fn nbffi_guard_unknown(guard: *mut Guard) -> usize;
     fn nbffi_guard_is_stopped(guard: *const Guard) -> c_int;
     fn nbffi_guard_call(guard: *mut Guard, run: c_int, nargs: c_int, errfunc: c_int) -> c_int;
     fn nbffi_guard_close(guard: *mut Guard, run: c_int) -> c_int;
@@ -62,6 +64,7 @@ extern "C" {
         luajit_end: usize,
         luajit_is_alone: c_int,
     );
+    fn nbffi_guard_rows(rows: *const Row, count: c_uint);
 }
 
 /// How a guarded call ended.
@@ -302,9 +305,10 @@ impl Watchdog {
     fn live(&self) {
         let mut idle = 0;
         let mut strikes: Vec<(u32, u32)> = Vec::new();
+        let mut rows = Rows::default();
         loop {
             let mut state = self.lock();
-            if self.look(&state, &mut strikes) {
+            if self.look(&state, &mut strikes, &mut rows) {
                 idle = 0;
             } else {
                 idle += 1;
@@ -330,7 +334,7 @@ impl Watchdog {
 
     /// One look. `strikes` has for each VM the number of what runs and how
     /// often it should have ended. True if anything runs.
-    fn look(&self, state: &State, strikes: &mut Vec<(u32, u32)>) -> bool {
+    fn look(&self, state: &State, strikes: &mut Vec<(u32, u32)>, rows: &mut Rows) -> bool {
         let now = now_ns();
         strikes.resize(state.watched.len(), (0, 0));
         let mut some = false;
@@ -353,6 +357,7 @@ impl Watchdog {
             if strikes.1 > GRACE + 1 && !mapped {
                 mapped = true;
                 tell_ranges(&mut self.maps());
+                tell_rows(state, rows);
             }
             if strikes.1 > STUCK {
                 watched.stuck.store(1, Ordering::Relaxed);
@@ -416,6 +421,21 @@ impl Maps {
         file.rewind()?;
         file.read_to_string(&mut text)?;
         Ok(text)
+    }
+}
+
+/// Tells the guard how to unwind the code that its handlers did not know.
+fn tell_rows(state: &State, rows: &mut Rows) {
+    let mut changed = rows.forget_unloaded();
+    for watched in &state.watched {
+        // SAFETY: the guard lives as long as `watched`.
+        let address = unsafe { nbffi_guard_unknown(watched.guard.as_ptr()) };
+        changed |= address != 0 && rows.learn(address);
+    }
+    if changed {
+        let rows = rows.as_slice();
+        // SAFETY: as many rows as it is told.
+        unsafe { nbffi_guard_rows(rows.as_ptr(), rows.len() as c_uint) };
     }
 }
 
