@@ -7,9 +7,12 @@
 fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/runtime/lua/guard.c");
+    for file in ["guard.h", "guard.c", "unwind.c"] {
+        println!("cargo:rerun-if-changed=src/runtime/lua/{file}");
+    }
     cc::Build::new()
         .file("src/runtime/lua/guard.c")
+        .file("src/runtime/lua/unwind.c")
         .flag_if_supported("-std=gnu11")
         .warnings(true)
         .extra_warnings(true)

@@ -105,6 +105,7 @@ if for_any "test"; then
     need python3-numpy /usr/bin/python3 -c "import numpy"
     need python3-pil /usr/bin/python3 -c "import PIL"
     need g++ command -v "${CXX:-c++}"
+    need musl-tools command -v musl-gcc
 fi
 if for_any "lint"; then
     need lua-check command -v luacheck

@@ -1,6 +1,6 @@
 //! How functions of loaded libraries are unwound, for a signal handler.
 //!
-//! `guard.c` has to know where the return address of the C function is that the
+//! `unwind.c` has to know where the return address of the C function is that the
 //! interrupted thread is in. Compilers describe that for every instruction, in
 //! the section `.eh_frame`. To read it takes a lock, of the list of loaded
 //! libraries, and memory: nothing for a signal handler. So a handler that meets
@@ -21,7 +21,8 @@ use gimli::{
     RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
 };
 
-/// The most rows that are kept: more than any loop has met so far.
+/// The most rows that are kept, as in `unwind.c`: more than any loop has met so
+/// far.
 const MAX_ROWS: usize = 1024;
 
 #[cfg(target_arch = "aarch64")]
@@ -50,7 +51,7 @@ const UNCHANGED: u8 = 0;
 const FROM_CFA: u8 = 1;
 const FROM_FRAME_POINTER: u8 = 2;
 
-/// How to get from a frame to its caller's, at some instructions. `guard.c` has
+/// How to get from a frame to its caller's, at some instructions. `guard.h` has
 /// the same structure, and says what the fields mean.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

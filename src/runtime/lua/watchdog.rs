@@ -51,7 +51,7 @@ extern "C" {
     fn nbffi_guard_install() -> c_int;
     fn nbffi_guard_new(state: *mut lua::lua_State) -> *mut Guard;
     fn nbffi_guard_free(guard: *mut Guard);
-    fn nbffi_guard_stop(guard: *mut Guard, run: c_int);
+    fn nbffi_guard_stop(guard: *mut Guard, run: c_int, thread: libc::pid_t);
     fn nbffi_guard_nest(guard: *mut Guard, nested: c_int);
     fn nbffi_guard_unknown(guard: *mut Guard) -> usize;
     fn nbffi_guard_is_stopped(guard: *const Guard) -> c_int;
@@ -367,13 +367,7 @@ impl Watchdog {
                 // for ever. If it has begun something else meanwhile, `run` is
                 // not its number, and the handler does nothing.
                 unsafe {
-                    nbffi_guard_stop(watched.guard.as_ptr(), run as c_int);
-                    libc::syscall(
-                        libc::SYS_tgkill,
-                        libc::getpid(),
-                        watched.thread,
-                        self.signal,
-                    );
+                    nbffi_guard_stop(watched.guard.as_ptr(), run as c_int, watched.thread);
                 }
             }
         }
