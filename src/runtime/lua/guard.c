@@ -110,7 +110,9 @@ nbffi_guard_install(void)
             continue;
         }
         action.sa_sigaction = on_signal;
-        action.sa_flags = SA_SIGINFO | SA_RESTART;
+        /* ONSTACK: Go, which a VM may call, runs on small stacks, and has an
+         * alternate one then. */
+        action.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
         sigemptyset(&action.sa_mask);
         if (sigaction(number, &action, NULL) == 0) {
             signal_number = number;
