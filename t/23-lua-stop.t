@@ -71,6 +71,7 @@ location = /t {
             local stats = rt:stats()
             return stats.in_flight == 0 and stats.vm.vms == 4
                    and stats.vm.replaced.stopped >= begun()
+                   and stats.vm.made == stats.vm.replaced.stopped + 4
         end))
         -- Each of them cost one VM, and the new ones work.
         local vm = rt:stats().vm
