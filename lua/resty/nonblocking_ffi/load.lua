@@ -12,10 +12,10 @@ local task = require "resty.nonblocking_ffi.task"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
+local clock = channel.clock
 local error = error
 local fingerprint = codec.fingerprint
 local format = string.format
-local now = ngx.now
 local pairs = pairs
 local pcall = pcall
 local register = channel.register
@@ -132,7 +132,7 @@ end
 
 -- Makes a runtime known, as one that is being loaded.
 local function enter(self, arguments)
-    local waiter = waiting.fresh(now() + self.timeout)
+    local waiter = waiting.fresh(clock() + self.timeout)
     waiter.callback = function() loaded(self, waiter) end
     self.loading = waiter
     by_arguments[arguments] = self
@@ -272,7 +272,7 @@ function _M.load(given, host)
         ok = channel.block(waiter, BLOCKING_LOAD)
         channel.start()
     else
-        ok, err = wait(waiter, self.timeout)
+        ok, err = wait(waiter, self.timeout, clock() + self.timeout)
     end
     if not ok then
         return nil, err or texts[TIMEOUT]

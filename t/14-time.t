@@ -1,0 +1,217 @@
+# Time: one clock for all deadlines, that of the core.
+
+use strict;
+use warnings;
+
+use Test::Nginx::Socket::Lua;
+use Cwd qw( cwd );
+
+my $pwd = cwd();
+our $HttpConfig = qq{
+    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
+};
+
+repeat_each(1);
+plan tests => repeat_each() * (blocks() * 3);
+no_long_string();
+timeout(60);
+log_level('info');
+run_tests();
+
+__DATA__
+
+=== TEST 1: a future whose wait ends has ended, and none ends before its time
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local clock = require("test_plugins").clock
+        local gate = require("test_plugins").gate()
+        gate.reset()
+        assert(nbffi.pool("stuck", { threads = 1 }))
+        local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                                       pool = "stuck" })
+        local holds = assert(rt:submit("hold x"))
+        gate.has("started", 1)
+        local early, pending, wrong, ended = 0, 0, 0, 0
+        local function one(i)
+            local timeout = (i % 97 + 1) * 0.00037
+            local began = clock()
+            local fut = assert(rt:submit("note y", { timeout = timeout }))
+            local res, err
+            if i % 3 == 0 then
+                res, err = nil, select(2, nbffi.wait_all { fut })[1]
+            elseif i % 3 == 1 then
+                res, err = select(2, nbffi.wait_any { fut })
+            else
+                res, err = fut:wait()
+            end
+            ended = ended + 1
+            early = early + (clock() - began < timeout and 1 or 0)
+            wrong = wrong + ((res or err ~= "timeout") and 1 or 0)
+            -- One that is done cannot be cancelled.
+            pending = pending + (fut:cancel() and 1 or 0)
+        end
+        local function many(first)
+            for i = first, first + 99 do
+                one(i)
+            end
+        end
+        local threads = {}
+        for i = 1, 60 do
+            threads[i] = ngx.thread.spawn(many, i * 100)
+        end
+        for i = 1, 60 do
+            ngx.thread.wait(threads[i])
+        end
+        gate.open()
+        holds:wait()
+        ngx.say(ended, " ended, ", early, " early, ", pending, " pending, ",
+                wrong, " wrong, ", rt:stats().errors.timeout, " counted")
+    }
+}
+--- request
+GET /t
+--- response_body
+6000 ended, 0 early, 0 pending, 0 wrong, 6000 counted
+--- no_error_log
+[error]
+
+
+
+=== TEST 2: calls do not end before their time, though the event loop's clock is old
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local clock = require("test_plugins").clock
+        local rt = assert(nbffi.load { runtime = "c", library = "late",
+                                       name = "never" })
+        local early, wrong = 0, 0
+        for i = 1, 100 do
+            local timeout = 0.0101 + i % 10 / 10000
+            -- nginx looks at its clock once a turn.
+            local busy = clock() + 0.006
+            while clock() < busy do end
+            local began = clock()
+            local res, err = rt:call("never" .. i, { timeout = timeout })
+            early = early + (clock() - began < timeout and 1 or 0)
+            wrong = wrong + ((res or err ~= "timeout") and 1 or 0)
+        end
+        ngx.say(early, " early, ", wrong, " wrong, ",
+                rt:stats().errors.timeout, " counted")
+    }
+}
+--- request
+GET /t
+--- response_body
+0 early, 0 wrong, 100 counted
+--- no_error_log
+[error]
+
+
+
+=== TEST 3: a wait with a timeout of its own is not early either, and leaves the future
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local clock = require("test_plugins").clock
+        local rt = assert(nbffi.load { runtime = "c", library = "late",
+                                       name = "never" })
+        local early, ended, wrong = 0, 0, 0
+        local function waits(fut, timeout)
+            local _, err = fut:wait(timeout)
+            return err
+        end
+        local function waits_all(fut, timeout)
+            local _, errs = nbffi.wait_all({ fut, fut }, timeout)
+            return errs[1] == errs[2] and errs[1]
+        end
+        local function waits_any(fut, timeout)
+            local _, err = nbffi.wait_any({ fut }, timeout)
+            return err
+        end
+        local function many(wait)
+            for i = 1, 60 do
+                local fut = assert(rt:submit("never", { timeout = 600 }))
+                local timeout = (i % 29 + 1) * 0.00043
+                local busy = clock() + 0.001
+                while clock() < busy do end
+                local began = clock()
+                local err = wait(fut, timeout)
+                early = early + (clock() - began < timeout and 1 or 0)
+                wrong = wrong + (err ~= "timeout" and 1 or 0)
+                ended = ended + (fut:cancel() and 0 or 1)
+            end
+        end
+        local threads = {}
+        for i, wait in ipairs { waits, waits_all, waits_any } do
+            threads[i] = ngx.thread.spawn(many, wait)
+        end
+        for i = 1, #threads do
+            ngx.thread.wait(threads[i])
+        end
+        ngx.say(early, " early, ", ended, " ended, ", wrong, " wrong, ",
+                rt:stats().errors.cancelled, " cancelled")
+    }
+}
+--- request
+GET /t
+--- response_body
+0 early, 0 ended, 0 wrong, 180 cancelled
+--- no_error_log
+[error]
+
+
+
+=== TEST 4: close and tasks that wait for room are not early
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local clock = require("test_plugins").clock
+        local late = require("test_plugins").late()
+        local gate = require("test_plugins").gate()
+        gate.reset()
+        assert(nbffi.pool("one", { threads = 1, max_queue = 0 }))
+        local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                                       pool = "one", on_full = "wait" })
+        local other = assert(nbffi.load { runtime = "c", library = "late",
+                                          name = "held" })
+        local holds = assert(rt:submit("hold x"))
+        gate.has("started", 1)
+        local held = assert(other:submit("held"))
+        late.has("held")
+        local early, wrong = 0, 0
+        local function try(timeout, func, ...)
+            local busy = clock() + 0.003
+            while clock() < busy do end
+            local began = clock()
+            local res, err = func(...)
+            early = early + (clock() - began < timeout and 1 or 0)
+            wrong = wrong + ((res or err ~= "timeout") and 1 or 0)
+        end
+        for i = 1, 20 do
+            local timeout = 0.0041 + i * 0.00013
+            try(timeout, rt.call, rt, "note y", { timeout = timeout })
+            try(timeout, rt.submit, rt, "note y", { timeout = timeout })
+            try(timeout, other.close, other, timeout)
+        end
+        gate.open()
+        late.act("held", "respond", "it is")
+        ngx.say(early, " early, ", wrong, " wrong, ", holds:wait(), ", ",
+                held:wait(), ", ", other:close())
+    }
+}
+--- request
+GET /t
+--- response_body
+0 early, 0 wrong, x, it is, true
+--- no_error_log
+[error]
