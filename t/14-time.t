@@ -215,3 +215,92 @@ GET /t
 0 early, 0 wrong, x, it is, true
 --- no_error_log
 [error]
+
+
+
+=== TEST 5: a time beyond all times is no limit, wherever it is given
+--- http_config eval
+"$::HttpConfig
+init_by_lua_block {
+    require('resty.nonblocking_ffi').setup{ shutdown_timeout = math.huge,
+                                            timeout = 2^63 }
+}"
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        assert(nbffi.load { runtime = "c", library = "echo", name = "echo" })
+        local results = {}
+        for _, long in ipairs { math.huge, 1e10, 1e12, 2^63, 2^64, 1e308 } do
+            local name = string.format("long %g", long)
+            assert(nbffi.pool(name, { threads = 1, max_queue = 0 }))
+            local rt = assert(nbffi.load {
+                runtime = "lua", pool = name, timeout = long, name = name,
+                vm = name, init = "ngx.sleep(0.05)",
+            })
+            local function slow(long)
+                ngx.sleep(0.02)
+                local worker = require "resty.nonblocking_ffi.worker"
+                return assert(worker.call("echo", "tea", long)),
+                       worker.deadline()
+            end
+            local function echo(x) return x end
+            local slows = loadstring(string.dump(slow))
+            assert(rt:call_fn({ slows, timeout = long }, long) == "tea")
+            assert(select("#", rt:call_fn(slows, long)) == 2)
+            assert(select(2, rt:call_fn(slows, long)) == nil)
+            assert(rt:call_fn(loadstring(string.dump(echo)), "x") == "x")
+            assert(rt:close(long) == true)
+
+            local plugin = assert(nbffi.load {
+                runtime = "c", library = "async_timer", timeout = long,
+                name = "plugin " .. name, on_full = "wait", pool = name,
+            })
+            local function submit()
+                return assert(plugin:submit("20 tea", { timeout = long }))
+            end
+            assert(plugin:call("20 tea", { timeout = long }) == "tea")
+            assert(submit():wait(long) == "tea")
+            assert(nbffi.wait_all({ submit(), submit() }, long)[2] == "tea")
+            assert(select(2, nbffi.wait_any({ submit() }, long)) == "tea")
+            assert(plugin:cast("1 tea", { timeout = long }))
+            assert(plugin:close(long))
+        end
+        -- What is no time is refused.
+        local echo = assert(nbffi.load { runtime = "c", library = "echo" })
+        local fut = assert(echo:submit("x"))
+        local huge, nan = math.huge, 0 / 0
+        for _, bad in ipairs { -1, -huge, nan, "1" } do
+            for what, try in pairs {
+                setup = function() nbffi.setup { timeout = bad } end,
+                exit = function() nbffi.setup { shutdown_timeout = bad } end,
+                load = function()
+                    nbffi.load { runtime = "c", library = "echo",
+                                 timeout = bad }
+                end,
+                call = function() echo:call("x", { timeout = bad }) end,
+                submit = function() echo:submit("x", { timeout = bad }) end,
+                cast = function() echo:cast("x", { timeout = bad }) end,
+                wait = function() fut:wait(bad) end,
+                wait_all = function() nbffi.wait_all({ fut }, bad) end,
+                wait_any = function() nbffi.wait_any({ fut }, bad) end,
+                close = function() echo:close(bad) end,
+                run = function()
+                    nbffi.run({ "string", timeout = bad }, "rep", "x")
+                end,
+            } do
+                local ok, err = pcall(try)
+                if ok or not err:find("timeout must be a ", 1, true) then
+                    ngx.say(what, " ", bad, ": ", err)
+                end
+            end
+        end
+        ngx.say("done")
+    }
+}
+--- request
+GET /t
+--- response_body
+done
+--- no_error_log
+[error]

@@ -13,6 +13,8 @@ use super::vm::{Spent, Vm};
 use super::watchdog::Watched;
 use crate::channel::{outbox, Mailbox};
 use crate::pool::{Pool, Seat};
+use crate::sync::now_ns;
+use crate::task::slot::deadline_after;
 
 /// nginx's level for what an operator should know.
 pub const WARN: u8 = 5;
@@ -28,8 +30,16 @@ pub struct Limits {
     pub recycle_memory: usize,
     /// A VM that has run so many tasks is replaced.
     pub recycle_tasks: u64,
-    /// How long the start of a VM may take, init code included.
-    pub init_ns: u64,
+    /// How many seconds the start of a VM may take, init code included.
+    pub init_seconds: f64,
+}
+
+impl Limits {
+    /// When something must have ended that begins now and may take as long as
+    /// the start of a VM.
+    pub fn init_deadline(&self) -> u64 {
+        deadline_after(now_ns(), self.init_seconds)
+    }
 }
 
 /// A group.

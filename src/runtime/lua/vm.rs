@@ -19,7 +19,6 @@ use super::heap::{self, Heap};
 use super::watchdog::{Ended, Watched, NO_TASK};
 use super::LuaHost;
 use crate::error::Error;
-use crate::sync::now_ns;
 
 /// Places on the stack of a VM.
 const MESSAGE_HANDLER: c_int = 1;
@@ -184,7 +183,7 @@ impl Vm {
         unsafe {
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).start);
         }
-        let deadline = now_ns() + self.group.limits.init_ns;
+        let deadline = self.group.limits.init_deadline();
         match self.call(ptr::null(), NO_TASK, deadline, 0) {
             Ended::Returned => {}
             // What load says if it has noticed before.
@@ -299,7 +298,7 @@ impl Drop for Vm {
         if !self.abandoned.get() {
             // Finalizers run in here, which may be anybody's code: they have as
             // long as init code has.
-            let deadline = now_ns() + self.group.limits.init_ns;
+            let deadline = self.group.limits.init_deadline();
             let before = NOW.replace(Some(Now {
                 vm: ptr::from_ref(self),
                 host: ptr::null(),
