@@ -416,7 +416,8 @@ impl Client {
         slot
     }
 
-    /// Counts a done task; `now` is the time. Returns what ended it.
+    /// Counts a done task; `now` is the time. Returns what ended it: its deadline,
+    /// if that came before its end.
     #[inline]
     pub fn collect(&mut self, slot: &'static Slot, now: u64) -> Result<(), Error> {
         // SAFETY: the slot is done, so this thread may read all of it.
@@ -425,20 +426,25 @@ impl Client {
         // runtime that `offer` was given.
         let runtime = unsafe { task.runtime.cast::<Runtime>().as_ref() };
         let stats = runtime.stats();
+        // Whether its caller has noticed that yet must make no difference.
+        let result = match task.deadline_ns {
+            deadline if deadline <= reply.ended_ns => Err(Error::Timeout),
+            _ => reply.result,
+        };
         self.in_flight -= 1;
         self.collected += 1;
         stats.collected.bump();
         if task.kind == Kind::Call {
             // An abandoned task was counted when its caller went away.
             if !slot.state.was_cancelled() {
-                stats.count(reply.result);
+                stats.count(result);
                 stats.record_total(now.saturating_sub(task.posted_ns));
             }
             if started == 0 && task.deadline_ns <= now {
                 stats.expired.bump();
             }
         }
-        reply.result
+        result
     }
 
     /// Frees a slot that was collected.

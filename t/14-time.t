@@ -304,3 +304,44 @@ GET /t
 done
 --- no_error_log
 [error]
+
+
+
+=== TEST 6: what a plugin says after the deadline is a timeout, whoever notices first
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local tp = require "test_plugins"
+        local clock, late = tp.clock, tp.late()
+        local rt = assert(nbffi.load { runtime = "c", library = "late" })
+        local function counted(...)
+            return select("#", ...), ...
+        end
+        for _, action in ipairs { "respond", "fail", "status" } do
+            local call = ngx.thread.spawn(function()
+                return counted(rt:call(action, { timeout = 0.2 }))
+            end)
+            -- The event loop does not look at its timers meanwhile.
+            late.has(action)
+            local past = clock() + 0.2
+            while clock() < past do end
+            late.act(action, action, "too late")
+            if action == "status" then
+                late.act(action, "respond", "too late")
+            end
+            tp.say(select(2, ngx.thread.wait(call)))
+        end
+        ngx.say(rt:stats().errors.timeout, " ", rt:stats().ok)
+    }
+}
+--- request
+GET /t
+--- response_body
+2 nil timeout
+2 nil timeout
+2 nil timeout
+3 0
+--- no_error_log
+[error]

@@ -246,7 +246,9 @@ end
 -- and numbers), and only for these.
 local function fingerprint(value)
     if type(value) ~= "table" then
-        local text = tostring(value)
+        -- tostring makes the same of numbers that differ in the last digits.
+        local text = type(value) == "number" and format("%.17g", value)
+                     or tostring(value)
         return type(value) .. #text .. ":" .. text
     end
     local parts = {}

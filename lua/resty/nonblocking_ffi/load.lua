@@ -31,11 +31,10 @@ local TIMEOUT = cdefs.TIMEOUT
 
 -- Options that every language has.
 local COMMON = {
-    runtime = true, name = true, pool = true, on_full = true, timeout = true,
-    max_response = true,
+    "runtime", "name", "pool", "on_full", "timeout", "max_response",
 }
 -- For each language, a module of:
---   options  rules for its own options, see options.check
+--   options  rules for its own options, see options.schema
 --   missing  optional: function(given), what is missing in the options
 -- and either, for a plugin with the plugin ABI:
 --   prepare  function(given) -> { library = path, entry = symbol,
@@ -234,7 +233,10 @@ end
 function _M.load(given, host)
     local blocks = host or phase.is_init_worker()
     host = host or find_host(given)
-    options.check("load", given, COMMON, 2, host.options)
+    if not host.schema then
+        host.schema = options.schema(COMMON, host.options)
+    end
+    given = options.read("load", given, host.schema, 2)
     local missing = host.missing and host.missing(given)
     if missing then
         error("load: " .. missing, 2)
@@ -284,9 +286,7 @@ function _M.load(given, host)
 end
 
 
-local RUN_OPTIONS = {
-    timeout = true, priority = true, key = true, pool = true,
-}
+local RUN_OPTIONS = options.schema { "timeout", "priority", "key", "pool" }
 
 
 -- Calls a function of a Lua module; see nonblocking_ffi.lua.
@@ -294,12 +294,7 @@ function _M.run(module, func, ...)
     local target = func
     local pool
     if type(module) == "table" then
-        local opts = {}
-        for key, value in pairs(module) do
-            opts[key] = value
-        end
-        opts[1] = nil
-        options.check("run", opts, RUN_OPTIONS, 2)
+        local opts = options.read("run", module, RUN_OPTIONS, 2, true)
         pool = opts.pool
         opts.pool = nil
         opts[1] = func

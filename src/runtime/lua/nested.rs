@@ -203,8 +203,9 @@ fn await_end(
                 // A reply may be a part of the request.
                 nested.kept.push((slot, request));
                 // SAFETY: the slot is done.
-                let result = unsafe { slot.reply() }.result;
-                return match result {
+                let reply = unsafe { slot.reply() };
+                return match reply.result {
+                    _ if deadline_ns <= reply.ended_ns => Err(Refused::Failed(Error::Timeout)),
                     Err(error) if error != Error::Runtime => Err(Refused::Failed(error)),
                     _ => Ok(slot),
                 };

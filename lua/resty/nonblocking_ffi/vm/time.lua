@@ -64,7 +64,7 @@ local function install_sleep(ngx, C)
                          type(seconds)), 2)
         end
         -- Not a number, too.
-        if not (left * 1000 > -1) then
+        if left * 1000 <= -1 or left ~= left then
             error(format('invalid sleep duration "%d"', left * 1000), 2)
         end
         local finish = C.nbffi_vm_monotonic() + left
