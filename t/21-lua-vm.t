@@ -815,7 +815,9 @@ location = /t {
         show("beside, named")
         ngx.say(rt:stats().vm.made)
         -- The VM's other state stays.
-        rt:call_fn(function() stays = 5 end)
+        for i = 1, 40 do
+            rt:call_fn({ function() stays = 5 end, key = "k" .. i })
+        end
         ngx.say(rt:reload())
         local calls = 0
         ngx.say(tp.poll(function()
@@ -1405,5 +1407,103 @@ nil load must not be called in init_by_lua: threads do not survive the fork of w
 nil true
 5
 runtime error: not enough memory
+--- no_error_log
+[error]
+
+
+
+=== TEST 24: a VM whose thread is idle gives back what calls have used
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local poll = require("test_plugins").poll
+        assert(nbffi.pool("idle", { threads = 2 }))
+        local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
+                                       name = "idle" .. ngx.var.request_id,
+                                       vm = ngx.var.request_id,
+                                       timeout = 5 })
+        local function memory()
+            return rt:stats().vm.memory / 2^20
+        end
+        local function idles_below(megabytes)
+            return poll(function() return memory() < megabytes end)
+        end
+        -- What it used is gone, what it keeps is not.
+        local function waste(keep)
+            kept = kept or {}
+            local used = {}
+            for i = 1, 4000 do
+                used[i] = ("x"):rep(10000) .. i
+                if keep and i % 4 == 0 then
+                    kept[i] = used[i]
+                end
+            end
+            local proxy = newproxy(true)
+            getmetatable(proxy).__gc = function()
+                finalized = (finalized or 0) + 1
+                error("in a finalizer")
+            end
+            return #used
+        end
+        local key = "same thread"
+        ngx.say(rt:call_fn({ waste, key = key }, false), " ", idles_below(3))
+        ngx.say(rt:call_fn({ waste, key = key }, true), " ", idles_below(16))
+        ngx.say(memory() > 9.5)
+        ngx.say(rt:call_fn({ function()
+            local count = 0
+            for i, text in pairs(kept) do
+                count = count + (text == ("x"):rep(10000) .. i and 1 or 0)
+            end
+            return count, finalized >= 2
+        end, key = key }))
+        ngx.say(rt:stats().vm.replaced.stopped)
+    }
+}
+--- request
+GET /t
+--- response_body
+4000 true
+4000 true
+true
+1000true
+0
+--- no_error_log
+[error]
+
+
+
+=== TEST 25: a finalizer that does not end does not hold an idle thread
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local poll = require("test_plugins").poll
+        assert(nbffi.pool("idle", { threads = 1 }))
+        local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
+                                       name = "idle" .. ngx.var.request_id,
+                                       vm = ngx.var.request_id,
+                                       timeout = 1 })
+        rt:call_fn(function()
+            -- Not before the call has ended.
+            collectgarbage("stop")
+            local proxy = newproxy(true)
+            getmetatable(proxy).__gc = function() while true do end end
+            local used = {}
+            for i = 1, 100 do used[i] = ("x"):rep(10000) .. i end
+        end)
+        ngx.say(poll(function()
+            return rt:stats().vm.replaced.stopped == 1
+        end))
+        ngx.say(rt:call_fn({ function() return "fresh" end, timeout = 10 }))
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+fresh
 --- no_error_log
 [error]

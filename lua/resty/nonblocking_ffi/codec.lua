@@ -152,6 +152,8 @@ function _M.encode(what, count, ...)
     local buf
     if spares > 0 then
         buf = spare[spares]
+        -- It may not come back.
+        spare[spares] = false
         spares = spares - 1
     else
         buf = new_buffer()

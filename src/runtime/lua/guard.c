@@ -51,7 +51,7 @@ typedef struct nbffi_guard {
     lua_State *L;
     /* Whether the thread is inside nbffi_guard_call or nbffi_guard_close. */
     volatile sig_atomic_t armed;
-    /* Whether it is the latter. */
+    /* Whether nothing runs in there but finalizers. */
     volatile sig_atomic_t closing;
     /* Whether the hook is set. */
     volatile sig_atomic_t hooked;
@@ -383,6 +383,19 @@ nbffi_guard_call(nbffi_guard *guard, int run, int nargs, int errfunc)
     arm(guard, run, __builtin_frame_address(0));
     status = lua_pcall(guard->L, nargs, 0, errfunc);
     disarm(guard);
+    return status;
+}
+
+/* nbffi_guard_call for a function that only collects garbage. LuaJIT runs
+ * finalizers without hooks, as it does in lua_close. */
+int
+nbffi_guard_collect(nbffi_guard *guard, int run)
+{
+    int status;
+
+    guard->closing = 1;
+    status = nbffi_guard_call(guard, run, 0, 0);
+    guard->closing = 0;
     return status;
 }
 
