@@ -1419,7 +1419,7 @@ location = /t {
     content_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local poll = require("test_plugins").poll
-        assert(nbffi.pool("idle", { threads = 2 }))
+        assert(nbffi.pool("idle", { threads = 1 }))
         local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
                                        name = "idle" .. ngx.var.request_id,
                                        vm = ngx.var.request_id,
@@ -1427,8 +1427,11 @@ location = /t {
         local function memory()
             return rt:stats().vm.memory / 2^20
         end
-        local function idles_below(megabytes)
-            return poll(function() return memory() < megabytes end)
+        local function idles_at(least, most)
+            return poll(function()
+                local used = memory()
+                return used >= least and used < most
+            end)
         end
         -- What it used is gone, what it keeps is not.
         local function waste(keep)
@@ -1447,17 +1450,15 @@ location = /t {
             end
             return #used
         end
-        local key = "same thread"
-        ngx.say(rt:call_fn({ waste, key = key }, false), " ", idles_below(3))
-        ngx.say(rt:call_fn({ waste, key = key }, true), " ", idles_below(16))
-        ngx.say(memory() > 9.5)
-        ngx.say(rt:call_fn({ function()
+        ngx.say(rt:call_fn(waste, false), " ", idles_at(0, 3))
+        ngx.say(rt:call_fn(waste, true), " ", idles_at(9.5, 16))
+        ngx.say(rt:call_fn(function()
             local count = 0
             for i, text in pairs(kept) do
                 count = count + (text == ("x"):rep(10000) .. i and 1 or 0)
             end
             return count, finalized >= 2
-        end, key = key }))
+        end))
         ngx.say(rt:stats().vm.replaced.stopped)
     }
 }
@@ -1466,7 +1467,6 @@ GET /t
 --- response_body
 4000 true
 4000 true
-true
 1000true
 0
 --- no_error_log
@@ -1505,5 +1505,69 @@ GET /t
 --- response_body
 true
 fresh
+--- no_error_log
+[error]
+
+
+
+=== TEST 26: a stack overflow has a position and a traceback
+--- http_config eval: $::HttpConfig
+--- user_files
+>>> deep.lua
+local _M = {}
+local function deep(n)
+    return 1 + deep(n + 1)
+end
+function _M.calls() return deep(1) end
+function _M.index()
+    local meta = {}
+    local value = setmetatable({}, meta)
+    meta.__index = function(of, key)
+        return of[key + 1] .. ""
+    end
+    return value[1]
+end
+function _M.wide()
+    local function wide(a, b, c, d, e, f, g)
+        return wide(a, b, c, d, e, f, g) + a + b
+    end
+    return wide(1, 2, 3, 4, 5, 6, 7)
+end
+function _M.simple() error("simple") end
+function _M.compiler(on)
+    if on then jit.on() else jit.off() end
+end
+return _M
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        assert(nbffi.pool("deep", { threads = 1 }))
+        local rt = assert(nbffi.load { runtime = "lua", module = "deep",
+                                       pool = "deep" })
+        local function try(name)
+            local _, err = rt:call(name)
+            local text = err:match("^[^\n]*stack overflow[^\n]*\n"
+                                   .. "stack traceback:\n")
+                         and "overflow" or err:match("deep.lua:%d+: ([^\n]*)")
+            local line = err:match("\n%s[^\n]-deep%.lua:(%d+): in function")
+            ngx.print(name, ": ", text, " ", line, ";")
+        end
+        for i = 1, 4 do
+            rt:call("compiler", i % 2 == 1)
+            try "calls"
+            try "index"
+            try "wide"
+            try "simple"
+            ngx.say()
+        end
+    }
+}
+--- request
+GET /t
+--- response_body_like eval
+my $line = "calls: overflow [23];index: overflow (9|10);wide: overflow 1[56];"
+           . "simple: simple 20;\n";
+qr/\A($line){4}\z/
 --- no_error_log
 [error]

@@ -415,11 +415,11 @@ unsafe extern "C-unwind" fn prepare(state: *mut lua::lua_State) -> c_int {
 /// Opens the standard libraries and runs `vm/boot.lua`.
 unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
     const LOADER: &CStr = c"
-        local package_path, package_cpath, core, boot, desk, null = ...
+        local package_path, package_cpath, core, boot, desk, null, thread = ...
         package.path, package.cpath = package_path, package_cpath
         -- For codec.lua, until vm/ngx.lua has made the rest of it.
         ngx = { null = null }
-        return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk)
+        return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk, thread)
     ";
     // SAFETY: the upvalue is a `Start` that outlives the call. What is pushed
     // is copied by Lua.
@@ -442,7 +442,8 @@ unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
         }
         lua::lua_pushlightuserdata(state, (*start).desk);
         lua::lua_pushlightuserdata(state, ptr::null_mut());
-        lua::lua_call(state, 6, 2);
+        lua::lua_pushthread(state);
+        lua::lua_call(state, 7, 2);
         (*start).dispatcher = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
         (*start).message_handler = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
         lua::lua_pushlightuserdata(state, (*start).cycle_ended.cast_mut().cast());
