@@ -226,6 +226,11 @@ impl Group {
         self.mailbox.log(level, "lua", text);
     }
 
+    /// Has the event loop take a turn if it sleeps; true if it did.
+    pub fn rouse_event_loop(&self) -> bool {
+        self.mailbox.rouse()
+    }
+
     fn note_vm(&self, seat: Seat, vm: Option<&Vm>) {
         if let Some(figures) = self.seats.get(seat.index) {
             *figures.vm() = vm.map(|vm| vm.watched().clone());
