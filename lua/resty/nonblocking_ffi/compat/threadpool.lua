@@ -37,8 +37,9 @@ local RUNTIME = {
 }
 
 
-local function is_text(value)
-    return type(value) == "string"
+-- `check` looks at these two.
+local function is_anything()
+    return true
 end
 
 
@@ -47,8 +48,8 @@ for i = 1, #RUNTIME do
     NAMES[#NAMES + 1] = RUNTIME[i]
 end
 local OPTIONS = options.schema(NAMES, {
-    process = { check = is_text, what = "Lua code" },
-    init = { check = is_text, what = "Lua code" },
+    process = { check = is_anything },
+    init = { check = is_anything },
 })
 
 
@@ -139,8 +140,12 @@ local function check(name, given)
         error("define: no pool can be named \"" .. name .. "\"", 3)
     end
     given = options.read("define", given, OPTIONS, 3)
-    if not given.process then
-        error("define: process must be Lua code, got nil", 3)
+    local process, init = given.process, given.init
+    if type(process) ~= "string" then
+        error("define: process must be Lua code, got " .. type(process), 3)
+    end
+    if init ~= nil and type(init) ~= "string" then
+        error("define: init must be Lua code, got " .. type(init), 3)
     end
     return given
 end
