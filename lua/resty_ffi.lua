@@ -122,7 +122,7 @@ local function unload(self)
     local inner = self[1]
     if inner.ptr then
         channel.C.nbffi_runtime_finish(inner.ptr)
-        begin_close(inner, inner.timeout)
+        begin_close(inner, channel.clock() + inner.timeout)
         channel.start()
     end
 end

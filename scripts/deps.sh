@@ -92,6 +92,7 @@ if for_any "test bench demo"; then
 fi
 if for_any "test"; then
     need redis-server command -v redis-server
+    need openssl command -v openssl
     need libpdfbox2-java any_file /usr/share/java/pdfbox2.jar
     # Debian's package has another name for it than OpenResty.
     lua lua-nginx-string nginx/sha256.lua resty.sha256 nginx.sha256

@@ -23,7 +23,7 @@ use crate::memory;
 use crate::pool::Pool;
 use crate::runtime::{Grace, Runtime, GRACE_NS, WORTH_NS};
 use crate::sync::{now_ns, spin_loop};
-use crate::task::slot::NO_DEADLINE;
+use crate::task::slot::deadline_after;
 use crate::task::state::Cancel;
 use crate::task::{arena, Kind, Load, Priority, Recipient, Runner, Slot, Task};
 
@@ -52,8 +52,6 @@ const CACHE_BYTES: usize = 16 << 20;
 const CACHE_BUFFER_BYTES: usize = 1 << 20;
 /// Looks at a slot between two looks at the clock.
 const LOOKS_PER_CLOCK: u32 = 8;
-/// Times of a year and more are no limit.
-const MAX_SECONDS: f64 = 365.0 * 86400.0;
 
 /// A request, as Lua hands it over.
 #[derive(Debug, Clone, Copy)]
@@ -329,10 +327,6 @@ impl Client {
                 load.task_ended();
             }
         })?;
-        let deadline_ns = match request.timeout {
-            seconds if seconds < MAX_SECONDS => now + (seconds.max(0.0) * 1e9) as u64,
-            _ => NO_DEADLINE,
-        };
         // Erases the runtime's lifetime, which the contract puts after that of
         // the task.
         let runner: *const (dyn Runner + '_) = runtime;
@@ -347,7 +341,7 @@ impl Client {
             request: request.data,
             request_len: request.len,
             posted_ns: now,
-            deadline_ns,
+            deadline_ns: deadline_after(now, request.timeout),
             priority: request.priority,
             bulk: how.bulk,
             tag: request.tag,
@@ -422,7 +416,8 @@ impl Client {
         slot
     }
 
-    /// Counts a done task; `now` is the time. Returns what ended it.
+    /// Counts a done task; `now` is the time. Returns what ended it: its deadline,
+    /// if that came before its end.
     #[inline]
     pub fn collect(&mut self, slot: &'static Slot, now: u64) -> Result<(), Error> {
         // SAFETY: the slot is done, so this thread may read all of it.
@@ -431,20 +426,25 @@ impl Client {
         // runtime that `offer` was given.
         let runtime = unsafe { task.runtime.cast::<Runtime>().as_ref() };
         let stats = runtime.stats();
+        // Whether its caller has noticed that yet must make no difference.
+        let result = match task.deadline_ns {
+            deadline if deadline <= reply.ended_ns => Err(Error::Timeout),
+            _ => reply.result,
+        };
         self.in_flight -= 1;
         self.collected += 1;
         stats.collected.bump();
         if task.kind == Kind::Call {
             // An abandoned task was counted when its caller went away.
             if !slot.state.was_cancelled() {
-                stats.count(reply.result);
+                stats.count(result);
                 stats.record_total(now.saturating_sub(task.posted_ns));
             }
             if started == 0 && task.deadline_ns <= now {
                 stats.expired.bump();
             }
         }
-        reply.result
+        result
     }
 
     /// Frees a slot that was collected.

@@ -649,3 +649,77 @@ GET /t
 (?-s)^nil .*libverbs\.so.*does not fit.*$
 --- no_error_log
 [error]
+
+
+
+=== TEST 21: what options inherit counts like all else; what becomes of them later does not
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local function inherit(own, from)
+            return setmetatable(own, { __index = from })
+        end
+        local function echo(from)
+            return nbffi.load(inherit({ runtime = "c" }, from))
+        end
+        local plain = { library = "echo", timeout = 7 }
+        local one = assert(echo(plain))
+        ngx.say(one.name, " ", one.timeout)
+        -- Equal, however it is said.
+        ngx.say(one == echo(function(_, key) return plain[key] end), " ",
+                one == nbffi.load { runtime = "c", library = "echo",
+                                    timeout = 7 })
+        -- Different.
+        local other = assert(echo { library = "echo", timeout = 8 })
+        ngx.say(other == one, " ", other.timeout, " ", other.name)
+        local verbs = assert(echo { library = "verbs", timeout = 7 })
+        ngx.say(verbs:call("name"))
+        -- Numbers that differ in the last digit.
+        local a = assert(echo { library = "echo", max_response = 2^53 })
+        ngx.say(a == echo { library = "echo", max_response = 2^53 - 1 })
+        -- Bad ones are found there, too.
+        ngx.say(select(2, pcall(echo, { library = "echo", timeout = -1 })))
+        ngx.say(select(2, pcall(echo, { library = "echo", pool = {} })))
+        -- Per call.
+        local function call(opts)
+            return one:call("tea", inherit({}, opts))
+        end
+        ngx.say(call { priority = "low" })
+        ngx.say(select(2, pcall(call, { priority = "none" })))
+        ngx.say(select(2, pcall(call, { timeout = {} })))
+        -- Other functions with options.
+        assert(nbffi.pool("small", inherit({}, { threads = 1 })))
+        ngx.say(select(2, nbffi.pool("small", { threads = 2 })))
+        local up = inherit({ "string" }, { pool = "small" })
+        ngx.say(nbffi.run(up, "upper", "tea"), " ", one.pool.name, " ",
+                nbffi.stats().runtimes.string.pool)
+        -- Lists are copied.
+        local dirs = { "/tmp" }
+        assert(nbffi.setup(inherit({}, { socket_dirs = dirs })))
+        dirs[1] = 5
+        local defaults = require("resty.nonblocking_ffi.options").defaults
+        ngx.say(defaults.socket_dirs[1], " ", #defaults.socket_dirs)
+        ngx.say(select(2, pcall(nbffi.setup, { socket_dirs = {} })))
+    }
+}
+--- request
+GET /t
+--- response_body
+echo 7
+true true
+false 8 echo-2
+verbs
+false
+load: timeout must be a positive number of seconds, got -1
+load: pool must be a non-empty string, got table
+tea
+options: priority must be "high", "normal" or "low", got "none"
+options: timeout must be a positive number of seconds, got table
+pool "small" exists already, with threads = 1
+TEA default small
+/tmp 1
+setup: socket_dirs must be a list of directories, got table
+--- no_error_log
+[error]

@@ -815,7 +815,9 @@ location = /t {
         show("beside, named")
         ngx.say(rt:stats().vm.made)
         -- The VM's other state stays.
-        rt:call_fn(function() stays = 5 end)
+        for i = 1, 40 do
+            rt:call_fn({ function() stays = 5 end, key = "k" .. i })
+        end
         ngx.say(rt:reload())
         local calls = 0
         ngx.say(tp.poll(function()
@@ -1405,5 +1407,167 @@ nil load must not be called in init_by_lua: threads do not survive the fork of w
 nil true
 5
 runtime error: not enough memory
+--- no_error_log
+[error]
+
+
+
+=== TEST 24: a VM whose thread is idle gives back what calls have used
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local poll = require("test_plugins").poll
+        assert(nbffi.pool("idle", { threads = 1 }))
+        local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
+                                       name = "idle" .. ngx.var.request_id,
+                                       vm = ngx.var.request_id,
+                                       timeout = 5 })
+        local function memory()
+            return rt:stats().vm.memory / 2^20
+        end
+        local function idles_at(least, most)
+            return poll(function()
+                local used = memory()
+                return used >= least and used < most
+            end)
+        end
+        -- What it used is gone, what it keeps is not.
+        local function waste(keep)
+            kept = kept or {}
+            local used = {}
+            for i = 1, 4000 do
+                used[i] = ("x"):rep(10000) .. i
+                if keep and i % 4 == 0 then
+                    kept[i] = used[i]
+                end
+            end
+            local proxy = newproxy(true)
+            getmetatable(proxy).__gc = function()
+                finalized = (finalized or 0) + 1
+                error("in a finalizer")
+            end
+            return #used
+        end
+        ngx.say(rt:call_fn(waste, false), " ", idles_at(0, 3))
+        ngx.say(rt:call_fn(waste, true), " ", idles_at(9.5, 16))
+        ngx.say(rt:call_fn(function()
+            local count = 0
+            for i, text in pairs(kept) do
+                count = count + (text == ("x"):rep(10000) .. i and 1 or 0)
+            end
+            return count, finalized >= 2
+        end))
+        ngx.say(rt:stats().vm.replaced.stopped)
+    }
+}
+--- request
+GET /t
+--- response_body
+4000 true
+4000 true
+1000true
+0
+--- no_error_log
+[error]
+
+
+
+=== TEST 25: a finalizer that does not end does not hold an idle thread
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local poll = require("test_plugins").poll
+        assert(nbffi.pool("idle", { threads = 1 }))
+        local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
+                                       name = "idle" .. ngx.var.request_id,
+                                       vm = ngx.var.request_id,
+                                       timeout = 1 })
+        rt:call_fn(function()
+            -- Not before the call has ended.
+            collectgarbage("stop")
+            local proxy = newproxy(true)
+            getmetatable(proxy).__gc = function() while true do end end
+            local used = {}
+            for i = 1, 100 do used[i] = ("x"):rep(10000) .. i end
+        end)
+        ngx.say(poll(function()
+            return rt:stats().vm.replaced.stopped == 1
+        end))
+        ngx.say(rt:call_fn({ function() return "fresh" end, timeout = 10 }))
+    }
+}
+--- request
+GET /t
+--- response_body
+true
+fresh
+--- no_error_log
+[error]
+
+
+
+=== TEST 26: a stack overflow has a position and a traceback
+--- http_config eval: $::HttpConfig
+--- user_files
+>>> deep.lua
+local _M = {}
+local function deep(n)
+    return 1 + deep(n + 1)
+end
+function _M.calls() return deep(1) end
+function _M.index()
+    local meta = {}
+    local value = setmetatable({}, meta)
+    meta.__index = function(of, key)
+        return of[key + 1] .. ""
+    end
+    return value[1]
+end
+function _M.wide()
+    local function wide(a, b, c, d, e, f, g)
+        return wide(a, b, c, d, e, f, g) + a + b
+    end
+    return wide(1, 2, 3, 4, 5, 6, 7)
+end
+function _M.simple() error("simple") end
+function _M.compiler(on)
+    if on then jit.on() else jit.off() end
+end
+return _M
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        assert(nbffi.pool("deep", { threads = 1 }))
+        local rt = assert(nbffi.load { runtime = "lua", module = "deep",
+                                       pool = "deep" })
+        local function try(name)
+            local _, err = rt:call(name)
+            local text = err:match("^[^\n]*stack overflow[^\n]*\n"
+                                   .. "stack traceback:\n")
+                         and "overflow" or err:match("deep.lua:%d+: ([^\n]*)")
+            local line = err:match("\n%s[^\n]-deep%.lua:(%d+): in function")
+            ngx.print(name, ": ", text, " ", line, ";")
+        end
+        for i = 1, 4 do
+            rt:call("compiler", i % 2 == 1)
+            try "calls"
+            try "index"
+            try "wide"
+            try "simple"
+            ngx.say()
+        end
+    }
+}
+--- request
+GET /t
+--- response_body_like eval
+my $line = "calls: overflow [23];index: overflow (9|10);wide: overflow 1[56];"
+           . "simple: simple 20;\n";
+qr/\A($line){4}\z/
 --- no_error_log
 [error]

@@ -316,3 +316,46 @@ d41d8cd98f00b204e9800998ecf8427e
 table
 --- no_error_log
 [error]
+
+
+
+=== TEST 8: keys expire while the event loop sleeps, and live as long as they should
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local rt = vm_dict()
+        local here = ngx.shared.inside
+        here:set("before", 1, 0.2)
+        -- Nothing happens in the event loop meanwhile.
+        local before, short, added, items, keys, began = rt:call_fn(function()
+            local dict = ngx.shared.inside
+            ngx.sleep(0.5)
+            local before = dict:get("before")
+            local began = ngx.now()
+            dict:set("late", 2, 100)
+            dict:set("short", 3, 0.2)
+            ngx.sleep(0.3)
+            local short = dict:get("short")
+            local added = dict:add("short", 4)
+            dict:rpush("list", "item")
+            dict:expire("list", 0.2)
+            ngx.sleep(0.3)
+            return before, short, added, dict:llen("list"),
+                   #dict:get_keys(0), began
+        end)
+        ngx.say(before, " ", short, " ", added, " ", items, " ", keys)
+        -- By an old clock it would end half a second too early.
+        ngx.update_time()
+        local ends = ngx.now() + here:ttl("late")
+        ngx.say(ends > began + 100 - 0.02)
+        here:flush_all()
+    }
+}
+--- request
+GET /t
+--- response_body
+nil nil true 0 2
+true
+--- no_error_log
+[error]

@@ -1159,3 +1159,48 @@ true
 true 2
 --- no_error_log
 [error]
+
+
+
+=== TEST 20: calls do not leave in the VM what they have used
+--- http_config eval: $::Paths
+--- user_files
+>>> big.lua
+return {
+    string = function() return ("helloworld"):rep(1000000) end,
+    tables = function()
+        local all = {}
+        for i = 1, 100000 do all[i] = { i, tostring(i) } end
+        return #all
+    end,
+    -- In KB.
+    used = function() return collectgarbage("count") end,
+}
+--- config
+    location = /t {
+        content_by_lua_block {
+            local run = require(
+                "resty.nonblocking_ffi.compat.run_worker_thread")
+                .run_worker_thread
+            assert(require("resty.nonblocking_ffi").pool("small",
+                                                         { threads = 2 }))
+            local most = 0
+            for i = 1, 10 do
+                local ok, res = run("small", "big", "string")
+                ngx.print(ok and #res == 10000000 and "." or res)
+                local _, used = run("small", "big", "used")
+                most = math.max(most, used)
+                ok, res = run("small", "big", "tables")
+                ngx.print(ok and res == 100000 and "." or res)
+                _, used = run("small", "big", "used")
+                most = math.max(most, used)
+            end
+            ngx.say(most < 16000 and " fine" or most)
+        }
+    }
+--- request
+GET /t
+--- response_body
+.................... fine
+--- no_error_log
+[error]

@@ -95,6 +95,15 @@ impl Mailbox {
         }
     }
 
+    /// Has the event loop take a turn if it sleeps; true if it did. From any thread.
+    pub fn rouse(&self) -> bool {
+        let sleeps = self.completions.disarm();
+        if sleeps {
+            self.wake();
+        }
+        sleeps
+    }
+
     /// Gives the mailbox our end of a channel, instead of the one before.
     pub fn connect(&self, channel: OwnedFd) -> io::Result<()> {
         // Relaxed: see `wake`. Only the main thread writes it.
@@ -133,9 +142,7 @@ impl Mailbox {
         // SeqCst in `Completions::arm`, after which the main thread looks at
         // the log lines once more. One of the two sees the other.
         fence(Ordering::SeqCst);
-        if self.completions.disarm() {
-            self.wake();
-        }
+        self.rouse();
     }
 
     /// Takes the oldest log line, on the main thread.

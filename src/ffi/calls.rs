@@ -32,11 +32,14 @@ pub struct Completion {
 }
 
 fn complete(client: &mut Client, slot: &'static Slot, now: u64) -> Completion {
-    let status = Error::status(client.collect(slot, now));
+    let result = client.collect(slot, now);
+    let status = Error::status(result);
     // SAFETY: the slot is done, so the main thread may read the reply.
     let reply = unsafe { slot.reply() };
     let (data, len) = reply.data();
-    let message = reply.message.as_deref();
+    // What a plugin said too late does not explain a timeout.
+    let said = result != Err(Error::Timeout);
+    let message = reply.message.as_deref().filter(|_| said);
     Completion {
         slot: slot.index,
         status,

@@ -89,7 +89,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
                 max_memory: options.max_memory as usize,
                 recycle_memory: options.recycle_memory as usize,
                 recycle_tasks: options.recycle_tasks as u64,
-                init_ns: (options.init_timeout * 1e9) as u64,
+                init_seconds: options.init_timeout,
             },
             package_path: copy(options.package_path),
             package_cpath: copy(options.package_cpath),

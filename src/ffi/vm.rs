@@ -144,6 +144,15 @@ pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usiz
     });
 }
 
+/// Has the event loop take a turn if it sleeps, in which it looks at its clock.
+/// True if it slept.
+#[no_mangle]
+pub extern "C" fn nbffi_vm_rouse() -> bool {
+    guard(false, || {
+        current().is_some_and(|(_, vm, _)| vm.group().rouse_event_loop())
+    })
+}
+
 /// Whether nobody waits for the task's result any more.
 #[no_mangle]
 pub extern "C" fn nbffi_vm_is_cancelled() -> bool {

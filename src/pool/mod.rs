@@ -44,6 +44,15 @@ pub use worker::{last_begun, pull, seat, Seat};
 /// What every thread of a pool does once when it is asked to.
 pub type Visit = fn(seat: Seat);
 
+/// What a thread of a pool does when it has nothing else to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Chores {
+    /// Whether there is something to do. Quick.
+    pub is_due: fn() -> bool,
+    /// Does some of it, for as long as a task may wait: some 50 microseconds.
+    pub some: fn(seat: Seat),
+}
+
 /// Another thread is woken for short tasks if they add up to this.
 const HELP_NS: u64 = 50_000;
 /// Posts try to start missing threads this often.
@@ -100,6 +109,8 @@ pub struct Shared {
     visit: OnceLock<Visit>,
     /// How often threads have been recalled, to `visit` if there is such a function.
     visits: AtomicU32,
+    /// What threads do before they sleep.
+    chores: OnceLock<Chores>,
 }
 
 impl Shared {
@@ -193,6 +204,7 @@ impl Pool {
             cores: cores(),
             visit: OnceLock::new(),
             visits: AtomicU32::new(0),
+            chores: OnceLock::new(),
             config,
         };
         Box::leak(Box::new(Pool {
@@ -346,6 +358,12 @@ impl Pool {
         if shared.queues.is_engaged(seat) {
             shared.idle.notify();
         }
+    }
+
+    /// What every thread does, from now on, when it finds no task, before it
+    /// sleeps. There is one such thing per pool: later calls say the same.
+    pub fn when_idle(&self, chores: Chores) {
+        let _ = self.shared.chores.set(chores);
     }
 
     /// Has every thread call `visit` once, soon: when it is between tasks.

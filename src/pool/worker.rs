@@ -190,6 +190,27 @@ impl Thread {
         }
     }
 
+    /// Whether there is something to do before it sleeps. Not inside of a runtime,
+    /// where the thread may not be fit for it.
+    fn has_chores(&self) -> bool {
+        let is_due = self.shared.chores.get().map(|chores| chores.is_due);
+        self.running().is_null() && is_due.is_some_and(|is_due| is_due())
+    }
+
+    /// Does some of that, as a thread that is busy: others are woken for what is
+    /// posted meanwhile. Searches again when this returns; true if no other does.
+    fn do_chores(&self) -> bool {
+        let shared = self.shared;
+        if shared.idle.stop_searching() && !shared.queues.is_empty() {
+            shared.idle.notify();
+        }
+        if let Some(chores) = shared.chores.get() {
+            // Unwind safety: nothing of this thread's is used in there.
+            let _ = catch_unwind(AssertUnwindSafe(|| (chores.some)(self.seat())));
+        }
+        shared.idle.start_searching()
+    }
+
     /// Begins a task that this thread found. True if it is to run; else it has
     /// ended.
     fn begin(&mut self, slot: &'static Slot) -> bool {
@@ -269,6 +290,10 @@ impl Thread {
             let found = self.window.look(idle_since, first, || finder.find(bulk));
             if found.is_some() || self.owes_visit() {
                 break found;
+            }
+            if self.has_chores() {
+                first = self.do_chores();
+                continue;
             }
             shared.idle.sleep(self.index, || {
                 shared.queues.is_empty_for(self.index) && !self.owes_visit()

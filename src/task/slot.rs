@@ -15,6 +15,21 @@ use crate::task::state::{Claim, Stale, State};
 /// No deadline.
 pub const NO_DEADLINE: u64 = u64::MAX;
 
+/// Times of a year and more are no limit. So no sum of times can overflow, here
+/// or in a plugin, whose times may have a sign.
+const MAX_SECONDS: f64 = 365.0 * 86400.0;
+
+/// The deadline of what may take so many seconds from `now` on.
+#[inline]
+pub fn deadline_after(now: u64, seconds: f64) -> u64 {
+    // Also if it is no number.
+    if seconds < MAX_SECONDS {
+        now + (seconds.max(0.0) * 1e9) as u64
+    } else {
+        NO_DEADLINE
+    }
+}
+
 /// Which queue of the pool a task waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
@@ -335,6 +350,32 @@ impl Slot {
         pool.task_ended();
         if !self.state.finish() {
             recipient.deliver(self, ended_ns);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_do_not_overflow() {
+        let now = 5_000_000_000;
+        assert_eq!(deadline_after(now, 0.25), 5_250_000_000);
+        assert_eq!(deadline_after(now, 0.0), now);
+        assert_eq!(deadline_after(now, -3.0), now);
+        let days = 364.0 * 86400.0;
+        assert_eq!(deadline_after(now, days), now + 31_449_600_000_000_000);
+        for seconds in [
+            3.2e7,
+            1e10,
+            1e12,
+            2f64.powi(63),
+            f64::MAX,
+            f64::INFINITY,
+            f64::NAN,
+        ] {
+            assert_eq!(deadline_after(now, seconds), NO_DEADLINE, "{seconds}");
         }
     }
 }

@@ -34,6 +34,11 @@ int rffi_nulls(void);
 int rffi_holding(void);
 void rffi_stop(int stop);
 int rffi_release(const char *text);
+
+typedef struct {
+    long seconds, nanoseconds;
+} test_time;
+int test_clock_gettime(int id, test_time *time) __asm__("clock_gettime");
 ]]
 
 
@@ -47,6 +52,15 @@ local function open(name)
     local path = assert(package.searchpath("lib" .. name, package.cpath,
                                            "", ""))
     return ffi.load(path)
+end
+
+
+-- Seconds of the system's monotonic clock, exactly.
+function _M.clock()
+    local CLOCK_MONOTONIC = 1
+    local time = ffi.new("test_time")
+    ffi.C.test_clock_gettime(CLOCK_MONOTONIC, time)
+    return tonumber(time.seconds) + tonumber(time.nanoseconds) / 1e9
 end
 
 

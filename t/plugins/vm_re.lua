@@ -71,20 +71,27 @@ local function options()
 end
 
 
--- What is compared, by name. Each returns all that a caller can see.
+local function counted(...)
+    return { select("#", ...), ... }
+end
+
+
+-- What is compared, by name. Each returns all that a caller can see, the number
+-- of results included.
 local OPERATIONS = {
     match = function(text, regex, opts, pos)
         local ctx = pos and { pos = pos }
-        local found, err = ngx.re.match(text, regex, opts, ctx)
-        return found, err, ctx and ctx.pos
+        local count, found, err = unpack(counted(ngx.re.match(text, regex,
+                                                              opts, ctx)))
+        return found, err, ctx and ctx.pos, count
     end,
     match_into = function(text, regex, opts)
         return ngx.re.match(text, regex, opts, nil, { "old", x = "old" })
     end,
     find = function(text, regex, opts, pos, nth)
         local ctx = pos and { pos = pos }
-        local from, to, err = ngx.re.find(text, regex, opts, ctx, nth)
-        return from, to, err, ctx and ctx.pos
+        local results = counted(ngx.re.find(text, regex, opts, ctx, nth))
+        return results[2], results[4], results[3], ctx and ctx.pos, results[1]
     end,
     gmatch = function(text, regex, opts)
         local iterator, err = ngx.re.gmatch(text, regex, opts)
@@ -93,13 +100,12 @@ local OPERATIONS = {
         end
         local all = {}
         for i = 1, 40 do
-            local found
-            found, err = iterator()
-            if not found then
+            local results = counted(iterator())
+            if not results[2] then
                 -- Once more: it must have ended for good.
-                return all, err, (iterator())
+                return all, results[3], results[1], iterator()
             end
-            all[i] = found
+            all[i] = results
         end
         return all
     end,
@@ -118,9 +124,9 @@ local OPERATIONS = {
     end,
     split = function(text, regex, opts, pos, limit)
         local ctx = pos and { pos = pos > 0 and pos or 1 }
-        local parts, err = require("ngx.re").split(text, regex, opts, ctx,
-                                                   limit)
-        return parts, err, ctx and ctx.pos
+        local results = counted(require("ngx.re").split(text, regex, opts, ctx,
+                                                        limit))
+        return results[2], results[3], ctx and ctx.pos, results[1]
     end,
 }
 

@@ -27,7 +27,6 @@ local options = require "resty.nonblocking_ffi.options"
 local turns = require "resty.nonblocking_ffi.turns"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
-local ceil = math.ceil
 local concat = table.concat
 local ffi_cast = ffi.cast
 local ffi_gc = ffi.gc
@@ -35,9 +34,9 @@ local ffi_new = ffi.new
 local ffi_sizeof = ffi.sizeof
 local ffi_string = ffi.string
 local has_sleeper = waiting.has_sleeper
+local min = math.min
 local ngx = ngx
 local ngx_log = ngx.log
-local now = ngx.now
 local pairs = pairs
 local pcall = pcall
 local sleep = ngx.sleep
@@ -61,6 +60,8 @@ local PATH_BYTES = 256
 local NEVER = 10 * 365 * 86400
 -- How often a worker looks for completions where it cannot be woken.
 local POLL = 0.002
+-- The longest that one look may block the worker.
+local BLOCK = 0.1
 -- How soon the flusher looks whether what it sent has been taken care of.
 local WATCH = 0.01
 -- How long an exiting worker lets a task that runs come to its end, if nobody
@@ -307,38 +308,59 @@ end
 _M.abandon = abandon
 
 
-local function poll(waiter, deadline)
-    while not waiter.done and now() < deadline do
-        sleep(POLL)
-        drain()
-        write_log()
-    end
-    return waiter.done
+-- The clock by which all deadlines go, in seconds: that of the core. It is
+-- monotonic, exact and never cached; ngx.now() is nothing of that.
+local function clock()
+    return C.nbffi_vm_monotonic()
 end
+_M.clock = clock
 
 
--- Waits until a waiter is done or for so many seconds. True if it is done;
--- false if it is not; nil and an error if the coroutine could not wait.
-function _M.wait(waiter, seconds)
+-- Seconds until the deadline of a waiter that is not done.
+local function time_left(waiter)
+    local deadline = waiter.deadline
+    if deadline then
+        return deadline - clock()
+    end
+    return C.nbffi_left(waiter.slot)
+end
+_M.time_left = time_left
+
+
+-- Waits until a waiter is done, or until `finish`, by the clock, but by default
+-- until its deadline; which is in so many seconds. True if it is done; false
+-- if it is not, and never before that time; nil and an error if the coroutine
+-- could not wait.
+local function wait(waiter, seconds, finish)
     if waiter.done then
         return true
     end
     if state == "down" and not _M.start() then
-        return poll(waiter, now() + seconds)
+        sleep(POLL)
+        drain()
+        write_log()
+    else
+        local ok, err = sleep_on(waiter, seconds)
+        if not ok and err ~= "timeout" then
+            return nil, err
+        end
     end
-    local ok, err = sleep_on(waiter, seconds)
-    if not ok and err ~= "timeout" then
-        return nil, err
+    if waiter.done then
+        return true
     end
-    return waiter.done
+    seconds = finish and finish - clock() or time_left(waiter)
+    if seconds <= 0 then
+        return false
+    end
+    return wait(waiter, seconds, finish)
 end
+_M.wait = wait
 
 
 -- Whether some coroutine still has to get the result of a waiter that is not
 -- done, before the deadline.
 local function is_awaited(waiter)
-    local deadline = waiter.deadline or now() + C.nbffi_left(waiter.slot)
-    if deadline <= now() then
+    if time_left(waiter) <= 0 then
         return false
     end
     if has_sleeper(waiter) then
@@ -442,8 +464,8 @@ local function serve()
             if not sock then
                 -- For instance: no connections left. Calls go on, slowly.
                 ngx_log(ngx.ERR, "nonblocking_ffi: no channel, polling: ", err)
-                local retry = now() + 1
-                while not exiting and now() < retry do
+                local retry = clock() + 1
+                while not exiting and clock() < retry do
                     sleep(POLL)
                     drain()
                 end
@@ -499,16 +521,19 @@ end
 
 -- Blocks the worker until a waiter is done. Only in init_worker_by_lua.
 function _M.block(waiter, seconds)
-    local rounds = ceil(seconds / 0.1)
-    for _ = 1, rounds do
+    local finish = clock() + seconds
+    while true do
         drain()
         write_log()
         if waiter.done then
             return true
         end
-        C.nbffi_block(client, 0.1)
+        local left = finish - clock()
+        if left <= 0 then
+            return false
+        end
+        C.nbffi_block(client, min(left, BLOCK))
     end
-    return false
 end
 
 

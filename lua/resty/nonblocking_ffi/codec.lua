@@ -20,15 +20,20 @@ end
 
 local concat = table.concat
 local ffi_istype = ffi.istype
+local find = string.find
 local format = string.format
+local getinfo = debug.getinfo
 local new_buffer = buffer.new
 local next = next
 local pairs = pairs
 local pcall = pcall
 local select = select
 local tostring = tostring
+local traceback = debug.traceback
 local type = type
 local unpack = unpack
+local wrap = coroutine.wrap
+local yield = coroutine.yield
 
 -- What LuaJIT raises when it has no memory.
 local LACK = "not enough memory"
@@ -37,6 +42,10 @@ local MAX_DEPTH = 100
 -- A buffer that has grown beyond is not kept.
 local MAX_KEPT = 1048576
 local MAX_SPARE = 1024
+-- What a traceback begins with: not with the message handler. Of a stack that
+-- is full so many levels are shown.
+local LEVEL = 1
+local MAX_LEVELS = 20
 
 
 local _M = {
@@ -152,6 +161,8 @@ function _M.encode(what, count, ...)
     local buf
     if spares > 0 then
         buf = spare[spares]
+        -- It may not come back.
+        spare[spares] = false
         spares = spares - 1
     else
         buf = new_buffer()
@@ -246,7 +257,9 @@ end
 -- and numbers), and only for these.
 local function fingerprint(value)
     if type(value) ~= "table" then
-        local text = tostring(value)
+        -- tostring makes the same of numbers that differ in the last digits.
+        local text = type(value) == "number" and format("%.17g", value)
+                     or tostring(value)
         return type(value) .. #text .. ":" .. text
     end
     local parts = {}
@@ -264,15 +277,75 @@ _M.pack = buffer.encode
 _M.unpack = buffer.decode
 
 
+-- An error as a string.
+local function text_of(err)
+    if type(err) == "table" then
+        local readable, text = pcall(tostring, err)
+        return readable and text or "(an error that is a table)"
+    end
+    return tostring(err)
+end
+
+
 -- Raises an error with a traceback, as `nil, err` of a worker VM has it: a
 -- message handler for xpcall.
 function _M.traceback(err)
-    if type(err) == "table" then
-        local readable, text = pcall(tostring, err)
-        err = readable and text or "(an error that is a table)"
-    end
     -- Not as the argument: what follows a NUL would be cut off.
-    return tostring(err) .. debug.traceback("", 2)
+    return text_of(err) .. traceback("", 2)
+end
+
+
+-- A level of a stack as debug.traceback has it; nil beyond the last.
+local function level_of(thread, level)
+    local info = getinfo(thread, level, "Snl")
+    if not info then
+        return nil
+    end
+    local source = info.short_src
+    local where = source .. ":"
+    if info.currentline > 0 then
+        where = where .. info.currentline .. ":"
+    end
+    if info.name then
+        return format("\n\t%s in function '%s'", where, info.name)
+    elseif info.what == "main" then
+        return "\n\t" .. where .. " in main chunk"
+    end
+    return format("\n\t%s in function <%s:%d>", where, source,
+                  info.linedefined)
+end
+
+
+-- The innermost levels of a full stack, for which debug.traceback has no room.
+local function innermost(thread)
+    local lines = { "\nstack traceback:" }
+    for level = LEVEL, MAX_LEVELS do
+        lines[#lines + 1] = level_of(thread, level)
+    end
+    lines[#lines + 1] = "\n\t..."
+    return concat(lines)
+end
+
+
+-- The same for errors in a thread, a message handler that is called in it.
+-- After a stack overflow older LuaJITs have no room left for that, so the
+-- handler is a coroutine, which needs none of the thread's.
+function _M.traceback_of(thread)
+    local function explain(err)
+        local text = text_of(err)
+        if find(text, "stack overflow", 1, true) then
+            return text .. innermost(thread)
+        end
+        return text .. traceback(thread, "", LEVEL)
+    end
+
+
+    return wrap(function(err)
+        while true do
+            local done, text = pcall(explain, err)
+            err = yield(done and text or "error in error handling")
+        end
+    end)
 end
 
 

@@ -8,23 +8,21 @@ local phase = require "resty.nonblocking_ffi.phase"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
+local clock = channel.clock
 local error = error
 local fresh = waiting.fresh
 local getmetatable = getmetatable
 local huge = math.huge
 local min = math.min
-local now = ngx.now
 local outcome = waiting.outcome
 local setmetatable = setmetatable
+local time_left = channel.time_left
 local type = type
 local wait = channel.wait
 
 local CANCELLED = cdefs.CANCELLED
 local CANNOT_YIELD = phase.CANNOT_YIELD
 local TIMEOUT = cdefs.TIMEOUT
-
--- Waits are exact to half a millisecond: a deadline that is so near has come.
-local ALMOST = 0.00075
 
 
 local _M = {}
@@ -53,6 +51,38 @@ local function end_early(waiter, code)
 end
 
 
+-- Waits until a waiter is done, up to `timeout` seconds, which may have passed,
+-- or until its deadline: that ends it. True if it is done; false if it is not;
+-- nil and an error if the coroutine cannot wait.
+local function await(waiter, timeout)
+    if waiter.done then
+        return true
+    end
+    if not can_yield() then
+        return nil, CANNOT_YIELD
+    end
+    local left = time_left(waiter)
+    if left > 0 then
+        local finish
+        if timeout and timeout < left then
+            if timeout < 0 then
+                return false
+            end
+            left, finish = timeout, clock() + timeout
+        end
+        local done, err = wait(waiter, left, finish)
+        if done or err then
+            return done, err
+        end
+        if finish and time_left(waiter) > 0 then
+            return false
+        end
+    end
+    end_early(waiter, TIMEOUT)
+    return true
+end
+
+
 -- syntax: res, err, code, message = future:wait(timeout?)
 --
 -- Waits for the result, up to `timeout` seconds (default: until the task's own
@@ -64,23 +94,9 @@ function _M:wait(timeout)
     end
     check_timeout("wait", timeout)
     local waiter = self.waiter
-    if not waiter.done then
-        if not can_yield() then
-            return nil, CANNOT_YIELD
-        end
-        local left = waiter.deadline - now()
-        if left > 0 then
-            local _, err = wait(waiter, min(timeout or huge, left))
-            if err then
-                return nil, err
-            end
-        end
-        if not waiter.done then
-            if waiter.deadline - now() > ALMOST then
-                return nil, channel.texts[TIMEOUT]
-            end
-            end_early(waiter, TIMEOUT)
-        end
+    local done, err = await(waiter, timeout)
+    if not done then
+        return nil, err or channel.texts[TIMEOUT]
     end
     return outcome(waiter)
 end
@@ -125,32 +141,56 @@ function _M.wait_all(futures, timeout)
     check_list("wait_all", futures)
     check_timeout("wait_all", timeout)
     local results, errors = {}, {}
-    local deadline = timeout and now() + timeout
+    local finish = timeout and #futures > 0 and clock() + timeout
     for i = 1, #futures do
-        local left
-        if deadline then
-            left = deadline - now()
-            left = left > 0 and left or 0
-        end
-        local err
-        results[i], err = futures[i]:wait(left)
         local waiter = futures[i].waiter
-        if waiter.done then
-            -- What `wait` returns second may be a second result.
+        local done, err = await(waiter, timeout)
+        if done then
+            -- What `outcome` returns second may be a second result.
+            results[i] = outcome(waiter)
             err = waiter.err
+        elseif not err then
+            err = channel.texts[TIMEOUT]
         end
         errors[i] = err
+        timeout = finish and finish - clock()
     end
     return results, errors
 end
 
 
+-- The first future that is done; or nil, the one whose deadline is nearest, and
+-- the seconds until then.
 local function first_done(futures)
+    local nearest, least
     for i = 1, #futures do
-        if futures[i].waiter.done then
+        local waiter = futures[i].waiter
+        if waiter.done then
             return i
         end
+        local left = time_left(waiter)
+        if not least or left < least then
+            nearest, least = i, left
+        end
     end
+    return nil, nearest, least
+end
+
+
+-- Waits on one waiter for all futures, which is done when any of theirs is.
+-- Returns what `wait` does.
+local function wait_for_first(futures, seconds)
+    local any = fresh(clock() + seconds)
+    for i = 1, #futures do
+        local waiter = futures[i].waiter
+        waiter.watchers = waiter.watchers or {}
+        waiter.watchers[any] = true
+    end
+    local done, err = wait(any, seconds)
+    for i = 1, #futures do
+        futures[i].waiter.watchers[any] = nil
+    end
+    return done, err
 end
 
 
@@ -165,43 +205,32 @@ function _M.wait_any(futures, timeout)
     if #futures == 0 then
         return nil, "no futures"
     end
-    local index = first_done(futures)
-    if not index then
+    local finish
+    while true do
+        local index, nearest, left = first_done(futures)
+        if index then
+            return index, outcome(futures[index].waiter)
+        end
         if not can_yield() then
             return nil, CANNOT_YIELD
         end
-        -- One waiter for all, done when any of theirs is.
-        local any = fresh()
-        local nearest = huge
-        for i = 1, #futures do
-            local waiter = futures[i].waiter
-            waiter.watchers = waiter.watchers or {}
-            waiter.watchers[any] = true
-            nearest = min(nearest, waiter.deadline)
-        end
-        local left = nearest - now()
-        local ok, err = wait(any, min(timeout or huge, left > 0 and left or 0))
-        for i = 1, #futures do
-            futures[i].waiter.watchers[any] = nil
-        end
-        if err then
-            return nil, err
-        end
-        index = first_done(futures)
-        if not index and not ok and now() >= nearest - ALMOST then
-            -- The nearest deadline has passed: that future is done.
-            for i = 1, #futures do
-                if futures[i].waiter.deadline == nearest then
-                    index = i
-                    break
-                end
+        if left <= 0 then
+            end_early(futures[nearest].waiter, TIMEOUT)
+        else
+            local seconds = min(timeout or huge, left)
+            if seconds < 0 then
+                return nil, channel.texts[TIMEOUT]
+            end
+            finish = finish or timeout and clock() + timeout
+            local done, err = wait_for_first(futures, seconds)
+            if err then
+                return nil, err
+            end
+            if not done and finish then
+                timeout = finish - clock()
             end
         end
-        if not index then
-            return nil, channel.texts[TIMEOUT]
-        end
     end
-    return index, futures[index]:wait()
 end
 
 

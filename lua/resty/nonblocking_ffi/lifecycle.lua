@@ -8,10 +8,10 @@ local phase = require "resty.nonblocking_ffi.phase"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
+local clock = channel.clock
 local error = error
 local ffi_new = ffi.new
 local getmetatable = getmetatable
-local now = ngx.now
 local pairs = pairs
 local pcall = pcall
 local post_control = channel.post_control
@@ -158,12 +158,12 @@ local function advance_closing()
 end
 
 
--- Starts to close a runtime, for a caller who waits for so many seconds.
--- Returns the waiter, which is done when the runtime is closed.
-local function begin_close(self, seconds)
+-- Starts to close a runtime, for a caller who waits until `deadline`, by the
+-- clock. Returns the waiter, which is done when the runtime is closed.
+local function begin_close(self, deadline)
     local waiter = closing[self]
     if not waiter then
-        waiter = waiting.fresh(now() + seconds)
+        waiter = waiting.fresh(deadline)
         waiter.callback = function() closed(self) end
         self.last_stats = false
         closing[self] = waiter
@@ -191,12 +191,14 @@ function _M:close(timeout)
     if not self.ptr then
         return true
     end
-    local waiter = begin_close(self, timeout or self.timeout)
+    timeout = timeout or self.timeout
+    local deadline = clock() + timeout
+    local waiter = begin_close(self, deadline)
     if not can_yield() then
         channel.start()
         return true
     end
-    local ok, err = wait(waiter, timeout or self.timeout)
+    local ok, err = wait(waiter, timeout, deadline)
     if ok then
         return true
     end

@@ -12,10 +12,10 @@ local task = require "resty.nonblocking_ffi.task"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
+local clock = channel.clock
 local error = error
 local fingerprint = codec.fingerprint
 local format = string.format
-local now = ngx.now
 local pairs = pairs
 local pcall = pcall
 local register = channel.register
@@ -31,11 +31,10 @@ local TIMEOUT = cdefs.TIMEOUT
 
 -- Options that every language has.
 local COMMON = {
-    runtime = true, name = true, pool = true, on_full = true, timeout = true,
-    max_response = true,
+    "runtime", "name", "pool", "on_full", "timeout", "max_response",
 }
 -- For each language, a module of:
---   options  rules for its own options, see options.check
+--   options  rules for its own options, see options.schema
 --   missing  optional: function(given), what is missing in the options
 -- and either, for a plugin with the plugin ABI:
 --   prepare  function(given) -> { library = path, entry = symbol,
@@ -132,7 +131,7 @@ end
 
 -- Makes a runtime known, as one that is being loaded.
 local function enter(self, arguments)
-    local waiter = waiting.fresh(now() + self.timeout)
+    local waiter = waiting.fresh(clock() + self.timeout)
     waiter.callback = function() loaded(self, waiter) end
     self.loading = waiter
     by_arguments[arguments] = self
@@ -234,7 +233,10 @@ end
 function _M.load(given, host)
     local blocks = host or phase.is_init_worker()
     host = host or find_host(given)
-    options.check("load", given, COMMON, 2, host.options)
+    if not host.schema then
+        host.schema = options.schema(COMMON, host.options)
+    end
+    given = options.read("load", given, host.schema, 2)
     local missing = host.missing and host.missing(given)
     if missing then
         error("load: " .. missing, 2)
@@ -272,7 +274,7 @@ function _M.load(given, host)
         ok = channel.block(waiter, BLOCKING_LOAD)
         channel.start()
     else
-        ok, err = wait(waiter, self.timeout)
+        ok, err = wait(waiter, self.timeout, clock() + self.timeout)
     end
     if not ok then
         return nil, err or texts[TIMEOUT]
@@ -284,9 +286,7 @@ function _M.load(given, host)
 end
 
 
-local RUN_OPTIONS = {
-    timeout = true, priority = true, key = true, pool = true,
-}
+local RUN_OPTIONS = options.schema { "timeout", "priority", "key", "pool" }
 
 
 -- Calls a function of a Lua module; see nonblocking_ffi.lua.
@@ -294,12 +294,7 @@ function _M.run(module, func, ...)
     local target = func
     local pool
     if type(module) == "table" then
-        local opts = {}
-        for key, value in pairs(module) do
-            opts[key] = value
-        end
-        opts[1] = nil
-        options.check("run", opts, RUN_OPTIONS, 2)
+        local opts = options.read("run", module, RUN_OPTIONS, 2, true)
         pool = opts.pool
         opts.pool = nil
         opts[1] = func

@@ -20,7 +20,6 @@ local error = error
 local ffi_new = ffi.new
 local getmetatable = getmetatable
 local getupvalue = debug.getupvalue
-local next = next
 local pcall = pcall
 local pauses = turns.pauses
 local decode_pieces = pieces.decode
@@ -45,7 +44,7 @@ local FUNCTION = 16
 -- What function 0 does beside calling a function that comes with its code.
 local RELOAD = 2
 
-local CALL_OPTIONS = { timeout = true, priority = true, key = true }
+local CALL_OPTIONS = options.schema { "timeout", "priority", "key" }
 
 
 local _M = {}
@@ -70,20 +69,16 @@ local function target(self, what, first, kind)
               .. " expected, or a table of that and options, got "
               .. type(first), 3)
     end
-    local opts = {}
-    for name, value in next, first do
-        opts[name] = value
-    end
-    opts[1] = nil
-    options.check(what, opts, CALL_OPTIONS, 3)
-    if type(first[1]) ~= kind then
+    local opts = options.read(what, first, CALL_OPTIONS, 3, true)
+    local func = first[1]
+    if type(func) ~= kind then
         error(what .. ": the table's first item must be the function"
               .. (kind == "string" and "'s name" or "") .. ", got "
-              .. type(first[1]), 3)
+              .. type(func), 3)
     end
     -- Not 0, which means that there is none.
     local key = opts.key and crc32(opts.key) % 0x7fffffff + 1
-    return first[1], opts.timeout or self.timeout,
+    return func, opts.timeout or self.timeout,
            opts.priority and PRIORITIES[opts.priority] or NORMAL, key or 0
 end
 

@@ -5,7 +5,9 @@ local cores -- set by the core
 local error = error
 local floor = math.floor
 local format = string.format
+local next = next
 local pairs = pairs
+local tostring = tostring
 local type = type
 
 
@@ -109,54 +111,101 @@ local defaults = {
 _M.defaults = defaults
 
 
+-- A value as errors show it. A table's address would tell nobody anything.
 local function quote(value)
     if type(value) == "string" then
         return format("%q", value)
     end
-    return tostring(value)
+    return type(value) == "table" and "table" or tostring(value)
 end
 _M.quote = quote
 
 
--- Raises an error, for the caller's caller, unless `given` is a table that has
--- only `allowed` options with values that their rules allow. `more` are options
--- with rules of their own: { check = function(value), what = "in words" }.
-function _M.check(what, given, allowed, level, more)
+-- The options that some function takes, for `read`: the names of some of those
+-- above, and `more` with rules of their own, by name:
+--   check          function(value)
+--   what           what it checks, in words
+--   none_if_empty  whether an empty list is as good as none
+function _M.schema(names, more)
+    local schema = { names = {}, rules = {} }
+    local function add(name, rule)
+        schema.names[#schema.names + 1] = name
+        schema.rules[name] = rule
+    end
+    for i = 1, #names do
+        if not (more and more[names[i]]) then
+            add(names[i], _M.rule(names[i]))
+        end
+    end
+    for name, rule in pairs(more or {}) do
+        add(name, rule)
+    end
+    return schema
+end
+
+
+-- The value of an option: of a table, which can only be a list, a copy.
+local function value_of(given, name, rule)
+    local value = given[name]
+    if type(value) ~= "table" then
+        return value
+    end
+    local list = {}
+    for i = 1, #value do
+        list[i] = value[i]
+    end
+    if rule.none_if_empty and #list == 0 then
+        return nil
+    end
+    return list
+end
+
+
+-- The options in `given`, as a plain table: what they inherit by a metatable is
+-- read like all else, once, and what becomes of `given` later does not matter.
+-- Raises an error, for the caller's caller, unless `given` is a table of no
+-- other options than those of a schema, with values that their rules allow. If
+-- `has_first`, something else is at [1].
+function _M.read(what, given, schema, level, has_first)
     level = (level or 2) + 1
     if type(given) ~= "table" then
         error(format("%s: a table of options expected, got %s", what,
                      type(given)), level)
     end
-    for key, value in pairs(given) do
-        local check, words
-        if more and more[key] then
-            check, words = more[key].check, more[key].what
-        elseif allowed[key] then
-            check, words = RULES[key][1], RULES[key][2]
-        else
+    local names, rules = schema.names, schema.rules
+    for key in next, given do
+        if not rules[key] and not (has_first and key == 1) then
             error(format("%s: unknown option %s", what, quote(key)), level)
         end
-        if not check(value) then
-            error(format("%s: %s must be %s, got %s", what, key, words,
-                         quote(value)), level)
+    end
+    local values = {}
+    for i = 1, #names do
+        local name = names[i]
+        local rule = rules[name]
+        local value = value_of(given, name, rule)
+        if value ~= nil then
+            if not rule.check(value) then
+                error(format("%s: %s must be %s, got %s", what, name,
+                             rule.what, quote(value)), level)
+            end
+            values[name] = value
         end
     end
+    return values
 end
 
 
-local SETUP = {
-    timeout = true, shutdown_timeout = true, max_response = true,
-    on_full = true, threads = true, max_queue = true, nice = true,
-    socket_dirs = true, vm_max_memory = true, vm_recycle_memory = true,
-    vm_recycle_tasks = true,
+local SETUP = _M.schema {
+    "timeout", "shutdown_timeout", "max_response", "on_full", "threads",
+    "max_queue", "nice", "socket_dirs", "vm_max_memory", "vm_recycle_memory",
+    "vm_recycle_tasks",
 }
 
 
 -- Changes the defaults.
 function _M.setup(given)
-    _M.check("setup", given, SETUP, 2)
-    for key, value in pairs(given) do
-        defaults[key] = value
+    for name, value in pairs(_M.read("setup", given, SETUP, 2)) do
+        defaults[name] = value
     end
     return true
 end

@@ -8,6 +8,7 @@ local options = require "resty.nonblocking_ffi.options"
 local ffi_new = ffi.new
 local error = error
 local get = options.get
+local ipairs = ipairs
 local is_awaited = channel.is_awaited
 local next = next
 local pairs = pairs
@@ -33,7 +34,7 @@ local declared = {}
 local made = {}
 
 
-local ALLOWED = { threads = true, max_queue = true, nice = true }
+local SIZES = options.schema { "threads", "max_queue", "nice" }
 
 
 -- Declares a pool; its threads start when it is first used.
@@ -41,16 +42,10 @@ function _M.declare(name, given)
     if type(name) ~= "string" or name == "" then
         error("pool: name must be a non-empty string", 2)
     end
-    given = given or {}
-    options.check("pool", given, ALLOWED, 2)
-    local settings = {
-        threads = given.threads,
-        max_queue = given.max_queue,
-        nice = given.nice,
-    }
+    local settings = options.read("pool", given or {}, SIZES, 2)
     local known = declared[name]
     if known then
-        for key in pairs(ALLOWED) do
+        for _, key in ipairs(SIZES.names) do
             local is = get(known, key)
             if is ~= get(settings, key) then
                 return nil, "pool \"" .. name .. "\" exists already, with "

@@ -18,7 +18,7 @@ local LACK = codec.LACK
 local NO_MEMORY = waiting.NO_MEMORY
 local NORMAL = options.PRIORITIES.normal
 local PRIORITIES = options.PRIORITIES
-local CALL_OPTIONS = { timeout = true, priority = true }
+local CALL_OPTIONS = options.schema { "timeout", "priority" }
 
 
 local _M = {}
@@ -66,7 +66,7 @@ end
 
 -- The timeout and the number of the priority.
 local function call_options(self, opts)
-    options.check("options", opts, CALL_OPTIONS, 4)
+    opts = options.read("options", opts, CALL_OPTIONS, 4)
     local priority = opts.priority
     return opts.timeout or self.timeout,
            priority and PRIORITIES[priority] or NORMAL

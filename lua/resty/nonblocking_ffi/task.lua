@@ -18,13 +18,13 @@ local pools = require "resty.nonblocking_ffi.pool"
 local waiting = require "resty.nonblocking_ffi.waiter"
 
 local can_yield = phase.can_yield
+local clock = channel.clock
 local error = error
 local ffi_new = ffi.new
 local fresh = waiting.fresh
 local is_contended = pools.is_contended
 local grow = channel.grow
 local new_waiter = waiting.new
-local now = ngx.now
 local outcome = waiting.outcome
 local pcall = pcall
 local prepare = waiting.prepare
@@ -93,7 +93,7 @@ local function post_blocked(entry)
     if not self.ptr or self.closing then
         waiting.finish(waiter, texts[CLOSED])
     else
-        local id = post(self, entry.data, entry.len, waiter.deadline - now(),
+        local id = post(self, entry.data, entry.len, waiter.deadline - clock(),
                         entry.priority, false, entry.tag, entry.key)
         if id == QUEUE_OVERFLOW then
             return id
@@ -114,7 +114,7 @@ end
 -- Puts a task behind those that wait for room.
 local function block(self, request, data, len, seconds, priority, tag, key,
                      waiter)
-    waiter.deadline = now() + seconds
+    waiter.deadline = clock() + seconds
     local entry = {
         runtime = self,
         request = request,
@@ -217,8 +217,8 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
 end
 
 
-local function make_future(deadline)
-    local waiter = fresh(deadline)
+local function make_future()
+    local waiter = fresh()
     return waiter, future.new(waiter)
 end
 
@@ -239,7 +239,7 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
     end
     local ok, waiter, started
     if not is_short then
-        ok, waiter, started = pcall(make_future, now() + timeout)
+        ok, waiter, started = pcall(make_future)
     end
     if not ok then
         return refuse(self, NO_MEMORY)

@@ -2,6 +2,7 @@
 
 local semaphore = require "ngx.semaphore"
 
+local ceil = math.ceil
 local max = math.max
 local min = math.min
 local new_semaphore = semaphore.new
@@ -12,8 +13,6 @@ local pcall = pcall
 local MAX_SPARE = 16384
 -- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
 local LONGEST = 2000000
--- Half of what the clock of nginx can tell apart.
-local HALF_MS = 0.0005
 
 
 local _M = {
@@ -37,8 +36,8 @@ local spare_semas, spare_semas_count, made_semas = {}, 0, 0
 --               the results; before, `res` is the status code of responses
 --               that are not to be copied, or nil
 -- and beside, if it is not of `new`:
---   deadline  = ngx.now() by which the task ends for its caller, if that is
---               not the task's own
+--   deadline  = when it ends for its caller, by channel.clock(), if that is
+--               not its task's own deadline
 --   posted    = whether the task that closes its runtime is
 --   watchers  = waiters (as keys) that are done when this one is
 --   callback  = called when it is done
@@ -150,7 +149,9 @@ local function make_semaphore()
 end
 
 
--- Puts a coroutine to sleep on a waiter. True if it was posted.
+-- Puts a coroutine to sleep on a waiter. True if it was posted. It may wake
+-- before its time: nginx's timers count from when the event loop last looked at
+-- its clock, which is coarse. Whoever waits for a deadline looks again.
 function _M.sleep_on(waiter, seconds)
     local sema = waiter.sema
     if not sema then
@@ -170,9 +171,10 @@ function _M.sleep_on(waiter, seconds)
         waiter.sema = sema
     end
     waiter.sleeping = waiter.sleeping + 1
-    -- A semaphore cuts fractions of a millisecond off; a wait until a deadline
-    -- must not end before it.
-    local ok, err = sema:wait(min(max(seconds, 0.001) + HALF_MS, LONGEST))
+    -- A semaphore cuts fractions of a millisecond off. Half of one keeps the
+    -- whole ones whole, since they cannot be represented exactly.
+    local milliseconds = max(ceil(seconds * 1000), 1) + 0.5
+    local ok, err = sema:wait(min(milliseconds / 1000, LONGEST))
     local sleeping = waiter.sleeping - 1
     waiter.sleeping = sleeping
     if sleeping == 0 then

@@ -162,12 +162,17 @@ nbffi_go_name(const nbffi_host *host, uint64_t *len)
 int64_t
 nbffi_go_remaining(const nbffi_host *host, nbffi_task task)
 {
-    uint64_t deadline = host->deadline_ns(task);
+    uint64_t now, deadline = host->deadline_ns(task);
 
     if (deadline == NBFFI_NO_DEADLINE) {
         return NBFFI_GO_NO_DEADLINE;
     }
-    return (int64_t) deadline - (int64_t) clock_ns(CLOCK_MONOTONIC);
+    now = clock_ns(CLOCK_MONOTONIC);
+    if (deadline < now) {
+        return -(int64_t) (now - deadline);
+    }
+    return deadline - now < INT64_MAX ? (int64_t) (deadline - now)
+                                      : NBFFI_GO_NO_DEADLINE;
 }
 
 uint64_t

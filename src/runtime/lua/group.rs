@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::vm::{Spent, Vm};
 use super::watchdog::Watched;
 use crate::channel::{outbox, Mailbox};
-use crate::pool::{Pool, Seat};
+use crate::pool::{Chores, Pool, Seat};
+use crate::sync::now_ns;
+use crate::task::slot::deadline_after;
 
 /// nginx's level for what an operator should know.
 pub const WARN: u8 = 5;
@@ -28,8 +30,16 @@ pub struct Limits {
     pub recycle_memory: usize,
     /// A VM that has run so many tasks is replaced.
     pub recycle_tasks: u64,
-    /// How long the start of a VM may take, init code included.
-    pub init_ns: u64,
+    /// How many seconds the start of a VM may take, init code included.
+    pub init_seconds: f64,
+}
+
+impl Limits {
+    /// When something must have ended that begins now and may take as long as
+    /// the start of a VM.
+    pub fn init_deadline(&self) -> u64 {
+        deadline_after(now_ns(), self.init_seconds)
+    }
 }
 
 /// A group.
@@ -154,6 +164,10 @@ impl Group {
             seats: (0..threads).map(|_| SeatFigures::default()).collect(),
         });
         groups.push(group.clone());
+        pool.when_idle(Chores {
+            is_due: has_garbage,
+            some: collect_some,
+        });
         group
     }
 
@@ -212,6 +226,11 @@ impl Group {
         self.mailbox.log(level, "lua", text);
     }
 
+    /// Has the event loop take a turn if it sleeps; true if it did.
+    pub fn rouse_event_loop(&self) -> bool {
+        self.mailbox.rouse()
+    }
+
     fn note_vm(&self, seat: Seat, vm: Option<&Vm>) {
         if let Some(figures) = self.seats.get(seat.index) {
             *figures.vm() = vm.map(|vm| vm.watched().clone());
@@ -244,6 +263,11 @@ pub fn with_vm<T>(
     // only, neither of which happens while it runs.
     let vm = unsafe { &*vm };
     let done = work(vm);
+    if vm.is_spent().is_none() && vm.has_outgrown() {
+        // What the task has responded must not wait for that.
+        outbox::flush();
+        vm.collect_all();
+    }
     let Some(spent) = vm.is_spent() else {
         group.note_memory(seat, vm);
         return Ok(done);
@@ -294,6 +318,21 @@ fn discard(seat: Seat, which: impl Fn(&Vm) -> bool) {
         // Until then its finalizers run, and may be stuck.
         group.note_vm(seat, None);
     }
+}
+
+/// Whether a VM of this thread has garbage that is worth collecting.
+fn has_garbage() -> bool {
+    VMS.with_borrow(|vms| vms.iter().any(|vm| vm.wants_collection()))
+}
+
+/// Collects some of it.
+fn collect_some(seat: Seat) {
+    let group = VMS.with_borrow(|vms| {
+        let vm = vms.iter().find(|vm| vm.wants_collection());
+        vm.map(|vm| vm.group().clone())
+    });
+    // The VM is there, so it need not be made.
+    let _ = group.map(|group| with_vm(&group, seat, Vm::collect));
 }
 
 /// Makes the VMs that this thread lacks, and closes those whose group is.

@@ -236,6 +236,19 @@ nbffi_guard_call(nbffi_guard *guard, int run, int nargs, int errfunc)
     return status;
 }
 
+/* nbffi_guard_call for a function that only collects garbage. LuaJIT runs
+ * finalizers without hooks, as it does in lua_close. */
+int
+nbffi_guard_collect(nbffi_guard *guard, int run)
+{
+    int status;
+
+    guard->closing = 1;
+    status = nbffi_guard_call(guard, run, 0, 0);
+    guard->closing = 0;
+    return status;
+}
+
 /* lua_close, likewise: 0, or ABANDONED. */
 int
 nbffi_guard_close(nbffi_guard *guard, int run)

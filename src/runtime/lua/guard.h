@@ -27,7 +27,7 @@ typedef struct nbffi_guard {
     lua_State *L;
     /* Whether the thread is inside nbffi_guard_call or nbffi_guard_close. */
     volatile sig_atomic_t armed;
-    /* Whether it is the latter. */
+    /* Whether nothing runs in there but finalizers. */
     volatile sig_atomic_t closing;
     /* Whether the hook is set. */
     volatile sig_atomic_t hooked;

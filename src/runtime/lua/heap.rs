@@ -59,6 +59,12 @@ impl Heap {
         self.exceeded.get()
     }
 
+    /// Gives memory that is not in use back to the system.
+    pub fn trim(&self) {
+        // SAFETY: the heap is the calling thread's.
+        unsafe { mimalloc::mi_heap_collect(self.heap.as_ptr(), true) };
+    }
+
     /// What `lua_newstate` is given beside [`allocate`].
     pub fn as_ptr(&self) -> *mut c_void {
         ptr::from_ref(self).cast_mut().cast()

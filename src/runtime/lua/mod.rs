@@ -159,7 +159,7 @@ impl Host for Arc<LuaHost> {
         let seat = pool::seat().ok_or("not on a pool thread")?;
         // Loads the module: encoding 0 of function 0 is just that.
         let loaded = group::with_vm(&self.group, seat, |vm| {
-            let limit = crate::sync::now_ns() + self.group.limits.init_ns;
+            let limit = self.group.limits.init_deadline();
             let desk = Desk {
                 runtime: self.number,
                 ..Desk::default()

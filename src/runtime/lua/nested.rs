@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::memory;
 use crate::runtime::{registry, Runtime};
 use crate::sync::now_ns;
+use crate::task::slot::deadline_after;
 use crate::task::state::Claim;
 use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
 
@@ -141,7 +142,7 @@ pub fn call(
         }
     };
     let now = now_ns();
-    let deadline_ns = now.saturating_add((seconds * 1e9) as u64);
+    let deadline_ns = deadline_after(now, seconds);
     run(runtime, slot, &request, now, deadline_ns);
     runtime.leave_nested();
     await_end(slot, request, deadline_ns, caller)
@@ -202,8 +203,9 @@ fn await_end(
                 // A reply may be a part of the request.
                 nested.kept.push((slot, request));
                 // SAFETY: the slot is done.
-                let result = unsafe { slot.reply() }.result;
-                return match result {
+                let reply = unsafe { slot.reply() };
+                return match reply.result {
+                    _ if deadline_ns <= reply.ended_ns => Err(Refused::Failed(Error::Timeout)),
                     Err(error) if error != Error::Runtime => Err(Refused::Failed(error)),
                     _ => Ok(slot),
                 };

@@ -19,11 +19,23 @@ use super::heap::{self, Heap};
 use super::watchdog::{Ended, Watched, NO_TASK};
 use super::LuaHost;
 use crate::error::Error;
-use crate::sync::now_ns;
 
 /// Places on the stack of a VM.
 const MESSAGE_HANDLER: c_int = 1;
 const DISPATCHER: c_int = 2;
+const COLLECTOR: c_int = 3;
+
+/// A VM that has so many bytes more than after its last collection, and half as
+/// much again, is worth one.
+const MIN_GROWTH: usize = 256 << 10;
+/// One that has so many bytes more, and as much again, does not wait for it until its
+/// thread is idle.
+const MIN_OUTGROWTH: usize = 4 << 20;
+/// What LuaJIT collects at a time, in KB: some 50 us of work.
+const COLLECT_KB: c_int = 16;
+/// LuaJIT may be in the middle of a cycle, and keeps what has died since that
+/// began. The next one finds all.
+const CYCLES: u8 = 2;
 
 /// What a VM's dispatcher is to run. `vm/cdefs.lua` declares it, too.
 #[repr(C)]
@@ -94,6 +106,12 @@ pub struct Vm {
     /// Whether `state` may not even be closed.
     abandoned: Cell<bool>,
     tasks: Cell<u64>,
+    /// Bytes in use after the last collection.
+    kept: Cell<usize>,
+    /// How many cycles the present collection takes yet.
+    cycles: Cell<u8>,
+    /// Whether `collect` has come to the end of a cycle.
+    cycle_ended: Cell<bool>,
     desk: Box<UnsafeCell<Desk>>,
     watched: Arc<Watched>,
     group: Arc<Group>,
@@ -107,10 +125,12 @@ pub struct Vm {
 struct Start<'a> {
     group: &'a Group,
     desk: *mut c_void,
+    cycle_ended: *const Cell<bool>,
     /// Places in the registry.
     start: c_int,
     message_handler: c_int,
     dispatcher: c_int,
+    collector: c_int,
 }
 
 impl Vm {
@@ -136,6 +156,9 @@ impl Vm {
             state,
             abandoned: Cell::new(false),
             tasks: Cell::new(0),
+            kept: Cell::new(0),
+            cycles: Cell::new(0),
+            cycle_ended: Cell::new(false),
             desk: Box::default(),
             watched,
             group: group.clone(),
@@ -143,6 +166,7 @@ impl Vm {
             heap,
         });
         vm.boot().map_err(with_cause)?;
+        vm.kept.set(vm.memory());
         Ok(vm)
     }
 
@@ -170,9 +194,11 @@ impl Vm {
         let mut start = Start {
             group: &self.group,
             desk: self.desk.get().cast(),
+            cycle_ended: ptr::from_ref(&self.cycle_ended),
             start: 0,
             message_handler: 0,
             dispatcher: 0,
+            collector: 0,
         };
         let pointer: *mut Start = &mut start;
         // SAFETY: a fresh state. Whatever may raise an error runs protected.
@@ -184,7 +210,7 @@ impl Vm {
         unsafe {
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).start);
         }
-        let deadline = now_ns() + self.group.limits.init_ns;
+        let deadline = self.group.limits.init_deadline();
         match self.call(ptr::null(), NO_TASK, deadline, 0) {
             Ended::Returned => {}
             // What load says if it has noticed before.
@@ -192,7 +218,7 @@ impl Vm {
             Ended::Raised => return Err(self.message()),
             Ended::Abandoned => return Err(Error::Timeout.to_string()),
         }
-        // SAFETY: `open` has put two functions there.
+        // SAFETY: `open` has put three functions there.
         unsafe {
             lua::lua_settop(self.state, 0);
             lua::lua_rawgeti_(
@@ -201,17 +227,25 @@ impl Vm {
                 (*pointer).message_handler,
             );
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).dispatcher);
+            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).collector);
         }
         Ok(())
     }
 
     /// Calls the function on top of the stack.
     fn call(&self, host: *const LuaHost, task: u64, deadline_ns: u64, errfunc: c_int) -> Ended {
-        let vm = ptr::from_ref(self);
-        NOW.set(Some(Now { vm, host, task }));
         // SAFETY: this is the VM's thread, and the function is there. Nothing
         // of ours is dropped between here and the Lua code.
-        let ended = unsafe { self.watched.call(task, deadline_ns, 0, errfunc) };
+        self.enter(host, task, || unsafe {
+            self.watched.call(task, deadline_ns, 0, errfunc)
+        })
+    }
+
+    /// Lets `run` run the VM.
+    fn enter(&self, host: *const LuaHost, task: u64, run: impl FnOnce() -> Ended) -> Ended {
+        let vm = ptr::from_ref(self);
+        NOW.set(Some(Now { vm, host, task }));
+        let ended = run();
         NOW.set(None);
         if ended == Ended::Abandoned {
             self.abandoned.set(true);
@@ -247,7 +281,7 @@ impl Vm {
     ) -> Result<(), String> {
         self.tasks.set(self.tasks.get() + 1);
         // SAFETY: Lua code of this thread reads it during the call only. The
-        // stack has room: two functions are all that is on it.
+        // stack has room: three functions are all that is on it.
         unsafe {
             *self.desk.get() = desk;
             lua::lua_pushvalue(self.state, DISPATCHER);
@@ -257,10 +291,58 @@ impl Vm {
             Ended::Raised => {
                 let message = self.message();
                 // SAFETY: takes the message off.
-                unsafe { lua::lua_settop(self.state, DISPATCHER) };
+                unsafe { lua::lua_settop(self.state, COLLECTOR) };
                 Err(message)
             }
             Ended::Abandoned => Err(self.message()),
+        }
+    }
+
+    /// Whether it has so much garbage that collecting it pays, as far as can be
+    /// told.
+    pub fn wants_collection(&self) -> bool {
+        let kept = self.kept.get();
+        let limit = kept + MIN_GROWTH.max(kept / 2);
+        !self.abandoned.get() && (self.cycles.get() > 0 || self.memory() > limit)
+    }
+
+    /// Whether it has so much more than after its last collection that LuaJIT should
+    /// have collected, but has not: it counts how often code allocates rather than
+    /// how much.
+    pub fn has_outgrown(&self) -> bool {
+        self.memory() > 2 * self.kept.get() + MIN_OUTGROWTH
+    }
+
+    /// Collects all of its garbage.
+    pub fn collect_all(&self) {
+        self.collect();
+        while self.cycles.get() > 0 && !self.abandoned.get() {
+            self.collect();
+        }
+    }
+
+    /// Collects some of its garbage.
+    pub fn collect(&self) {
+        if self.cycles.get() == 0 {
+            self.cycles.set(CYCLES);
+        }
+        // SAFETY: as in `run`.
+        unsafe { lua::lua_pushvalue(self.state, COLLECTOR) };
+        let deadline_ns = self.group.limits.init_deadline();
+        // SAFETY: as in `call`.
+        let collect = || unsafe { self.watched.collect(deadline_ns) };
+        if self.enter(ptr::null(), NO_TASK, collect) == Ended::Raised {
+            let text = format!("a finalizer of a VM: {}", self.message());
+            self.group.log(group::WARN, text.as_bytes());
+            // SAFETY: takes the message off.
+            unsafe { lua::lua_settop(self.state, COLLECTOR) };
+        }
+        if self.cycle_ended.take() {
+            self.cycles.set(self.cycles.get() - 1);
+            if self.cycles.get() == 0 {
+                self.heap.trim();
+                self.kept.set(self.memory());
+            }
         }
     }
 
@@ -299,7 +381,7 @@ impl Drop for Vm {
         if !self.abandoned.get() {
             // Finalizers run in here, which may be anybody's code: they have as
             // long as init code has.
-            let deadline = now_ns() + self.group.limits.init_ns;
+            let deadline = self.group.limits.init_deadline();
             let before = NOW.replace(Some(Now {
                 vm: ptr::from_ref(self),
                 host: ptr::null(),
@@ -333,11 +415,11 @@ unsafe extern "C-unwind" fn prepare(state: *mut lua::lua_State) -> c_int {
 /// Opens the standard libraries and runs `vm/boot.lua`.
 unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
     const LOADER: &CStr = c"
-        local package_path, package_cpath, core, boot, desk, null = ...
+        local package_path, package_cpath, core, boot, desk, null, thread = ...
         package.path, package.cpath = package_path, package_cpath
         -- For codec.lua, until vm/ngx.lua has made the rest of it.
         ngx = { null = null }
-        return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk)
+        return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk, thread)
     ";
     // SAFETY: the upvalue is a `Start` that outlives the call. What is pushed
     // is copied by Lua.
@@ -360,9 +442,23 @@ unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
         }
         lua::lua_pushlightuserdata(state, (*start).desk);
         lua::lua_pushlightuserdata(state, ptr::null_mut());
-        lua::lua_call(state, 6, 2);
+        lua::lua_pushthread(state);
+        lua::lua_call(state, 7, 2);
         (*start).dispatcher = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
         (*start).message_handler = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+        lua::lua_pushlightuserdata(state, (*start).cycle_ended.cast_mut().cast());
+        lua::lua_pushcclosure(state, collect, 1);
+        (*start).collector = lua::luaL_ref(state, lua::LUA_REGISTRYINDEX);
+    }
+    0
+}
+
+/// Lets LuaJIT collect for a moment. Finalizers run in here.
+unsafe extern "C-unwind" fn collect(state: *mut lua::lua_State) -> c_int {
+    // SAFETY: the upvalue is a cell of the VM that runs.
+    unsafe {
+        let ended: *const Cell<bool> = lua::lua_touserdata(state, lua::lua_upvalueindex(1)).cast();
+        (*ended).set(lua::lua_gc(state, lua::LUA_GCSTEP, COLLECT_KB) != 0);
     }
     0
 }

@@ -56,6 +56,7 @@ extern "C" {
     fn nbffi_guard_unknown(guard: *mut Guard) -> usize;
     fn nbffi_guard_is_stopped(guard: *const Guard) -> c_int;
     fn nbffi_guard_call(guard: *mut Guard, run: c_int, nargs: c_int, errfunc: c_int) -> c_int;
+    fn nbffi_guard_collect(guard: *mut Guard, run: c_int) -> c_int;
     fn nbffi_guard_close(guard: *mut Guard, run: c_int) -> c_int;
     fn nbffi_guard_ranges(
         bounds: *const usize,
@@ -77,6 +78,16 @@ pub enum Ended {
     /// The VM was left in the middle of something; only its memory may be
     /// released.
     Abandoned,
+}
+
+impl Ended {
+    fn of(status: c_int) -> Self {
+        match status {
+            lua::LUA_OK => Self::Returned,
+            -1 => Self::Abandoned,
+            _ => Self::Raised,
+        }
+    }
 }
 
 /// What the watchdog knows of one VM. The VM's thread writes, it reads.
@@ -163,11 +174,20 @@ impl Watched {
         // SAFETY: by the contract.
         let status = unsafe { nbffi_guard_call(self.guard.as_ptr(), run, nargs, errfunc) };
         self.end();
-        match status {
-            lua::LUA_OK => Ended::Returned,
-            -1 => Ended::Abandoned,
-            _ => Ended::Raised,
-        }
+        Ended::of(status)
+    }
+
+    /// Calls the function on top of the VM's stack, which collects garbage, until
+    /// `deadline_ns`. Finalizers that run in there are stopped as in `close`.
+    ///
+    /// # Safety
+    /// As for `call`.
+    pub unsafe fn collect(&self, deadline_ns: u64) -> Ended {
+        let run = self.begin(NO_TASK, deadline_ns);
+        // SAFETY: by the contract.
+        let status = unsafe { nbffi_guard_collect(self.guard.as_ptr(), run) };
+        self.end();
+        Ended::of(status)
     }
 
     /// Closes the VM. True if its finalizers have all run; false if they had to

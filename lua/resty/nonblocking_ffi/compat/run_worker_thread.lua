@@ -13,17 +13,16 @@ local phase = require "resty.nonblocking_ffi.phase"
 local values = require "resty.nonblocking_ffi.compat.values"
 
 local C = ffi.C
-local can_yield = phase.can_yield
 local error = error
 local fault = values.fault
 local find = string.find
-local get_phase = ngx.get_phase
 local match = string.match
 local ngx = ngx
 local pairs = pairs
 local pcall = pcall
 local PLAIN = values.PLAIN
 local rawset = rawset
+local refusal = phase.refusal
 local select = select
 local tostring = tostring
 local type = type
@@ -36,18 +35,6 @@ local THREADS = 32
 local MAX_QUEUE = 65536
 -- There is no limit in the original: longer than any worker lives.
 local TIMEOUT = 100 * 365 * 86400
-
--- How the original calls phases in which it cannot be used.
-local CONTEXTS = {
-    init_worker = "init_worker_by_lua*",
-    set = "set_by_lua*",
-    balancer = "balancer_by_lua*",
-    header_filter = "header_filter_by_lua*",
-    body_filter = "body_filter_by_lua*",
-    log = "log_by_lua*",
-    exit_worker = "exit_worker_by_lua*",
-    ssl_session_store = "ssl_session_store_by_lua*",
-}
 
 
 local _M = {}
@@ -224,13 +211,9 @@ end
 -- ...     nil, booleans, numbers, strings, light userdata (ngx.null), and
 --         tables of these
 function _M.run_worker_thread(...)
-    if not can_yield() then
-        local where = get_phase()
-        if where == "init" then
-            error("no request found", 2)
-        end
-        error("API disabled in the context of "
-              .. (CONTEXTS[where] or "(unknown)"), 2)
+    local why = refusal()
+    if why then
+        error(why, 2)
     end
     if select("#", ...) < 3 then
         return false, "expecting at least 3 arguments"

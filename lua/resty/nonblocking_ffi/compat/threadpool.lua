@@ -23,24 +23,34 @@ local pairs = pairs
 local pcall = pcall
 local setmetatable = setmetatable
 local type = type
+local unpack = unpack
 
 -- The end in the VM.
 local MODULE = "resty.nonblocking_ffi.compat.vm.threadpool"
 local INSTALLED = "resty.threadpool"
 
 -- Options that are for the pool, and options that are for the runtime.
-local POOL = { threads = true, max_queue = true, nice = true }
+local POOL = { "threads", "max_queue", "nice" }
 local RUNTIME = {
-    timeout = true, on_full = true, max_response = true, vm_max_memory = true,
-    vm_recycle_memory = true, vm_recycle_tasks = true,
+    "timeout", "on_full", "max_response", "vm_max_memory",
+    "vm_recycle_memory", "vm_recycle_tasks",
 }
-local CHECKED = {}
-for key in pairs(POOL) do
-    CHECKED[key] = true
+
+
+-- `check` looks at these two.
+local function is_anything()
+    return true
 end
-for key in pairs(RUNTIME) do
-    CHECKED[key] = true
+
+
+local NAMES = { unpack(POOL) }
+for i = 1, #RUNTIME do
+    NAMES[#NAMES + 1] = RUNTIME[i]
 end
+local OPTIONS = options.schema(NAMES, {
+    process = { check = is_anything },
+    init = { check = is_anything },
+})
 
 
 local _M = {}
@@ -48,6 +58,15 @@ local _M = {}
 -- The methods of pools.
 local Pool = {}
 local Pool_MT = { __index = Pool }
+
+
+-- Adds those of some options that have a name of a list to a table.
+local function some(given, names, to)
+    for i = 1, #names do
+        to[names[i]] = given[names[i]]
+    end
+    return to
+end
 
 
 -- Loads a pool's runtime, which starts its threads. Returns it, or nil and an
@@ -64,10 +83,7 @@ local function load(self)
                       given.init and format("%q", given.init) or "nil",
                       given.process),
     }
-    for key in pairs(RUNTIME) do
-        settings[key] = given[key]
-    end
-    local rt, err = nbffi.load(settings)
+    local rt, err = nbffi.load(some(given, RUNTIME, settings))
     self.runtime = rt
     return rt, err
 end
@@ -114,7 +130,8 @@ local function is_same(one, other)
 end
 
 
--- Raises an error, for the caller of define, unless its arguments are right.
+-- The options of a pool. Raises an error, for the caller of define, unless its
+-- arguments are right.
 local function check(name, given)
     if type(name) ~= "string" or name == "" then
         error("define: name must be a non-empty string", 3)
@@ -122,22 +139,15 @@ local function check(name, given)
     if type(_M[name]) == "function" then
         error("define: no pool can be named \"" .. name .. "\"", 3)
     end
-    if type(given) ~= "table" then
-        error("define: a table of options expected, got " .. type(given), 3)
+    given = options.read("define", given, OPTIONS, 3)
+    local process, init = given.process, given.init
+    if type(process) ~= "string" then
+        error("define: process must be Lua code, got " .. type(process), 3)
     end
-    local rest = {}
-    for key, value in pairs(given) do
-        rest[key] = value
+    if init ~= nil and type(init) ~= "string" then
+        error("define: init must be Lua code, got " .. type(init), 3)
     end
-    if type(rest.process) ~= "string" then
-        error("define: process must be Lua code, got " .. type(rest.process),
-              3)
-    end
-    if rest.init ~= nil and type(rest.init) ~= "string" then
-        error("define: init must be Lua code, got " .. type(rest.init), 3)
-    end
-    rest.process, rest.init = nil, nil
-    options.check("define", rest, CHECKED, 3)
+    return given
 end
 
 
@@ -162,7 +172,7 @@ end
 -- with other options, or init fails in init_worker_by_lua. Raises an error for
 -- options it does not know.
 function _M.define(name, given)
-    check(name, given)
+    given = check(name, given)
     local self = _M[name]
     if self then
         if not is_same(self.given, given) then
@@ -174,16 +184,11 @@ function _M.define(name, given)
         if not ok then
             return nil, err
         end
-        local size, kept = {}, {}
-        for key, value in pairs(given) do
-            kept[key] = value
-            size[key] = POOL[key] and value or nil
-        end
-        ok, err = nbffi.pool(name, size)
+        ok, err = nbffi.pool(name, some(given, POOL, {}))
         if not ok then
             return nil, err
         end
-        self = setmetatable({ name = name, given = kept }, Pool_MT)
+        self = setmetatable({ name = name, given = given }, Pool_MT)
         _M[name] = self
     end
     if phase.is_init_worker() and not self.runtime then

@@ -114,6 +114,7 @@ return {
         jvm_args = {
             check = is_plain_list,
             what = "a list of the JVM's arguments",
+            none_if_empty = true,
         },
         java_home = { check = is_plain, what = "the folder of a Java" },
         interrupt = { check = is_boolean, what = "a boolean" },

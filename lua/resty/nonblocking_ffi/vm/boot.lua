@@ -19,7 +19,6 @@ local pcall = pcall
 local recycle = codec.recycle
 local require = require
 local select = select
-local traceback = codec.traceback
 local type = type
 
 local STRING = codec.STRING
@@ -201,9 +200,9 @@ end
 
 
 -- Readies the VM. `core` is the path of the shared object, `boot` an encoded
--- table { init, env }, `place` where the core puts tasks. Returns a message
--- handler and the dispatcher.
-return function(core, boot, place)
+-- table { init, env }, `place` where the core puts tasks, `thread` the main
+-- thread, in which they run. Returns a message handler and the dispatcher.
+return function(core, boot, place, thread)
     C = ffi.load(core)
     desk = ffi.cast("nbffi_desk *", place)
     boot = codec.unpack(boot)
@@ -213,5 +212,5 @@ return function(core, boot, place)
     if boot.init then
         startup.run(boot.init)
     end
-    return traceback, dispatch
+    return codec.traceback_of(thread), dispatch
 end

@@ -67,6 +67,7 @@ nbffi_re_template *nbffi_re_template_new(const char *source, size_t len,
 void nbffi_re_template_free(nbffi_re_template *template);
 bool nbffi_re_jit_stack(uint32_t limit);
 
+bool nbffi_vm_rouse(void);
 double nbffi_vm_now(void);
 double nbffi_vm_monotonic(void);
 void nbffi_vm_sleep(double seconds);

@@ -153,10 +153,9 @@ function _M.new(C, env, log_error)
     local iterator = {}
 
 
-    local function finish(self, err)
+    local function finish(self)
         release(self.re)
         self.re = nil
-        return nil, err
     end
 
 
@@ -168,7 +167,11 @@ function _M.new(C, env, log_error)
         local subject, pos = self.subject, self.pos
         local count = exec(re, subject, pos, pos > 0)
         if count < 0 then
-            return finish(self, count ~= NO_MATCH and exec_error(count) or nil)
+            finish(self)
+            if count == NO_MATCH then
+                return nil
+            end
+            return nil, exec_error(count)
         end
 
         local res = collect(re, subject)

@@ -7,6 +7,10 @@
 -- worker of nginx would wait for the lock for ever. So they are not called in
 -- this VM, but in a tiny state beside it that has no limit, and their results
 -- are copied from there.
+--
+-- nginx compares times of expiry with the clock of the event loop, which it
+-- looks at once a turn: while the event loop sleeps, that stands still. So
+-- before a method runs, an old clock is made new: the event loop is woken.
 
 local ffi = require "ffi"
 
@@ -77,10 +81,36 @@ local TBOOLEAN, TNUMBER, TSTRING, TTABLE = 1, 3, 4, 5
 -- Tables of more values are not left to the small state's collector.
 local LARGE = 1024
 
+-- Seconds by which nginx's clock may be behind ...
+local OLD = 0.01
+-- ... how long it may take an event loop that was woken to look at it, and how
+-- long to wait for one that is awake: its clock is that of its present turn.
+local WAKING, AWAKE = 0.1, 0.0002
+-- How long to sleep between two looks.
+local LOOK = 0.00005
+
 local len_ptr = ffi.new("size_t[1]")
 
 -- Our shared object, and the state, which it frees when the VM ends.
 local core, side_state
+-- nginx's clock, in seconds since 1970.
+local nginx_now
+
+
+-- Sees to it that nginx's clock is hardly behind.
+local function freshen()
+    local seen = nginx_now()
+    local behind = core.nbffi_vm_now() - seen
+    -- The system's may have been set back.
+    if behind < OLD and behind > -OLD then
+        return
+    end
+    local patience = core.nbffi_vm_rouse() and WAKING or AWAKE
+    local finish = core.nbffi_vm_monotonic() + patience
+    while nginx_now() == seen and core.nbffi_vm_monotonic() < finish do
+        core.nbffi_vm_sleep(LOOK)
+    end
+end
 
 
 local function small_state()
@@ -221,9 +251,21 @@ local function load_core()
 end
 
 
--- Adds `shared` to `ngx`. `zones` and `addresses`: see env.lua.
+-- The same method, by a clock that is not old. By a tail call: misuse is blamed
+-- on the caller.
+local function timely(method)
+    return function(...)
+        freshen()
+        return method(...)
+    end
+end
+
+
+-- Adds `shared` to `ngx`. `zones` and `addresses`: see env.lua. resty.core.time
+-- is loaded, and declares nginx's clock.
 function _M.install(ngx, zones, addresses, functions)
     core = functions
+    nginx_now = C["ngx_" .. ngx.config.subsystem .. "_lua_ffi_now"]
     local methods = {}
     methods.__index = methods
     local shared = {}
@@ -240,6 +282,11 @@ function _M.install(ngx, zones, addresses, functions)
     for name, address in pairs(addresses) do
         if not methods[name] then
             methods[name] = method_of(name, address)
+        end
+    end
+    for name, method in pairs(methods) do
+        if type(method) == "function" then
+            methods[name] = timely(method)
         end
     end
 end

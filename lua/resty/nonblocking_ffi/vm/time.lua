@@ -63,7 +63,8 @@ local function install_sleep(ngx, C)
             error(format("bad argument #1 to 'sleep' (number expected, got %s)",
                          type(seconds)), 2)
         end
-        if left * 1000 <= -1 then
+        -- Not a number, too.
+        if left * 1000 <= -1 or left ~= left then
             error(format('invalid sleep duration "%d"', left * 1000), 2)
         end
         local finish = C.nbffi_vm_monotonic() + left
