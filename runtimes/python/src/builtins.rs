@@ -16,6 +16,7 @@
 //! | `serve(runtime)` | makes the calling thread a loop's; with 0, not any more |
 //! | `turn(at_work)` | the loop begins to work, or to wait |
 //! | `forked()` | this process is the child of a fork |
+//! | `set_type(dict, type)` | makes a plain dictionary one of another type |
 
 use std::ffi::{c_long, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -38,7 +39,7 @@ const THREAD_NAME: &CStr = c"nbffi-asyncio";
 static API: OnceLock<&'static Api> = OnceLock::new();
 
 /// The functions, by name.
-const FUNCTIONS: [(&CStr, FastCall); 13] = [
+const FUNCTIONS: [(&CStr, FastCall); 14] = [
     (c"here", enter::<Here>),
     (c"unwanted", enter::<Unwanted>),
     (c"remaining", enter::<Remaining>),
@@ -52,6 +53,7 @@ const FUNCTIONS: [(&CStr, FastCall); 13] = [
     (c"serve", enter::<Serve>),
     (c"turn", enter::<Turn>),
     (c"forked", enter::<Forked>),
+    (c"set_type", enter::<SetType>),
 ];
 
 /// Makes the module.
@@ -376,6 +378,38 @@ impl Builtin for Forked {
     fn call(gil: Gil, _arguments: Arguments<'_>) -> Result<Ref> {
         runtime::note_fork();
         child::enter();
+        none(gil)
+    }
+}
+
+struct SetType;
+
+impl Builtin for SetType {
+    const ARGUMENTS: usize = 2;
+
+    /// Python would refuse `sys.modules.__class__ = ...`: a plain dictionary's
+    /// type is not to be changed. Its memory fits a subclass without attributes.
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let (object, class) = (arguments.object(0), arguments.object(1));
+        // SAFETY: new references, or NULL.
+        let (plain, base) = unsafe {
+            let plain = gil.owned((gil.PyDict_New)())?;
+            (
+                gil.owned((gil.PyObject_Type)(plain.as_ptr()))?,
+                gil.attribute(&class, c"__base__")?,
+            )
+        };
+        // SAFETY: an object begins with its reference count, a word, and then has
+        // its type, in every build but free-threaded ones, which are refused;
+        // where it does not, the comparison fails and nothing is written.
+        unsafe {
+            let place = object.as_ptr().cast::<*mut PyObject>().add(1);
+            if base.as_ptr() != plain.as_ptr() || place.read() != plain.as_ptr() {
+                return Err(gil.type_error("set_type: not a dict and a subclass of dict"));
+            }
+            // The object's reference to its type.
+            place.write(class.into_ptr());
+        }
         none(gil)
     }
 }
