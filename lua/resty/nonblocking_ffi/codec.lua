@@ -20,6 +20,7 @@ end
 
 local concat = table.concat
 local ffi_istype = ffi.istype
+local find = string.find
 local format = string.format
 local new_buffer = buffer.new
 local next = next
@@ -88,7 +89,7 @@ local SIMPLE = { ["nil"] = true, boolean = true, number = true, string = true }
 
 
 local function step(key)
-    if type(key) == "string" and key:find("^[%a_][%w_]*$") then
+    if type(key) == "string" and find(key, "^[%a_][%w_]*$") then
         return "." .. key
     end
     if type(key) == "string" then
