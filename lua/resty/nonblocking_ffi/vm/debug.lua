@@ -1,12 +1,16 @@
--- The debug library of a worker VM: the standard one, which tells the core when a
--- task has changed what later tasks rely on. Such a VM is replaced after the task.
+-- The debug library of a worker VM: the standard one, which tells the core when
+-- a task has changed what later tasks rely on. Such a VM is replaced after the
+-- task.
 --
 --   require("resty.nonblocking_ffi.vm.debug")(desk)
 --
--- What changes a VM: a hook that is left, or taken away; other upvalues, locals or
--- environments of the library's functions, which are on the stack below a task's;
--- metatables of all values of a type; the registry. What a module does while it is
--- loaded stays, since every VM that loads it has that: coverage tools set a hook.
+-- What changes a VM: a hook that is left, or taken away; other upvalues, locals
+-- or environments of the library's functions, which are on the stack below a
+-- task's; metatables of all values of a type; the registry. What a module does
+-- while it is loaded stays, since every VM that loads it has that: coverage
+-- tools set a hook.
+
+-- luacheck: ignore 122
 
 local debug = debug
 local setfenv = setfenv
@@ -33,8 +37,8 @@ local function is_ours(func)
 end
 
 
--- Whether a module is being loaded by whoever calls. This file has the `require`
--- of the standard library; lua-resty-core puts a function in front of it.
+-- Whether a module is being loaded by whoever calls. This file has the
+-- `require` of the standard library; lua-resty-core puts a function in front.
 local function is_loading()
     local level = 3
     local info = getinfo(level, "f")
