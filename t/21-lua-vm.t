@@ -47,7 +47,7 @@ return { version = version }
 };
 
 repeat_each(1);
-plan tests => repeat_each() * (blocks() * 3 + 3);
+plan tests => repeat_each() * (blocks() * 3 + 4);
 no_long_string();
 timeout(30);
 run_tests();
@@ -1571,3 +1571,215 @@ my $line = "calls: overflow [23];index: overflow (9|10);wide: overflow 1[56];"
 qr/\A($line){4}\z/
 --- no_error_log
 [error]
+
+
+
+=== TEST 27: a task that changes the VM by the debug library is the last one of its VM
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        nbffi.pool("changed", { threads = 1 })
+        local rt = assert(nbffi.load {
+            runtime = "lua", module = "vm_changed", pool = "changed",
+        })
+        local function replaced()
+            return rt:stats().vm.replaced.stopped
+        end
+        rt:call("echo", 0)
+        for _, name in ipairs {
+            "hook", "hook_of_count", "joined", "upvalues", "locals", "envs",
+            "env_of_thread", "types", "registry",
+        } do
+            local before = replaced()
+            rt:call(name)
+            local wrong = ""
+            for i = 1, 5 do
+                local res, err = rt:call("echo", i)
+                if res ~= i then
+                    wrong = wrong .. " " .. tostring(res or err)
+                end
+            end
+            ngx.say(name, ": replaced ", replaced() - before, wrong)
+        end
+        -- What a task does to its own things, or takes back, changes nothing.
+        local before = replaced()
+        for _, name in ipairs {
+            "hook_and_back", "own_upvalue", "own_local", "own_env", "own_metatable",
+        } do
+            ngx.say(name, ": ", (rt:call(name)))
+        end
+        ngx.say("replaced ", replaced() - before)
+        -- A module may set a hook when it is loaded: it stays.
+        local hooked = assert(nbffi.load {
+            runtime = "lua", module = "vm_hooked", pool = "changed", vm = "own",
+        })
+        ngx.say(hooked:call("count") > 0, " ", hooked:call("count") > 0)
+        ngx.say(hooked:call("off"), " ", hooked:call("count") > 0)
+        ngx.say(hooked:stats().vm.replaced.stopped)
+    }
+}
+--- user_files
+>>> vm_changed.lua
+local _M = {}
+
+function _M.echo(value)
+    return value
+end
+
+function _M.hook()
+    debug.sethook(function() error("a hook") end, "l")
+end
+
+function _M.hook_of_count()
+    pcall(debug.sethook, function() error("a hook") end, "", 1)
+end
+
+-- Functions on the stack that are not this module's.
+local function others(work)
+    for level = 2, 30 do
+        local info = debug.getinfo(level, "f")
+        if not info then
+            return
+        end
+        work(info.func, level)
+    end
+end
+
+function _M.joined()
+    local function mine() return others end
+    others(function(func)
+        for i = 1, debug.getinfo(func, "u").nups do
+            pcall(debug.upvaluejoin, func, i, mine, 1)
+        end
+    end)
+end
+
+function _M.upvalues()
+    others(function(func)
+        for i = 1, debug.getinfo(func, "u").nups do
+            debug.setupvalue(func, i, nil)
+        end
+    end)
+end
+
+function _M.locals()
+    for level = 2, 4 do
+        for i = 1, 10 do
+            pcall(debug.setlocal, level + 1, i, {})
+        end
+    end
+end
+
+function _M.envs()
+    others(function(func)
+        pcall(setfenv, func, {})
+    end)
+end
+
+function _M.env_of_thread()
+    setfenv(0, {})
+end
+
+function _M.types()
+    debug.setmetatable("", nil)
+    debug.setmetatable(1, { __lt = error })
+end
+
+function _M.registry()
+    local registry = debug.getregistry()
+    for key in pairs(registry) do
+        if type(key) ~= "string" then
+            registry[key] = nil
+        end
+    end
+end
+
+function _M.hook_and_back()
+    local lines = 0
+    debug.sethook(function() lines = lines + 1 end, "l")
+    local _ = 1
+    debug.sethook()
+    return lines > 0
+end
+
+function _M.own_upvalue()
+    local value = 1
+    local function get() return value end
+    debug.setupvalue(get, 1, 7)
+    return get() == 7
+end
+
+function _M.own_local()
+    local value = 1
+    local function set()
+        local name = debug.setlocal(2, 1, 7)
+        return name
+    end
+    local name = set()
+    return name == "value" and value == 7
+end
+
+function _M.own_env()
+    local function get()
+        return mine
+    end
+    setfenv(get, { mine = 7 })
+    local function set()
+        setfenv(2, { mine = 8 })
+    end
+    local function outer()
+        set()
+        return mine
+    end
+    return get() == 7 and outer() == 8 and getfenv(outer).mine == 8
+end
+
+function _M.own_metatable()
+    local mine = {}
+    debug.setmetatable(mine, { 7 })
+    return debug.getmetatable(mine)[1] == 7
+end
+
+return _M
+>>> vm_hooked.lua
+local lines = 0
+debug.sethook(function() lines = lines + 1 end, "l")
+return {
+    count = function()
+        lines = 0
+        local _ = 1
+        _ = 2
+        return lines
+    end,
+    off = function()
+        debug.sethook()
+        return "off"
+    end,
+}
+--- request
+GET /t
+--- response_body
+hook: replaced 1
+hook_of_count: replaced 1
+joined: replaced 1
+upvalues: replaced 1
+locals: replaced 1
+envs: replaced 1
+env_of_thread: replaced 1
+types: replaced 1
+registry: replaced 1
+hook_and_back: true
+own_upvalue: true
+own_local: true
+own_env: true
+own_metatable: true
+replaced 0
+true true
+off true
+1
+--- error_log
+a VM is replaced: a task has changed it by the debug library
+--- no_error_log
+[alert]

@@ -997,3 +997,68 @@ true true true
 qr/\[notice\].*\[similar:Index\] 10000 vectors of 3 numbers/
 --- no_error_log
 [error]
+
+
+
+=== TEST 24: two runtimes of one module, and names that libraries have, too
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local function load(entry, path, name)
+            return assert(nbffi.load {
+                runtime = "python", entry = entry, path = path, name = name,
+            })
+        end
+        local a = load("shop:call", "html/a", "a")
+        local b = load("shop:call", "html/a", "b")
+        local async = load("shop:acall", "html/a", "async")
+        local other = load("other:call", "html/b", "other")
+        for round = 1, 2 do
+            for _, rt in ipairs { a, b, async, other } do
+                ngx.say((rt:call("")))
+            end
+        end
+        for _, rt in ipairs { a, b, async, other } do rt:close() end
+    }
+}
+--- user_files
+>>> a/shop.py
+import enum, pickle, threading, typing
+class Color(enum.Enum):
+    RED = 1
+class Item:
+    color: "Color"
+def own():
+    import uuid
+    return (uuid.name, pickle.loads(pickle.dumps(Color.RED)) is Color.RED,
+            type(pickle.loads(pickle.dumps(Item()))) is Item,
+            typing.get_type_hints(Item)["color"] is Color)
+def call(request):
+    found = [own()]
+    thread = threading.Thread(target=lambda: found.append(own()))
+    thread.start()
+    thread.join()
+    return repr(found)
+async def acall(request):
+    return call(request)
+>>> a/uuid.py
+name = "own"
+>>> b/other.py
+def call(request):
+    import uuid
+    return str(uuid.UUID(int=7))
+--- request
+GET /t
+--- response_body
+[('own', True, True, True), ('own', True, True, True)]
+[('own', True, True, True), ('own', True, True, True)]
+[('own', True, True, True), ('own', True, True, True)]
+00000000-0000-0000-0000-000000000007
+[('own', True, True, True), ('own', True, True, True)]
+[('own', True, True, True), ('own', True, True, True)]
+[('own', True, True, True), ('own', True, True, True)]
+00000000-0000-0000-0000-000000000007
+--- no_error_log
+[error]

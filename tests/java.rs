@@ -485,6 +485,97 @@ fn every_java_that_is_installed_will_do() {
     }
 }
 
+/// A JVM has one `DriverManager`, one common pool, one `java.util.logging`, and one
+/// `System.exit`, for all runtimes: each finds its own classes there, in any order,
+/// and none takes them from the others. With more than two processors, as
+/// `CompletableFuture` uses the common pool only then.
+#[test]
+fn what_a_jvm_has_once_serves_each_runtime() {
+    let Some(classes) = Classes::new() else {
+        return;
+    };
+    let folder = root().join("target/test-plugins/java/jdbc");
+    for home in java_homes() {
+        let (home, folder) = (home.display(), folder.display());
+        let nginx = classes
+            .nginx()
+            .init(&format!(
+                "function shared(name)
+                     return java {{
+                         entry = 'jdbc.Shared#call', class_path = '{folder}', name = name,
+                         java_home = '{home}', pool = 'three',
+                         jvm_args = {{ '-XX:ActiveProcessorCount=4' }},
+                     }}
+                 end
+                 function first_line(text)
+                     return (tostring(text):match('^[^\\n]*'))
+                 end"
+            ))
+            .init_worker("nbffi.pool('three', { threads = 3 })")
+            .location(
+                "/share",
+                "local names = { 'one', 'two', 'three' }
+                 for round = 1, 3 do
+                     for _, name in ipairs(names) do
+                         local rt = assert(shared(name))
+                         for _, what in ipairs { 'connect', 'pool', 'stream', 'chosen' } do
+                             ngx.say(name, ' ', what, ': ', rt:call(what))
+                         end
+                     end
+                     -- The next round has other runtimes of the same names.
+                     for _, name in ipairs(names) do
+                         assert(assert(shared(name)):close())
+                     end
+                 end
+                 ngx.print(assert(shared('one')):call('registered'))",
+            )
+            .location(
+                "/exit",
+                "local one, two = assert(shared('one')), assert(shared('two'))
+                 for i = 1, 4 do
+                     for _, what in ipairs { 'exit', 'halt' } do
+                         ngx.say(first_line(select(2, two:call(what))))
+                     end
+                     ngx.say(two:call('thread'))
+                 end
+                 ngx.print(one:call('log'), ' ', two:call('log'))",
+            )
+            .start();
+        let worker = nginx.worker();
+        let expected: String = ["one", "two", "three"]
+            .map(|name| {
+                format!(
+                    "{name} connect: jdbc:test:tea 1\n{name} pool: good day true\n\
+                     {name} stream: 1\n{name} chosen: true good day true\n"
+                )
+            })
+            .concat();
+        let text = nginx.text("/share");
+        assert_eq!(text, format!("{}1", expected.repeat(3)), "{home}");
+        let refused = "runtime error: System.exit was called\n";
+        let expected = format!("{refused}{refused}joined\n").repeat(4);
+        assert_eq!(
+            nginx.text("/exit"),
+            format!("{expected}logged logged"),
+            "{home}"
+        );
+        assert_eq!(nginx.worker(), worker);
+        eventually("both have logged", PATIENCE, || {
+            let log = nginx.log();
+            ["one", "two"].iter().all(|name| {
+                log.contains(&format!("[{name}] shared: to java.util.logging"))
+                    && log.contains(&format!("[{name}] shared: to System.Logger"))
+            })
+        });
+        let log = nginx.log();
+        let refusals = log
+            .matches("[two] System.exit was called: that does not end")
+            .count();
+        assert_eq!(refusals, 12, "{home}");
+        assert!(!log.contains("[one] System.exit"), "{home}");
+    }
+}
+
 /// Loads and closes the same classes again and again. Each time they take a
 /// megabyte, and the pool's threads remember one of their objects: if that kept
 /// them, the heap of 64 MB would not do.

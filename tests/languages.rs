@@ -36,7 +36,7 @@ const OTHERS: [i32; 5] = [
 /// first request, in an order that differs from worker to worker, as language
 /// runtimes heed the signal handlers that they find.
 const LANGUAGES: &str = "
-local options = {
+options = {
     c = { runtime = 'c', library = 'fault' },
     rust = { runtime = 'c', library = 'blocking' },
     lua = { runtime = 'lua', module = 'string' },
@@ -386,4 +386,97 @@ fn faults_are_those_of_the_language_that_caused_them() {
     }
     assert!(nginx.workers().is_disjoint(&workers));
     await_exits(&nginx, 5 * WORKERS);
+}
+
+/// Libraries that take every fault for a crash may come after a language runtime,
+/// or before it: a crash reporter in C, Python's `faulthandler`. A null reference is
+/// an exception nevertheless, and a crash is reported by all of them.
+#[test]
+fn crash_reporters_leave_their_faults_to_languages() {
+    if !missing().is_empty() {
+        return;
+    }
+    let mut nginx = start(
+        builder()
+            .workers(1)
+            .plugin("report")
+            .init(
+                "options.report = { runtime = 'c', library = 'report' }
+                 local used = {}
+                 -- The first word is the file for reports, the others are languages.
+                 function load_in_order(words)
+                     for word in words:gmatch('[^,]+') do
+                         local given = options[word]
+                         if word == 'on' or word == 'off' then
+                             local verb = word == 'on' and 'enable' or 'disable'
+                             local file = word == 'on'
+                                 and \"open('\" .. used.file .. \"','a')\" or ''
+                             assert(used.python:call(\"python __import__('faulthandler').\"
+                                                     .. verb .. '(' .. file .. ')'))
+                         elseif given then
+                             given.config = word == 'report' and used.file
+                                 or word ~= 'go' and harness.counters or nil
+                             used[word] = assert(nbffi.load(given))
+                         else
+                             used.file = word
+                         end
+                     end
+                     return used
+                 end",
+            )
+            .location(
+                "/null",
+                "local used = load_in_order(ngx.var.args)
+                 for i = 1, 3 do
+                     local _, go, _, message = used.go:call('dereference x')
+                     if not tostring(message):find('nil pointer', 1, true) then
+                         return ngx.print('go: ', tostring(go))
+                     end
+                     local _, java = used.java:call('null')
+                     if not tostring(java):find('NullPointerException', 1, true) then
+                         return ngx.print('java: ', tostring(java))
+                     end
+                 end
+                 ngx.print('right')",
+            )
+            .location(
+                "/crash",
+                "load_in_order('').python:call(
+                     \"python __import__('ctypes').string_at(0)\")",
+            ),
+    );
+    let orders = [
+        "java,go,python,report,on",
+        "python,on,java,go,report",
+        "go,report,java,python,on",
+        "report,go,python,on,java",
+        "java,report,python,go,on,off,on",
+    ];
+    nginx.allow_crashes(orders.len());
+    for order in orders {
+        let worker = nginx.worker();
+        let file = nginx.dir().join("prefix").join(order);
+        let file = file.to_str().unwrap().replace(',', "-");
+        fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        for more in ["", ",off", ",on", ",on", ",off,off", ",on"] {
+            let answer = nginx.text(&format!("/null?{file},{order}{more}"));
+            assert_eq!(answer, "right", "{order}{more}");
+        }
+        let _ = nginx.client().get("/crash");
+        nginx.wait_gone(worker, EXIT_PROMISE);
+        let report = fs::read_to_string(&file).unwrap();
+        assert!(
+            report.contains("Fatal Python error: Segmentation fault"),
+            "{order}: {report}"
+        );
+        assert!(report.contains("ctypes"), "{order}: {report}");
+        assert!(
+            report.contains("a C library reports signal 11"),
+            "{order}: {report}"
+        );
+        eventually("there is another worker", PATIENCE, || {
+            nginx.workers().iter().any(|other| *other != worker)
+        });
+    }
 }

@@ -335,6 +335,16 @@ fn signals_are_nginxs_alone() {
     assert_eq!(signals(worker), before);
     let said = nginx.text("/call?signals-1");
     assert!(said.contains("main thread"), "{said}");
+    // faulthandler has its own way to handlers.
+    for (signal, allowed) in [(libc::SIGUSR1, false), (libc::SIGTERM, false), (60, true)] {
+        let code = format!("__import__('faulthandler').register({signal},open('/dev/null','w'))");
+        let said = nginx.text(&format!("/call?python-{code}"));
+        assert_eq!(said.contains("ValueError"), !allowed, "{signal}: {said}");
+    }
+    assert_eq!(
+        nginx.text("/call?python-__import__('faulthandler').unregister(60)"),
+        "ok True"
+    );
     eventually(
         "no thread blocks signals, so no child does",
         PATIENCE,

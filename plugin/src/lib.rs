@@ -50,6 +50,8 @@
 mod calls;
 mod error;
 mod export;
+#[doc(hidden)]
+pub mod faults;
 #[cfg(feature = "tokio")]
 mod futures;
 mod host;

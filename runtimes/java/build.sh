@@ -60,6 +60,10 @@ build_tests() {
     compile "$target/java/api" "$tests/verbs" t/plugins/java/verbs/*.java
     pack "$tests/verbs" "$tests/verbs.jar"
     compile "$target/java/api" "$tests/faults" tests/java/*.java
+    compile "" "$tests/jdbc" t/plugins/java/jdbc/*.java
+    mkdir -p "$tests/jdbc/META-INF/services"
+    echo jdbc.TestDriver > "$tests/jdbc/META-INF/services/java.sql.Driver"
+    echo jdbc.Greeter\$Polite > "$tests/jdbc/META-INF/services/jdbc.Greeter"
     for version in v1 v2; do
         compile "" "$tests/$version" t/plugins/java/$version/*.java
     done

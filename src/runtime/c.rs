@@ -8,7 +8,7 @@ use std::ffi::{c_void, CStr, CString};
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use nonblocking_ffi_plugin::sys;
+use nonblocking_ffi_plugin::{faults, sys};
 
 use super::host::HostTable;
 use super::{golang, Host, Outcome};
@@ -60,7 +60,15 @@ impl Plugin {
         }
     }
 
+    /// Loads it. It may install handlers of signals.
     fn load(&self) -> Result<Loaded, String> {
+        let before = faults::Handlers::now();
+        let loaded = self.load_library();
+        before.keep_order(false);
+        loaded
+    }
+
+    fn load_library(&self) -> Result<Loaded, String> {
         let library = &self.library;
         let leave = golang::ask(library)?;
         // SAFETY: opening a library runs its constructors, which is what the

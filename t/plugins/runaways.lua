@@ -62,6 +62,20 @@ loops["goto"] = function()
     goto again
 end
 
+-- They take away, or replace, the hook by which they are to be stopped.
+loops["no hook"] = function()
+    while true do debug.sethook() end
+end
+jit.off(loops["no hook"])
+
+loops["hook of its own"] = function()
+    local function hook() end
+    while true do
+        debug.sethook(hook, "l")
+    end
+end
+jit.off(loops["hook of its own"])
+
 loops["nested"] = function()
     while true do
         for i = 1, 100 do

@@ -258,6 +258,12 @@ impl Nginx {
         self.allow("exited on signal 9");
     }
 
+    /// Expects this many workers to crash.
+    pub fn allow_crashes(&mut self, number: usize) {
+        self.crashes_allowed += number;
+        self.allow("exited on signal");
+    }
+
     /// How many workers have exited with code 0 so far.
     pub fn clean_exits(&self) -> usize {
         self.log().matches(" exited with code 0").count()

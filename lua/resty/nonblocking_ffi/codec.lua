@@ -97,7 +97,7 @@ local SIMPLE = { ["nil"] = true, boolean = true, number = true, string = true }
 
 
 local function step(key)
-    if type(key) == "string" and key:find("^[%a_][%w_]*$") then
+    if type(key) == "string" and find(key, "^[%a_][%w_]*$") then
         return "." .. key
     end
     if type(key) == "string" then

@@ -16,6 +16,9 @@ const BOOT: &CStr = c"io/github/nonblockingffi/host/Boot";
 const NATIVE: &CStr = c"io/github/nonblockingffi/host/Native";
 const RUNTIME: &CStr = c"io/github/nonblockingffi/host/JavaRuntime";
 const WORKER: &CStr = c"io/github/nonblockingffi/host/Worker";
+const EXIT_GUARD: &CStr = c"io/github/nonblockingffi/host/ExitGuard";
+/// What `System.exit` and `Runtime.halt` call first, in all versions of the JDK.
+const SHUTDOWN: &CStr = c"java/lang/Shutdown";
 
 /// Whether there are classes: there was a JDK when this was compiled.
 pub fn is_complete() -> bool {
@@ -68,6 +71,7 @@ impl Java {
             (NATIVE, None),
             (RUNTIME, None),
             (WORKER, None),
+            (EXIT_GUARD, None),
         ];
         for (name, bytes) in CLASSES {
             let class = env.define_class(name, loader, bytes)?;
@@ -78,10 +82,14 @@ impl Java {
             }
             env.delete_local(class);
         }
-        let [boot, native, runtime, worker] = known.map(|(_, found)| found);
+        let [boot, native, runtime, worker, exit_guard] = known.map(|(_, found)| found);
         let missing = || Thrown("a class of the Java half is missing".to_owned());
         let boot = boot.ok_or_else(missing)?;
         env.register(native.ok_or_else(missing)?, &natives::table())?;
+        let exit_guard = exit_guard.ok_or_else(missing)?;
+        let refuse = env.static_method(exit_guard, c"refuse", c"()V")?;
+        natives::refuse_exits_by(exit_guard, refuse);
+        env.register(env.find_class(SHUTDOWN)?, &natives::shutdown_table())?;
         let java = Self {
             boot,
             runtime: runtime.ok_or_else(missing)?,

@@ -8,7 +8,9 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-use jni_sys::{jboolean, jbyteArray, jclass, jint, jlong, jobject, JNIEnv, JNINativeMethod};
+use jni_sys::{
+    jboolean, jbyteArray, jclass, jint, jlong, jmethodID, jobject, JNIEnv, JNINativeMethod,
+};
 use nonblocking_ffi_plugin::sys;
 
 use crate::env::{native, Env};
@@ -315,4 +317,29 @@ pub fn table() -> Vec<JNINativeMethod> {
         native(c"claim", c"(JJ)Z", claim as *mut c_void),
         native(c"release", c"(JJ)V", release as *mut c_void),
     ]
+}
+
+/// `ExitGuard` and its method `refuse`.
+static REFUSE: OnceLock<(usize, usize)> = OnceLock::new();
+
+/// Notes what is called instead of ending the process: a global reference, and a
+/// static method of it without arguments or result.
+pub fn refuse_exits_by(class: jclass, method: jmethodID) {
+    REFUSE.get_or_init(|| (class as usize, method as usize));
+}
+
+/// `java.lang.Shutdown.beforeHalt`. What `refuse` throws is thrown by this.
+unsafe extern "system" fn before_halt(env: *mut JNIEnv, _: jclass) {
+    if let Some(&(class, method)) = REFUSE.get() {
+        // SAFETY: JNI of this thread; a class and a method of it, without arguments.
+        unsafe {
+            let call = (**env).v1_4.CallStaticVoidMethodA;
+            call(env, class as jclass, method as jmethodID, std::ptr::null());
+        }
+    }
+}
+
+/// The methods of `java.lang.Shutdown` that are ours.
+pub fn shutdown_table() -> Vec<JNINativeMethod> {
+    vec![native(c"beforeHalt", c"()V", before_halt as *mut c_void)]
 }

@@ -5,7 +5,7 @@ const MANDATORY: [&str; 1] = ["-Xrs"];
 
 /// Modest, as every worker has a JVM of its own. What the user says comes behind
 /// it, and counts.
-const DEFAULTS: [&str; 10] = [
+const DEFAULTS: [&str; 12] = [
     "-Xmx64m",
     "-Xss512k",
     // No file in /tmp, nor a socket, which would be left behind; tools that
@@ -22,6 +22,10 @@ const DEFAULTS: [&str; 10] = [
     "-XX:-OmitStackTraceInFastThrow",
     // Nobody has a screen.
     "-Djava.awt.headless=true",
+    // `Drivers.java` takes out the drivers of closed runtimes.
+    "--add-opens=java.sql/java.sql=ALL-UNNAMED",
+    // It would warn that `java.lang.Shutdown` has a method of ours (`ExitGuard.java`).
+    "-Xlog:jni+resolve=off",
     // Otherwise it would be the worker's working directory.
     "-Djava.class.path=/dev/null",
 ];

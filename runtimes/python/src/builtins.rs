@@ -16,14 +16,18 @@
 //! | `serve(runtime)` | makes the calling thread a loop's; with 0, not any more |
 //! | `turn(at_work)` | the loop begins to work, or to wait |
 //! | `forked()` | this process is the child of a fork |
+//! | `order_faults(function)` | calls what installs handlers of faults, and has language runtimes come before them |
+//! | `unorder_faults(function)` | calls what takes them out again |
+//! | `is_handled(signal)` | whether the process has a handler for it |
+//! | `set_type(dict, type)` | makes a plain dictionary one of another type |
 
-use std::ffi::{c_long, CStr};
+use std::ffi::{c_int, c_long, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use nonblocking_ffi_plugin::sys;
+use nonblocking_ffi_plugin::{faults, sys};
 
 use crate::api::{Api, FastCall, PyMethodDef, PyObject, METH_FASTCALL};
 use crate::object::{Gil, Raised, Ref, Result};
@@ -38,7 +42,7 @@ const THREAD_NAME: &CStr = c"nbffi-asyncio";
 static API: OnceLock<&'static Api> = OnceLock::new();
 
 /// The functions, by name.
-const FUNCTIONS: [(&CStr, FastCall); 13] = [
+const FUNCTIONS: [(&CStr, FastCall); 17] = [
     (c"here", enter::<Here>),
     (c"unwanted", enter::<Unwanted>),
     (c"remaining", enter::<Remaining>),
@@ -52,6 +56,10 @@ const FUNCTIONS: [(&CStr, FastCall); 13] = [
     (c"serve", enter::<Serve>),
     (c"turn", enter::<Turn>),
     (c"forked", enter::<Forked>),
+    (c"set_type", enter::<SetType>),
+    (c"order_faults", enter::<OrderFaults>),
+    (c"unorder_faults", enter::<UnorderFaults>),
+    (c"is_handled", enter::<IsHandled>),
 ];
 
 /// Makes the module.
@@ -377,5 +385,89 @@ impl Builtin for Forked {
         runtime::note_fork();
         child::enter();
         none(gil)
+    }
+}
+
+struct SetType;
+
+impl Builtin for SetType {
+    const ARGUMENTS: usize = 2;
+
+    /// Python would refuse `sys.modules.__class__ = ...`: a plain dictionary's
+    /// type is not to be changed. Its memory fits a subclass without attributes.
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let (object, class) = (arguments.object(0), arguments.object(1));
+        // SAFETY: new references, or NULL.
+        let (plain, base) = unsafe {
+            let plain = gil.owned((gil.PyDict_New)())?;
+            (
+                gil.owned((gil.PyObject_Type)(plain.as_ptr()))?,
+                gil.attribute(&class, c"__base__")?,
+            )
+        };
+        // SAFETY: an object begins with its reference count, a word, and then has
+        // its type, in every build but free-threaded ones, which are refused;
+        // where it does not, the comparison fails and nothing is written.
+        unsafe {
+            let place = object.as_ptr().cast::<*mut PyObject>().add(1);
+            if base.as_ptr() != plain.as_ptr() || place.read() != plain.as_ptr() {
+                return Err(gil.type_error("set_type: not a dict and a subclass of dict"));
+            }
+            // The object's reference to its type.
+            place.write(class.into_ptr());
+        }
+        none(gil)
+    }
+}
+
+/// The handlers that `order_faults` has found in front, the last time that there
+/// were new ones.
+static INSTALLED: Mutex<Option<faults::Handlers>> = Mutex::new(None);
+
+struct OrderFaults;
+
+impl Builtin for OrderFaults {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let before = faults::Handlers::now();
+        let result = gil.call(&arguments.object(0), []);
+        let now = faults::Handlers::now();
+        if now != before {
+            *INSTALLED.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        }
+        // Always: what is loaded later is to find the handler that stays.
+        before.keep_order(true);
+        result
+    }
+}
+
+struct UnorderFaults;
+
+impl Builtin for UnorderFaults {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let before = faults::Handlers::now();
+        let result = gil.call(&arguments.object(0), []);
+        let installed = INSTALLED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(installed) = installed {
+            before.put_back(&installed);
+        }
+        result
+    }
+}
+
+struct IsHandled;
+
+impl Builtin for IsHandled {
+    const ARGUMENTS: usize = 1;
+
+    fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
+        let signal = arguments.signed(0)?;
+        truth(gil, c_int::try_from(signal).is_ok_and(faults::is_handled))
     }
 }

@@ -45,13 +45,18 @@ const STACK_BYTES: usize = 8 << 20;
 /// The host's own Python code.
 const HOST: &str = include_str!("python/host.py");
 /// What it imports, and what plugins do.
-const SOURCES: [(&CStr, &str); 6] = [
+const SOURCES: [(&CStr, &str); 8] = [
     (c"_nonblocking_ffi_errors", include_str!("python/errors.py")),
+    (c"_nonblocking_ffi_faults", include_str!("python/faults.py")),
     (c"_nonblocking_ffi_log", include_str!("python/log.py")),
     (c"_nonblocking_ffi_loop", include_str!("python/loop.py")),
     (
         c"_nonblocking_ffi_modules",
         include_str!("python/modules.py"),
+    ),
+    (
+        c"_nonblocking_ffi_namespaces",
+        include_str!("python/namespaces.py"),
     ),
     (
         c"nonblocking_ffi",

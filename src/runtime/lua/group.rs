@@ -78,7 +78,7 @@ pub struct Figures {
     pub made: AtomicU64,
     /// VMs that were replaced since they hit the memory limit,
     pub memory: AtomicU64,
-    /// since their code had to be stopped,
+    /// since their code had to be stopped, or had changed them,
     pub stopped: AtomicU64,
     /// or since they had served their time.
     pub recycled: AtomicU64,
@@ -279,6 +279,10 @@ pub fn with_vm<T>(
     let (counter, text) = match spent {
         Spent::Memory => (&figures.memory, "it hit its memory limit"),
         Spent::Stopped => (&figures.stopped, "its code had to be stopped"),
+        Spent::Changed => (
+            &figures.stopped,
+            "a task has changed it by the debug library",
+        ),
         Spent::Recycled => (&figures.recycled, ""),
     };
     counter.fetch_add(1, Ordering::Relaxed);

@@ -149,6 +149,7 @@ impl LuaHost {
             generation: self.generation.load(Ordering::Acquire),
             function: tag >> ENCODING_BITS,
             encoding: tag & ((1 << ENCODING_BITS) - 1),
+            ..Desk::default()
         };
         vm.run(self, task, deadline_ns, desk)
     }

@@ -53,6 +53,12 @@ pub struct Desk {
     pub function: u32,
     /// How the arguments are encoded, see `codec.lua`.
     pub encoding: u32,
+    /// Not 0 if code has changed the VM by the debug library (`vm/debug.lua`).
+    pub changed: u32,
+    /// Not 0 if the hook is not the one that is to stay.
+    pub hooked: u32,
+    /// Not 0 if the hook that there is has to stay.
+    pub keeps_hook: u32,
 }
 
 impl Default for Desk {
@@ -64,6 +70,9 @@ impl Default for Desk {
             generation: 0,
             function: 0,
             encoding: 0,
+            changed: 0,
+            hooked: 0,
+            keeps_hook: 0,
         }
     }
 }
@@ -95,6 +104,8 @@ pub enum Spent {
     Memory,
     /// Its code was stopped.
     Stopped,
+    /// Its code has changed what later tasks rely on.
+    Changed,
     /// It has served its time: so many tasks, or so many bytes.
     Recycled,
 }
@@ -113,6 +124,8 @@ pub struct Vm {
     /// Whether `collect` has come to the end of a cycle.
     cycle_ended: Cell<bool>,
     desk: Box<UnsafeCell<Desk>>,
+    /// The events of the hook that is to stay.
+    hook_mask: Cell<c_int>,
     watched: Arc<Watched>,
     group: Arc<Group>,
     /// Dropped when the VM is closed, or abandoned.
@@ -160,6 +173,7 @@ impl Vm {
             cycles: Cell::new(0),
             cycle_ended: Cell::new(false),
             desk: Box::default(),
+            hook_mask: Cell::new(0),
             watched,
             group: group.clone(),
             belongings: Belongings::default(),
@@ -228,6 +242,9 @@ impl Vm {
             );
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).dispatcher);
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).collector);
+            // What init code has done is what all tasks find.
+            *self.desk.get() = Desk::default();
+            self.hook_mask.set(lua::lua_gethookmask(self.state));
         }
         Ok(())
     }
@@ -283,10 +300,18 @@ impl Vm {
         // SAFETY: Lua code of this thread reads it during the call only. The
         // stack has room: three functions are all that is on it.
         unsafe {
-            *self.desk.get() = desk;
+            let place = &mut *self.desk.get();
+            let (changed, hooked) = (place.changed, place.hooked);
+            *place = Desk {
+                changed,
+                hooked,
+                ..desk
+            };
             lua::lua_pushvalue(self.state, DISPATCHER);
         }
-        match self.call(host, task, deadline_ns, MESSAGE_HANDLER) {
+        let ended = self.call(host, task, deadline_ns, MESSAGE_HANDLER);
+        self.note_hook();
+        match ended {
             Ended::Returned => Ok(()),
             Ended::Raised => {
                 let message = self.message();
@@ -346,6 +371,30 @@ impl Vm {
         }
     }
 
+    /// A module that was loaded may have set a hook that is to stay.
+    fn note_hook(&self) {
+        // SAFETY: the VM's thread, between two tasks; a state that may not be used
+        // is not.
+        unsafe {
+            let desk = &mut *self.desk.get();
+            if desk.keeps_hook != 0 && !self.abandoned.get() {
+                desk.keeps_hook = 0;
+                self.hook_mask.set(lua::lua_gethookmask(self.state));
+            }
+        }
+    }
+
+    /// Whether its code has changed what later tasks rely on.
+    fn is_changed(&self) -> bool {
+        // SAFETY: as in `note_hook`.
+        unsafe {
+            let desk = &*self.desk.get();
+            desk.changed != 0
+                || desk.hooked != 0
+                || lua::lua_gethookmask(self.state) != self.hook_mask.get()
+        }
+    }
+
     /// Whether it should be replaced, and why.
     pub fn is_spent(&self) -> Option<Spent> {
         let limits = &self.group.limits;
@@ -353,6 +402,8 @@ impl Vm {
             Some(Spent::Stopped)
         } else if self.heap.has_refused() {
             Some(Spent::Memory)
+        } else if self.is_changed() {
+            Some(Spent::Changed)
         } else if self.tasks.get() >= limits.recycle_tasks || self.memory() > limits.recycle_memory
         {
             Some(Spent::Recycled)

@@ -22,6 +22,8 @@ pub mod queue;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr;
 
+use nonblocking_ffi_plugin::faults;
+
 use super::{Host, Intake, Outcome};
 use crate::channel::Mailbox;
 use crate::error::Error;
@@ -106,6 +108,7 @@ impl Host for Plugin {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
         library::show_exports(POLL)?;
         let handlers = Handlers::now();
+        let faults = faults::Handlers::now();
         let init = self.source.open()?;
         // The library may write to it: loaders cut it into words.
         let mut config = self.config.clone().map(|mut text| {
@@ -118,6 +121,7 @@ impl Host for Plugin {
         let rc = unsafe { init(cfg.cast(), self.lease.ticket()) };
         // It may have loaded libraries, a language's runtime for one.
         exit::guard();
+        faults.keep_order(false);
         if let Some(signals) = handlers.restore() {
             let line = format!("{signals} are handled by nginx again, not by the library");
             self.mailbox.log(NOTICE, &self.name, line.as_bytes());

@@ -20,6 +20,7 @@ typedef struct {
     const char *data;
     double      len;
     uint32_t    runtime, generation, function, encoding;
+    uint32_t    changed, hooked, keeps_hook;
 } nbffi_desk;
 
 typedef struct {

@@ -1,17 +1,21 @@
 """The host's own Python code: what is easier said in Python than in Rust.
 
-One instance per process, run before any plugin's code. `log`, `errors`,
-`modules` and `loop` are beside this file; they are in `sys.modules` under names
-that begin with `_nonblocking_ffi_`.
+One instance per process, run before any plugin's code. `log`, `errors`, `faults`,
+`namespaces`, `modules` and `loop` are beside this file; they are in `sys.modules`
+under names that begin with `_nonblocking_ffi_`.
 """
 
-import gc
-import importlib.machinery
-import os
 import sys
-import threading
 
-import _nonblocking_ffi as _host
+# What the interpreter has loaded by itself, before any import of ours.
+_STARTED = frozenset(sys.modules)
+
+import gc  # noqa: E402
+import importlib.machinery  # noqa: E402
+import os  # noqa: E402
+import threading  # noqa: E402
+
+import _nonblocking_ffi as _host  # noqa: E402
 
 PACKAGE = "nonblocking_ffi"
 
@@ -49,9 +53,13 @@ from _nonblocking_ffi_errors import (  # noqa: E402
     describe, headline, place, report)
 from _nonblocking_ffi_log import ERR, install  # noqa: E402
 from _nonblocking_ffi_modules import Modules  # noqa: E402
+import _nonblocking_ffi_faults as faults  # noqa: E402
+import _nonblocking_ffi_namespaces as namespaces  # noqa: E402
 from nonblocking_ffi import Stopped  # noqa: E402, F401
 
 install()
+namespaces.install(_STARTED)
+faults.install()
 
 
 def _in_child():
@@ -78,7 +86,7 @@ class _Runtime:
 
     def __init__(self, number, name, entry, config, folders, venv):
         self.number = number
-        self.modules = Modules()
+        self.modules = Modules(number)
         self.handler = self.loop = None
         nonblocking_ffi._runtimes[number] = (name, config)
         try:

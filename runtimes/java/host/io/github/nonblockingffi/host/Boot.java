@@ -22,7 +22,7 @@ final class Boot {
     static void start() {
         Output.install();
         LoggingConfig.install();
-        ExitGuard.install();
+        CommonPool.install();
         // The cache would keep jars of closed runtimes open.
         URLConnection.setDefaultUseCaches("jar", false);
     }

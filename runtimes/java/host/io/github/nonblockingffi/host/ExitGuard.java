@@ -1,58 +1,32 @@
 package io.github.nonblockingffi.host;
 
 import java.lang.System.Logger.Level;
-import java.util.HashSet;
-import java.util.Set;
 
 /**
- * {@code System.exit} in a worker would end nginx's worker process. As a shutdown
- * hook that does not return, this keeps the JVM from it: the thread that asked for
- * the exit waits for ever, and its task fails.
+ * {@code System.exit} and {@code Runtime.halt} would end nginx's worker process, and
+ * the former would first run the shutdown hooks of all runtimes, of which one is
+ * that of {@code java.util.logging}. Both call {@code java.lang.Shutdown.beforeHalt}
+ * before anything else. The shared object puts a function in its place that calls
+ * this: so nothing of an exit happens but an exception, where it was asked for.
  */
-final class ExitGuard implements Runnable {
-    private static final long INTERVAL_MS = 100;
-
+final class ExitGuard {
     private static final String MESSAGE = "System.exit was called";
-
-    /** Workers whose threads are lost. */
-    private final Set<Worker> lost = new HashSet<>();
 
     private ExitGuard() {}
 
-    static void install() {
-        Runtime.getRuntime().addShutdownHook(new Thread(new ExitGuard(), "nbffi-exit"));
+    /** Called instead of ending the process. */
+    static void refuse() {
+        Log.write(Loader.currentRuntime(), Level.ERROR,
+                MESSAGE + ": that does not end nginx's worker");
+        throw new ExitRefused();
     }
 
-    @Override
-    public void run() {
-        while (true) {
-            try {
-                failThoseWhoExit();
-                Thread.sleep(INTERVAL_MS);
-            } catch (Throwable thrown) {
-                // Whatever it is, returning would end the process.
-            }
-        }
-    }
+    /** What is thrown: as a {@code SecurityManager} of old would do it. */
+    static final class ExitRefused extends SecurityException {
+        private static final long serialVersionUID = 1;
 
-    private void failThoseWhoExit() {
-        for (Worker worker : Worker.all()) {
-            boolean running = (Native.turn(worker.frame) & Worker.RUNNING) != 0;
-            if (running && !lost.contains(worker) && isExiting(worker.thread)) {
-                lost.add(worker);
-                Native.fail(worker.task(), Failures.CODE, Failures.utf8(MESSAGE));
-                Log.write(0, Level.ERROR, MESSAGE + ": that does not end nginx's worker, but "
-                        + worker.thread.getName() + " is lost, and shutdown hooks have run");
-            }
+        ExitRefused() {
+            super(MESSAGE);
         }
-    }
-
-    private static boolean isExiting(Thread thread) {
-        for (StackTraceElement frame : thread.getStackTrace()) {
-            if (frame.getClassName().equals("java.lang.Shutdown")) {
-                return true;
-            }
-        }
-        return false;
     }
 }

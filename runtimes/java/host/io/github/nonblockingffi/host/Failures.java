@@ -26,6 +26,11 @@ final class Failures {
                 Native.fail(task, failure.code(), utf8(message == null ? "" : message));
                 return Native.DONE;
             }
+            if (thrown instanceof ExitGuard.ExitRefused refused) {
+                // Logged already.
+                Native.fail(task, CODE, utf8(refused.getMessage()));
+                return Native.DONE;
+            }
             boolean wanted = !isOver(task);
             String text = Traces.describe(thrown);
             Native.fail(task, CODE, utf8(text));

@@ -49,10 +49,12 @@ final class JavaRuntime implements Host {
         JavaRuntime runtime = new JavaRuntime(options);
         ClassLoader before = runtime.become();
         try {
+            Drivers.load(runtime.loader, runtime);
             Entry entry = Entry.find(options.entry(), runtime);
             runtime.instance = entry.instance();
             runtime.handler = handler(runtime, entry, options.virtualThreads());
         } catch (Throwable thrown) {
+            Drivers.forget(runtime.loader, runtime);
             runtime.loader.close();
             throw thrown;
         } finally {
@@ -110,6 +112,7 @@ final class JavaRuntime implements Host {
             Thread.currentThread().setContextClassLoader(before);
         }
         try {
+            Drivers.forget(loader, this);
             loader.close();
         } catch (Throwable thrown) {
             log(Level.ERROR, "closing the class path", thrown);

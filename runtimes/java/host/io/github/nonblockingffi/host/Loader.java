@@ -10,6 +10,7 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Objects;
 
 /**
  * The classes of one runtime. It is the context class loader of the threads that
@@ -17,6 +18,9 @@ import java.util.List;
  * its runtime.
  */
 final class Loader extends URLClassLoader {
+    private static final StackWalker WALKER =
+            StackWalker.getInstance(StackWalker.Option.RETAIN_CLASS_REFERENCE);
+
     static {
         registerAsParallelCapable();
     }
@@ -95,12 +99,29 @@ final class Loader extends URLClassLoader {
 
     /** The runtime that the calling thread works for; 0 if that is not known. */
     static long currentRuntime() {
-        ClassLoader loader = Thread.currentThread().getContextClassLoader();
+        Loader found = of(Thread.currentThread().getContextClassLoader());
+        if (found == null) {
+            found = ofCaller();
+        }
+        return found == null ? 0 : found.runtime;
+    }
+
+    /** That of the innermost code on the stack that belongs to a runtime, or null. */
+    static Loader ofCaller() {
+        return WALKER.walk(frames -> frames
+                .map(frame -> of(frame.getDeclaringClass().getClassLoader()))
+                .filter(Objects::nonNull)
+                .findFirst()
+                .orElse(null));
+    }
+
+    /** The runtime's loader that another one is, or asks; null if there is none. */
+    static Loader of(ClassLoader loader) {
         for (; loader != null; loader = loader.getParent()) {
             if (loader instanceof Loader found) {
-                return found.runtime;
+                return found;
             }
         }
-        return 0;
+        return null;
     }
 }
