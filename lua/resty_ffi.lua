@@ -191,8 +191,9 @@ function _M.load_ffi(lib, cfg, opts)
               .. " workers; use init_worker_by_lua or later", 2)
     end
 
-    -- Somebody may have declared it otherwise, who will know why.
-    pools.declare(POOL, { threads = 1 })
+    -- As important as nginx, like the threads of the original. Somebody may
+    -- have declared it otherwise, who will know why.
+    pools.declare(POOL, { threads = 1, nice = 0 })
     local inner, err = load.load({
         runtime = "resty_ffi",
         library = lib,

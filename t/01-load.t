@@ -721,5 +721,123 @@ pool "small" exists already, with threads = 1
 TEA default small
 /tmp 1
 setup: socket_dirs must be a list of directories, got table
+
+
+
+=== TEST 21: entries that are none: another library's functions, data, any function
+--- http_config eval: $::HttpConfig
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local entries = {
+                -- of the C library, which this one is linked with
+                "system", "abort", "exit", "malloc",
+                -- its own: data, and functions that return something else
+                "some_data", "returns_minus_one", "returns_seven",
+                "returns_itself", "returns_text", "returns_zeros",
+                "returns_end_of_memory",
+            }
+            for _, entry in ipairs(entries) do
+                local rt, err = nbffi.load { runtime = "c", library = "entries",
+                                             entry = entry }
+                err = err:gsub('"/%S*/', '"'):gsub("/%S*/", "")
+                ngx.say(rt, " ", (err:gsub("libc%.so%S*", "libc")))
+            end
+            local rt, err = nbffi.load { runtime = "go", library = "entries" }
+            ngx.say(rt, " ", err:match("has no plugin entry"))
+            ngx.say(assert(nbffi.load { runtime = "c", library = "entries",
+                                        entry = "fine" }):call("alive"))
+        }
+    }
+--- request
+GET /t
+--- response_body
+nil library "libentries.so" has no plugin entry "system": libc has one, but it has none itself
+nil library "libentries.so" has no plugin entry "abort": libc has one, but it has none itself
+nil library "libentries.so" has no plugin entry "exit": libc has one, but it has none itself
+nil library "libentries.so" has no plugin entry "malloc": libc has one, but it has none itself
+nil library "libentries.so" has no plugin entry "some_data": it is data, not a function
+nil library "libentries.so": "returns_minus_one" is no plugin entry: it does not return a descriptor as nonblocking_ffi.h has it
+nil library "libentries.so": "returns_seven" is no plugin entry: it does not return a descriptor as nonblocking_ffi.h has it
+nil library "libentries.so": "returns_itself" is no plugin entry: it does not return a descriptor as nonblocking_ffi.h has it
+nil library "libentries.so": "returns_text" is no plugin entry: it does not return a descriptor as nonblocking_ffi.h has it
+nil library "libentries.so": "returns_zeros" is no plugin entry: it does not return a descriptor as nonblocking_ffi.h has it
+nil library "libentries.so": "returns_end_of_memory" is no plugin entry: it does not return a descriptor as nonblocking_ffi.h has it
+nil has no plugin entry
+alive
+--- no_error_log
+[error]
+
+
+
+=== TEST 22: files that the dynamic linker would wait for, or die of
+--- http_config eval
+$::HttpConfig . q{
+    init_by_lua_block {
+        os.execute("mkdir -p -m 777 " .. ngx.config.prefix() .. "logs/lib")
+    }
+}
+--- config
+    location = /t {
+        content_by_lua_block {
+            local nbffi = require "resty.nonblocking_ffi"
+            local dir = ngx.config.prefix() .. "logs/lib/"
+            local source = io.open("$TEST_NGINX_PWD/target/examples/libecho.so",
+                                   "rb"):read("*a")
+            local function write(name, bytes)
+                local file = assert(io.open(dir .. name, "wb"))
+                file:write(bytes)
+                file:close()
+                return dir .. name
+            end
+            os.execute("mkfifo -m 666 " .. dir .. "fifo.so " .. dir .. "named.so")
+            local function load(library, runtime)
+                local rt, err = nbffi.load { runtime = runtime or "c",
+                                             library = library }
+                return rt, (string.gsub(err or "", "^.*/", ""))
+            end
+            ngx.say(load(dir .. "fifo.so"))
+            ngx.say(load(dir .. "fifo.so", "go"))
+            -- Also where it is looked for by its name.
+            package.cpath = dir .. "?.so;" .. package.cpath
+            ngx.say(load("named"))
+            ngx.say(load("/dev/null"))
+            ngx.say(load(write("text.so", "no library\n")))
+            ngx.say(load(write("empty.so", "")))
+            ngx.say(load(write("machine.so", source:sub(1, 18) .. "\x2a\0"
+                                             .. source:sub(21))))
+            ngx.say(load(write("bits.so", source:sub(1, 4) .. "\1"
+                                          .. source:sub(6))))
+            ngx.say(load("/bin/sh") == nil)
+            -- Cut anywhere: refused, or whole enough.
+            local refused = 0
+            for part = 1, 40 do
+                local bytes = source:sub(1, math.floor(#source * part / 40))
+                local rt = load(write("cut" .. part .. ".so", bytes))
+                if not rt then
+                    refused = refused + 1
+                else
+                    assert(rt:call("whole") == "whole")
+                end
+            end
+            ngx.say(refused > 5, " ", refused < 40)
+            ngx.say(load(dir .. "cut3.so"))
+        }
+    }
+--- request
+GET /t
+--- response_body_like
+^nilfifo\.so": it is a FIFO, not a file
+nilfifo\.so": it is a FIFO, not a file
+nilnamed\.so": it is a FIFO, not a file
+nilnull": it is a device, not a file
+niltext\.so": it is not an ELF file
+nilempty\.so": it is not an ELF file
+nilmachine\.so": it was built for another kind of machine
+nilbits\.so": it was built for another kind of machine
+true
+true true
+nilcut3\.so": it is cut short: there are \d+ bytes of it$
 --- no_error_log
 [error]

@@ -13,7 +13,7 @@ our $HttpConfig = qq{
 };
 
 repeat_each(1);
-plan tests => repeat_each() * (blocks() * 3 + 2);
+plan tests => repeat_each() * (blocks() * 3 + 3);
 no_long_string();
 timeout(20);
 run_tests();
@@ -519,3 +519,74 @@ y
 --- error_log
 no channel, polling
 /no/such/dir
+
+
+
+=== TEST 15: socket_dirs: names of any bytes but NUL
+--- http_config eval
+$::HttpConfig . q{
+    init_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local dir = ngx.config.prefix() .. "logs/\255\254 \n \195\164"
+        os.execute("mkdir -p -m 777 '" .. dir .. "'")
+        nbffi.setup { socket_dirs = { "/no/such\255\ndir", dir, "/tmp" } }
+        ok, err = pcall(nbffi.setup, { socket_dirs = { "/tmp\0/x" } })
+    }
+}
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+        ngx.say(rt:submit("works"):wait())
+        -- The folder was made in, and emptied.
+        local dir = ngx.config.prefix() .. "logs/\255\254 \n \195\164"
+        local pipe = io.popen("ls -A '" .. dir .. "'; stat -c '%h %Y %W' '"
+                              .. dir .. "'")
+        local links, changed, made = pipe:read("*a"):match("^(%d+) (%d+) (%d+)")
+        pipe:close()
+        ngx.say(links)
+        ngx.say(ok, " ", (err:match("socket_dirs must be.*0x")))
+    }
+}
+--- request
+GET /t
+--- response_body eval
+"works\n2\nfalse socket_dirs must be a list of directories, got table: 0x\n"
+--- no_error_log
+no channel
+
+
+
+=== TEST 16: no connections left for the channel: the log says so
+--- http_config eval
+$::HttpConfig . "lua_socket_log_errors off;"
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local socks = {}
+        repeat
+            local sock = ngx.socket.udp()
+            socks[#socks + 1] = sock
+        until not sock:setpeername("127.0.0.1", 9)
+        -- Two for timers, none for the channel.
+        socks[1]:close()
+        socks[2]:close()
+        local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+        ngx.say(rt:submit("works"):wait())
+        for i = 3, #socks - 1 do
+            socks[i]:close()
+        end
+    }
+}
+--- request
+GET /t
+--- response_body
+works
+--- error_log
+no channel, polling: cannot connect the channel: nginx has no connection left for it: raise worker_connections
+--- no_error_log
+No such file
+--- allowed_log_errors
+worker_connections are not enough

@@ -7,13 +7,14 @@ use Test::Nginx::Socket::Lua;
 use Cwd qw( cwd );
 
 my $pwd = cwd();
+our $HtmlDir = html_dir();
 our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
+    lua_package_path "$HtmlDir/?.lua;$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
     lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
 };
 
 repeat_each(1);
-plan tests => repeat_each() * (blocks() * 3 + 17);
+plan tests => repeat_each() * (blocks() * 3 + 21);
 no_long_string();
 timeout(20);
 run_tests();
@@ -215,8 +216,8 @@ GET /t
 logged
 --- error_log
 100%s %n %V done
-one
-bytes
+one\x0atwo
+\xff\xfe bytes
 --- no_error_log
 [error]
 
@@ -256,3 +257,47 @@ true
 after the flood
 --- no_error_log
 [error]
+
+
+
+=== TEST 9: what a plugin logs is one line, whatever is in it
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local forged = "harmless\n2026/01/01 00:00:00 [warn] 1#1: forged\r\n"
+                       .. "\27[2Jred\27[0m\127 \194\155 and\0 behind \195\164 end"
+        local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+                                       name = "from C" })
+        rt:call("log 5 " .. forged)
+        rt = assert(nbffi.load { runtime = "c", library = "verbs",
+                                 name = "2\n2026/01/01 [warn] \27[1m" })
+        rt:call("log 5 named")
+        rt = assert(nbffi.load { runtime = "lua", module = "logging" })
+        rt:call("log", forged)
+        -- Errors that are values are not changed, but for a NUL in C strings.
+        local _, err = nbffi.load { runtime = "c", library = "./no\nsuch.so" }
+        ngx.say((err:gsub("\n", "|")))
+        _, err = nbffi.load { runtime = "c", library = "verbs",
+                              entry = "a\0b" }
+        ngx.say(err)
+    }
+}
+--- user_files
+>>> logging.lua
+return { log = function(text) ngx.log(ngx.WARN, text) end }
+--- request
+GET /t
+--- response_body_like
+(?s)^cannot load library "\./no\|such\.so": .*No such file or directory.*
+entry must not contain a NUL byte$
+--- grep_error_log eval: qr/nonblocking_ffi: .*?(?:end|named)/
+--- grep_error_log_out eval
+my $line = 'harmless\x0a2026/01/01 00:00:00 [warn] 1#1: forged\x0d\x0a'
+           . '\x1b[2Jred\x1b[0m\x7f \xc2\x9b and\x00 behind ' . "\xc3\xa4 end\n";
+"nonblocking_ffi: [from C] $line"
+. 'nonblocking_ffi: [2\x0a2026/01/01 [warn] \x1b[1m] named' . "\n"
+. "nonblocking_ffi: [lua] logging.lua:1: func(): $line"
+--- no_error_log eval
+["[error]", "\e", "\0", qr/^2026.01.01/]

@@ -208,8 +208,8 @@ deep: runtime error: RecursionError: maximum recursion depth exceeded, 0, true t
 fine: fine
 --- error_log eval
 [qr/\[error\].*\[py_verbs:fail\] ValueError: seven is wrong/,
- qr/^  File ".*py_verbs\.py", line \d+, in fail/,
- qr/^The above exception was the direct cause/]
+ qr/\]   File ".*py_verbs\.py", line \d+, in fail/,
+ qr/\] The above exception was the direct cause/]
 --- no_error_log
 no such thing
 
@@ -301,7 +301,7 @@ nil NotADirectoryError: path: no such folder: /nonexistent
 alive
 --- error_log eval
 [qr/\[error\].*AttributeError: 'int' object has no attribute 'nothing'/,
- qr/^  File ".*dies\.py", line 2, in <module>/]
+ qr/\]   File ".*dies\.py", line 2, in <module>/]
 --- no_error_log
 [alert]
 
@@ -514,7 +514,7 @@ true
 true timeout
 --- error_log eval
 [qr/\[warn\].*\[py_verbs:verbs\] nonblocking_ffi\.Stopped: the deadline has/,
- qr/^  File ".*py_verbs\.py", line \d+, in spin/]
+ qr/\]   File ".*py_verbs\.py", line \d+, in spin/]
 --- no_error_log
 [error]
 
@@ -549,7 +549,7 @@ timeout
 40
 --- error_log eval
 [qr/\[warn\].*\[py_verbs:averbs\] nonblocking_ffi\.Stopped: /,
- qr/^  File ".*py_verbs\.py", line \d+, in aspin/]
+ qr/\]   File ".*py_verbs\.py", line \d+, in aspin/]
 --- no_error_log
 [error]
 
@@ -647,22 +647,26 @@ qr/(?-s)^\[info\] .*\[speaker\] it at info
 \[warn\] .*\[speaker\] it to stderr
 \[notice\] .*\[speaker\] it of its own
 \[error\] .*\[speaker\] it with a traceback
+\[error\] .*\[speaker\] Traceback \(most recent call last\):
+(?:\[error\] .*\[speaker\]  +.*
+)+\[error\] .*\[speaker\] ZeroDivisionError: division by zero
 \[notice\] .*\[speaker\] from a thread
 $/
 --- error_log eval
-[qr/\[crit\].*it at critical/, qr/^ZeroDivisionError: division by zero/,
+[qr/\[crit\].*it at critical/, qr/\[speaker\] ZeroDivisionError: division by zero/,
  qr/\[notice\].*from a thread/]
 --- no_error_log
 it at debug
 
 
 
-=== TEST 14: a long text becomes several entries, cut between lines
+=== TEST 14: each line is an entry; a long one becomes several; none can be forged
 --- http_config eval: $::HttpConfig
 --- config
 location = /t {
     content_by_lua_block {
         assert(py("say_long")):call("")
+        assert(py("say_forged", { name = "forger" })):call("")
         ngx.say("said")
     }
 }
@@ -670,10 +674,14 @@ location = /t {
 GET /t
 --- response_body
 said
---- grep_error_log eval: qr/(?:\] |^)line \d+ x{60}(?=\n|, context)/m
+--- grep_error_log eval: qr/\] (?:line \d+ x{60}(?=, context)|x{1000,})|^.*forged.*(?=, context)/m
 --- grep_error_log_out eval
-# The first line of an entry comes behind its head.
-CORE::join "", map { my $n = $_; (($n % 27) ? "" : "] ") . "line $n " . "x" x 60 . "\n" } 0 .. 99
+my $lines = CORE::join "", map { "] line $_ " . "x" x 60 . "\n" } 0 .. 99;
+my $head = '\d{4}/\S+ \S+ \[notice\] \d+#\d+: (?:\*\d+ )?nonblocking_ffi: \[forger\] ';
+qr{^$lines\] x{1900}
+\] x{1100}
+${head}2026/01/01 00:00:00 \[warn\] 1#1: forged \\x1b\[31mred\\x00 and more \xc3\xa4
+$}
 --- no_error_log
 [error]
 

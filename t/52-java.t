@@ -168,7 +168,7 @@ still there
 --- error_log eval
 [
     qr/\[error\] .*\[thrower\] java.lang.IllegalStateException: text of it/,
-    qr/^\tat verbs\.Verbs\.run\(Verbs\.java:\d+\)/m,
+    qr/\]     at verbs\.Verbs\.run\(Verbs\.java:\d+\)/,
 ]
 
 

@@ -429,31 +429,86 @@ cannot load library "/none.so"
 
 
 
-=== TEST 11: a second library in Go is refused, and does no harm
---- http_config eval: $::HttpConfig
+=== TEST 11: several libraries in Go: each is interrupted, and recovers from faults
+--- http_config eval
+my $copies = q{
+        local lib = ngx.config.prefix() .. "logs/lib"
+        os.execute("mkdir -p " .. lib)
+        for i = 1, 3 do
+            -- A file of its own is a library of its own, with a Go runtime.
+            os.execute("cp } . Cwd::cwd() . q{/target/test-plugins/libgo_verbs.so "
+                       .. lib .. "/libgo_" .. i .. ".so")
+        end
+};
+$::HttpConfig =~ s/init_by_lua_block \{/$&$copies/r
 --- config
 location = /t {
     content_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local first = assert(go("echo"))
-        for _, runtime in ipairs { "go", "c" } do
-            local _, err = nbffi.load { runtime = runtime,
-                                        library = "go_template" }
-            ngx.say((err:gsub("/%S+/", "")))
+        local lib = ngx.config.prefix() .. "logs/lib/"
+        nbffi.pool("many", { threads = 6 })
+        local inline, rts, echoes = {}, {}, {}
+        local function load(i)
+            local given = { library = lib .. "libgo_" .. i .. ".so",
+                            pool = "many" }
+            inline[i] = assert(go("do inline", given))
+            rts[i] = assert(go("do goroutines", given))
+            echoes[i] = assert(go("echo", given))
         end
-        ngx.say((first:call("still here")))
-        -- The first one, twice.
-        ngx.say((assert(go("echo", { name = "other" })):call("here too")))
+        -- The third comes while loops of the first and the second run.
+        load(1)
+        load(2)
+        local futures = {}
+        local function turn(i)
+            futures[#futures + 1] = inline[i]:submit("turn " .. i)
+            futures[#futures + 1] = rts[i]:submit("turn " .. i)
+        end
+        turn(1)
+        turn(2)
+        load(3)
+        turn(3)
+        -- Loops that only a signal interrupts: a collection waits for it, and
+        -- with it all else of that runtime.
+        local collectors = {}
+        for i = 1, 3 do
+            collectors[i] = assert(rts[i]:submit("gc 10"))
+        end
+        local bad = 0
+        for i = 1, 300 do
+            local text = ("x"):rep(i)
+            if echoes[i % 3 + 1]:call(text) ~= text then bad = bad + 1 end
+        end
+        for i = 1, 3 do
+            local turns = tonumber((collectors[i]:wait()))
+            ngx.say("bad: ", bad, ", collected: ", turns and turns > 0)
+        end
+        for i = 1, 3 do
+            local _, err = rts[i]:call("divide")
+            ngx.say(err:match("panic: [^\n]*"))
+            _, err = inline[i]:call("typed nil")
+            ngx.say(err:match("panic: [^\n]*"))
+        end
+        for i = 1, 3 do
+            assert(rts[i]:call("open"))
+        end
+        local results, errors = nbffi.wait_all(futures)
+        ngx.say(table.concat(results, " "), " ", next(errors))
+        local log = io.open(ngx.config.prefix() .. "logs/error.log"):read("*a")
+        for number in log:gmatch("brings Go runtime number %d") do
+            ngx.say(number)
+        end
     }
 }
 --- request
 GET /t
 --- response_body eval
-(<<'END' x 2) . "still here\nhere too\n"
-cannot load library "libgo_template.so": it is written in Go, and so is "libgo_verbs.so", which this process has loaded already; two Go runtimes in one process disturb each other, so register all functions in one library
-END
+("bad: 0, collected: true\n" x 3)
+. ("panic: runtime error: integer divide by zero\n"
+   . "panic: runtime error: invalid memory address or nil pointer dereference\n") x 3
+. "1 1 2 2 3 3 nil\n"
+. "brings Go runtime number 2\nbrings Go runtime number 3\n"
 --- no_error_log
-[error]
+libgo_1.so" brings Go runtime
 
 
 

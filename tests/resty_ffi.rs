@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use support::builder::Builder;
 use support::http::Load;
@@ -157,6 +160,135 @@ fn a_library_is_opened_anew_when_its_file_has_changed() {
         assert_eq!(nginx.text("/call?unpin=1&unload=1"), format!("{version}/1"));
     }
     assert!(process::descriptors(nginx.worker()) <= descriptors);
+}
+
+/// What a library is linked with is where the library is, whether the worker may
+/// write there or not.
+#[test]
+fn a_library_that_is_opened_anew_finds_what_is_beside_it() {
+    const LINKED: &str = "const char *beside(void);
+        #define VERSION beside()
+        #include \"versioned.c\"
+        const char *own(void) { return OWN; }";
+    let nginx = Nginx::builder()
+        .init("require 'resty_ffi'")
+        .location(
+            "/call",
+            "local rt = ngx.load_ffi(ngx.config.prefix() .. 'lib/linked.so', nil,
+                                     { unpin = ngx.var.arg_unpin == '1' })
+             ngx.print(select(2, rt:call()))
+             rt:__unload()",
+        )
+        .start();
+    let folder = nginx.dir().join("prefix/lib");
+    let source = nginx.dir().join("linked.c");
+    fs::write(nginx.dir().join("versioned.c"), VERSIONED).unwrap();
+    fs::write(&source, LINKED).unwrap();
+    let beside = nginx.dir().join("beside.c");
+    fs::write(&beside, "const char *beside(void) { return \"beside\"; }").unwrap();
+    compile(&beside, &folder.join("libbeside.so"), &[]);
+    let install = |version: &str| {
+        let fresh = folder.join("linked.new");
+        let own = format!("-DOWN=\"{version}\"");
+        let path = format!("-L{}", folder.display());
+        let options = [&own, &path, "-Wl,--no-as-needed,-rpath,$ORIGIN", "-lbeside"];
+        compile(&source, &fresh, &options);
+        fs::rename(&fresh, folder.join("linked.so")).unwrap();
+    };
+    for (mode, version) in [
+        (0o755, "one"),
+        (0o755, "two"),
+        (0o777, "three"),
+        (0o755, "four"),
+    ] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+        install(version);
+        assert_eq!(nginx.text("/call?unpin=1"), "beside/1", "{version}");
+    }
+    // Who does not ask for the newest gets what was opened last.
+    assert_eq!(nginx.text("/call"), "beside/2");
+    install("five");
+    assert_eq!(nginx.text("/call"), "beside/3");
+    // Copies do not stay.
+    let left = fs::read_dir(&folder).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    let copies = left
+        .iter()
+        .filter(|name| name.to_string_lossy().contains("nbffi-"));
+    assert_eq!(copies.count(), 0, "{left:?}");
+}
+
+/// So many that not each can have a place of its own where it sleeps.
+#[test]
+fn four_hundred_pollers_sleep_wake_and_end() {
+    let library = Plugin::new();
+    let nginx = builder(&library.0)
+        .location(
+            "/load",
+            "crowd = ngx.load_ffi(rffi, 'pollers=400')
+             ngx.print(select(2, crowd:echo('echo x')))",
+        )
+        .location(
+            "/meet",
+            "-- Each answers when all are there.
+             local threads = {}
+             for i = 1, 400 do
+                 threads[i] = ngx.thread.spawn(crowd.meet, crowd, 'meet 400')
+             end
+             local met = 0
+             for i = 1, 400 do
+                 local _, ok = ngx.thread.wait(threads[i])
+                 met = met + (ok and 1 or 0)
+             end
+             ngx.print(met)",
+        )
+        .location("/unload", "crowd:__unload()")
+        .start();
+    assert_eq!(nginx.text("/load"), "echo x");
+    // As in the original, its threads are as important as nginx's.
+    let nices: BTreeSet<String> = fs::read_dir(format!("/proc/{}/task", nginx.worker()))
+        .unwrap()
+        .map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap())
+        .map(|stat| {
+            stat.rsplit(')')
+                .next()
+                .unwrap()
+                .split(' ')
+                .nth(17)
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(nices, BTreeSet::from(["0".to_owned()]));
+    let switches = || {
+        let tasks = format!("/proc/{}/task", nginx.worker());
+        let of = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("status")).ok()?;
+            let line = status.lines().find(|l| l.starts_with("voluntary_ctxt"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        let tasks = fs::read_dir(tasks).unwrap().flatten();
+        tasks.filter_map(of).sum::<u64>()
+    };
+    for _ in 0..3 {
+        assert_eq!(nginx.text("/meet"), "400");
+    }
+    // Once all sleep, they go on sleeping: while another worker would have woken
+    // thousands of times, nobody does.
+    let mut before = switches();
+    eventually("all of them sleep", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = switches();
+        std::mem::replace(&mut before, now) + 20 > now
+    });
+    let threads = || {
+        fs::read_dir(format!("/proc/{}/task", nginx.worker()))
+            .unwrap()
+            .count()
+    };
+    assert!(threads() > 400);
+    nginx.text("/unload");
+    eventually("all of them have ended", PATIENCE, || threads() < 50);
 }
 
 #[test]

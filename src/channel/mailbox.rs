@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8};
 use crossbeam_queue::ArrayQueue;
 
 use super::completions::Completions;
+use super::line::printable;
 use super::{outbox, socket};
 use crate::memory;
 use crate::stats::Counter;
@@ -18,14 +19,16 @@ use crate::task::{Recipient, Slot};
 const LOG_CAPACITY: usize = 4096;
 /// A log line is cut after this many bytes (nginx cuts at 2048).
 const LOG_LINE_BYTES: usize = 2000;
+/// And the name in front of it after so many.
+const LOG_NAME_BYTES: usize = 200;
 
 /// A line for nginx's error log.
 #[derive(Debug)]
 pub struct LogRecord {
     /// nginx's level, 1 (emerg) to 8 (debug).
     pub level: u8,
-    /// The line.
-    pub text: Box<[u8]>,
+    /// The line, without control characters.
+    pub text: Box<str>,
 }
 
 /// The mailbox. Made once per Lua VM and never freed: a plugin's thread may
@@ -123,16 +126,17 @@ impl Mailbox {
         self.log_level.store(level, Ordering::Relaxed);
     }
 
-    /// Queues a line for nginx's error log, from any thread.
+    /// Queues a line for nginx's error log, from any thread. Whatever is in the
+    /// message, it stays one line.
     pub fn log(&self, level: u8, name: &str, text: &[u8]) {
         if level > self.log_level.load(Ordering::Relaxed) {
             return;
         }
-        let text = &text[..text.len().min(LOG_LINE_BYTES)];
+        let name = printable(name.as_bytes(), LOG_NAME_BYTES);
         // Thousands of lines may wait: too much for the reserve.
         let pushed = !memory::is_short() && {
-            let line = [b"nonblocking_ffi: [", name.as_bytes(), b"] ", text].concat();
-            let text = line.into();
+            let text = printable(text, LOG_LINE_BYTES);
+            let text = format!("nonblocking_ffi: [{name}] {text}").into();
             self.log.push(LogRecord { level, text }).is_ok()
         };
         if !pushed {

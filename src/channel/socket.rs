@@ -70,6 +70,18 @@ impl Doorway {
         &self.path
     }
 
+    /// Why nginx could not connect. It says what `errno` was, which nobody has
+    /// set if it had no connection left. So this process tries by itself: if it
+    /// can, the path is not what is wrong.
+    pub fn why_refused(&self) -> io::Error {
+        match UnixStream::connect(&self.path) {
+            Ok(_) => {
+                io::Error::other("nginx has no connection left for it: raise worker_connections")
+            }
+            Err(error) => error,
+        }
+    }
+
     /// Accepts the connection that this process has just made. Strangers are
     /// turned away: the peer must be this very process.
     pub fn accept(&self) -> io::Result<OwnedFd> {
@@ -157,6 +169,16 @@ mod tests {
         assert_eq!(&byte, b"!");
         drop(client);
         ring(ours.as_raw_fd());
+    }
+
+    #[test]
+    fn a_refused_connection_is_the_paths_fault_or_nginxs() {
+        let base = std::env::temp_dir();
+        let doorway = Doorway::open([base.as_path()].into_iter()).unwrap();
+        let reason = doorway.why_refused().to_string();
+        assert!(reason.contains("worker_connections"), "{reason}");
+        std::fs::remove_file(doorway.path()).unwrap();
+        assert_eq!(doorway.why_refused().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
 }
 
 /// Listens in a fresh directory below the first of `directories` (separated
-/// by newlines) in which that works, and writes the path to connect to into
+/// by NULs, the one byte that no path has) in which that works, and writes the path to connect to into
 /// `path`. 0, or -1 with the reason in `error`.
 ///
 /// # Safety
@@ -102,12 +102,12 @@ pub unsafe extern "C" fn nbffi_channel_open(
     guard(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let (client, directories) = unsafe { (&mut *client, directories.bytes()) };
-        let directories = directories.split(|&byte| byte == b'\n');
+        let directories = directories.split(|&byte| byte == 0);
         let candidates = directories.map(|name| Path::new(OsStr::from_bytes(name)));
         match Doorway::open(candidates) {
             Ok(doorway) => {
                 // SAFETY: by the contract.
-                unsafe { path.write(&doorway.path().to_string_lossy()) };
+                unsafe { path.write_bytes(doorway.path().as_os_str().as_bytes()) };
                 *client.doorway() = Some(doorway);
                 0
             }
@@ -120,9 +120,9 @@ pub unsafe extern "C" fn nbffi_channel_open(
     })
 }
 
-/// Accepts the connection that the cosocket has made (`connected`), or gives
-/// up waiting for it; either way the path is removed. 0, or -1 with the reason
-/// in `error`.
+/// Accepts the connection that the cosocket has made (`connected`), or finds out
+/// why it could not make one; either way the path is removed. 0, or -1 with the
+/// reason in `error`.
 ///
 /// # Safety
 /// `client` is live, the buffer is as it says.
@@ -135,15 +135,20 @@ pub unsafe extern "C" fn nbffi_channel_accept(
     guard(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
-        let Some(doorway) = client.doorway().take().filter(|_| connected) else {
+        let Some(doorway) = client.doorway().take() else {
             return 0;
         };
-        let accepted = doorway.accept();
-        match accepted.and_then(|channel| client.mailbox().connect(channel)) {
+        let accepted = if connected {
+            let accepted = doorway.accept();
+            accepted.and_then(|channel| client.mailbox().connect(channel))
+        } else {
+            Err(doorway.why_refused())
+        };
+        match accepted {
             Ok(()) => 0,
             Err(reason) => {
                 // SAFETY: by the contract.
-                unsafe { error.write(&format!("cannot accept the channel: {reason}")) };
+                unsafe { error.write(&format!("cannot connect the channel: {reason}")) };
                 -1
             }
         }
@@ -217,7 +222,7 @@ pub unsafe extern "C" fn nbffi_log_take(
         };
         let line = ErrorBuffer { data: line, size };
         // SAFETY: by the contract.
-        unsafe { line.write(&String::from_utf8_lossy(&record.text)) };
+        unsafe { line.write(&record.text) };
         record.level.into()
     })
 }

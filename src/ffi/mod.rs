@@ -30,7 +30,8 @@ pub mod side_state;
 pub mod stats;
 pub mod vm;
 
-use std::ffi::{c_char, CStr, CString};
+use std::ffi::{c_char, CStr, CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use crate::error::Error;
@@ -69,6 +70,15 @@ impl Text {
         String::from_utf8_lossy(unsafe { self.bytes() }).into_owned()
     }
 
+    /// As a path, which may be made of any bytes.
+    ///
+    /// # Safety
+    /// As for [`Text::bytes`].
+    unsafe fn path(self) -> OsString {
+        // SAFETY: by the contract.
+        OsStr::from_bytes(unsafe { self.bytes() }).to_owned()
+    }
+
     /// As a C string; the error names the `option` that has a NUL inside.
     ///
     /// # Safety
@@ -89,11 +99,29 @@ pub struct ErrorBuffer {
 }
 
 impl ErrorBuffer {
-    /// Writes a text, NUL-terminated and cut if need be.
+    /// Writes a text, NUL-terminated, and cut if need be, in whole characters.
+    /// A NUL of its own would end it too early, and is written as `\x00`.
     ///
     /// # Safety
     /// `data` points at `size` writable bytes.
     unsafe fn write(self, text: &str) {
+        if text.contains('\0') {
+            // SAFETY: by the contract.
+            return unsafe { self.write(&text.replace('\0', "\\x00")) };
+        }
+        let mut len = text.len().min(self.size.saturating_sub(1));
+        while !text.is_char_boundary(len) {
+            len -= 1;
+        }
+        // SAFETY: by the contract.
+        unsafe { self.write_bytes(&text.as_bytes()[..len]) };
+    }
+
+    /// Writes bytes that have no NUL, NUL-terminated and cut if need be.
+    ///
+    /// # Safety
+    /// `data` points at `size` writable bytes.
+    unsafe fn write_bytes(self, text: &[u8]) {
         let len = text.len().min(self.size.saturating_sub(1));
         if self.size > 0 {
             // SAFETY: `len` is less than `size`.
@@ -168,5 +196,12 @@ mod tests {
         // SAFETY: the buffer is as large as it says.
         unsafe { buffer.write("abcdefgh") };
         assert_eq!(room.map(|c| c as u8), *b"abcd\0xxx");
+        // SAFETY: as above.
+        unsafe { buffer.write("abcä") };
+        assert_eq!(room.map(|c| c as u8), *b"abc\0\0xxx");
+        let buffer = ErrorBuffer { size: 8, ..buffer };
+        // SAFETY: as above.
+        unsafe { buffer.write("a\0b") };
+        assert_eq!(room.map(|c| c as u8), *b"a\\x00b\0x");
     }
 }

@@ -99,15 +99,17 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
         // SAFETY: by the contract; pools live as long as the process.
         let (client, pool) = unsafe { (&*client, &*pool) };
         // SAFETY: by the contract.
-        let (name, library, otherwise, config) = unsafe {
-            let config = (flags & CONFIGURED != 0).then(|| config.bytes().to_vec());
-            (name.string(), library.string(), otherwise.string(), config)
+        let (name, library, otherwise) =
+            unsafe { (name.string(), library.path(), otherwise.path()) };
+        // SAFETY: by the contract.
+        let config = match unsafe { config.c_string("config") } {
+            Ok(config) => (flags & CONFIGURED != 0).then_some(config),
+            Err(text) => {
+                // SAFETY: by the contract.
+                unsafe { error.write(&text) };
+                return std::ptr::null_mut();
+            }
         };
-        if library.contains('\0') {
-            // SAFETY: by the contract.
-            unsafe { error.write("library must not contain a NUL byte") };
-            return std::ptr::null_mut();
-        }
         let source = Source {
             name: library,
             otherwise: (!otherwise.is_empty()).then_some(otherwise),

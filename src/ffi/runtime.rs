@@ -89,7 +89,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_c(
         // SAFETY: by the contract.
         let plugin = || unsafe {
             Ok::<_, String>(Plugin::new(
-                library.string(),
+                library.path(),
                 entry.c_string("entry")?,
                 client.mailbox(),
                 name.c_string("name")?,

@@ -1,19 +1,21 @@
 //! A plugin: a shared object with the plugin ABI (`include/nonblocking_ffi.h`).
 //!
-//! The object is opened by the pool thread that initialises the runtime, and
-//! never closed: the threads, thread-locals and signal handlers of a language
-//! runtime do not survive that.
+//! What an entry function returns is read as if anybody had written it: `entry` may
+//! name any function of the library.
 
-use std::ffi::{c_void, CStr, CString};
+use std::ffi::{c_void, CStr, CString, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::OnceLock;
 
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use nonblocking_ffi_plugin::{faults, sys};
 
 use super::host::HostTable;
-use super::{golang, Host, Outcome};
+use super::library::{self, Library, Visibility};
+use super::{Host, Outcome};
 use crate::channel::Mailbox;
-use crate::exit;
 use crate::process::signals::Handlers;
 
 /// Room for the message of a plugin whose init failed.
@@ -21,7 +23,7 @@ const MESSAGE_BYTES: usize = 4096;
 
 /// What is to be loaded.
 pub struct Plugin {
-    library: String,
+    library: OsString,
     entry: CString,
     host: Box<HostTable>,
     loaded: OnceLock<Loaded>,
@@ -46,7 +48,7 @@ unsafe impl Sync for Loaded {}
 impl Plugin {
     /// A plugin that has not been loaded.
     pub fn new(
-        library: String,
+        library: OsString,
         entry: CString,
         mailbox: &'static Mailbox,
         name: CString,
@@ -69,37 +71,35 @@ impl Plugin {
     }
 
     fn load_library(&self) -> Result<Loaded, String> {
-        let library = &self.library;
-        let leave = golang::ask(library)?;
-        // SAFETY: opening a library runs its constructors, which is what the
-        // user asked for; nothing of ours depends on what they do.
-        let object = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) }
-            .map_err(|error| format!("cannot load library \"{library}\": {}", detail(&error)))?;
-        leave.use_up();
-        // SAFETY: the symbol has this type by the ABI.
-        let entry = unsafe {
-            object
-                .get::<sys::nbffi_plugin_entry_fn>(self.entry.as_bytes_with_nul())
-                .map(|symbol| *symbol)
-        };
-        // Never closed, see the module's comment.
-        std::mem::forget(object);
-        // What the library registered to run at exit must not run under
-        // threads that use it.
-        exit::guard();
+        let opened = Library::open(&self.library, Visibility::Own)?;
+        let library = opened.shown();
+        if let Some(warning) = &opened.warning {
+            self.host.log(sys::NBFFI_LOG_WARN, warning);
+        }
         let symbol = self.entry.to_string_lossy();
-        let entry = entry.map_err(|error| {
-            let detail = detail(&error);
-            format!("library \"{library}\" has no plugin entry \"{symbol}\": {detail}")
+        let entry = opened.function(&self.entry).map_err(|why| {
+            format!("library \"{library}\" has no plugin entry \"{symbol}\": {why}")
         })?;
-        // SAFETY: the entry function of a plugin; it returns null or a
-        // descriptor that lives as long as the process.
-        let plugin = unsafe { entry(sys::NBFFI_ABI_VERSION).as_ref() };
-        let plugin = plugin.ok_or_else(|| {
+        // SAFETY: a function of the library's own, which by the ABI has this type.
+        let plugin = unsafe {
+            let entry: sys::nbffi_plugin_entry_fn = std::mem::transmute(entry);
+            entry(sys::NBFFI_ABI_VERSION)
+        };
+        if plugin.is_null() {
             let host = version(sys::NBFFI_ABI_VERSION);
-            format!("plugin \"{library}\" refuses the host's ABI version {host}")
-        })?;
-        check(library, plugin)?;
+            return Err(format!(
+                "plugin \"{library}\" refuses the host's ABI version {host}"
+            ));
+        }
+        let plugin = read(plugin)
+            .map_err(|why| format!("plugin \"{library}\": cannot read its descriptor: {why}"))?
+            .ok_or_else(|| {
+                format!(
+                    "library \"{library}\": \"{symbol}\" is no plugin entry: it does not return \
+                     a descriptor as nonblocking_ffi.h has it"
+                )
+            })?;
+        check(library, &plugin)?;
         let asynchronous = plugin.flags & sys::NBFFI_ASYNC != 0;
         if !asynchronous {
             self.host.ends_what_is_left();
@@ -123,7 +123,7 @@ impl Plugin {
                 )
             };
             // It may have loaded libraries, a language's runtime for one.
-            exit::guard();
+            library::settle();
             if failed != 0 {
                 let text = CStr::from_bytes_until_nul(&message)
                     .map(CStr::to_string_lossy)
@@ -143,9 +143,65 @@ impl Plugin {
     }
 }
 
-/// What dlopen or dlsym said.
-fn detail(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+/// What a plugin's descriptor begins with. Its size is that of what follows, too.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Head {
+    abi_version: u32,
+    size: u32,
+}
+
+/// No descriptor will ever have more bytes, and no version a higher number.
+const DESCRIPTOR_MAX: u32 = 4096;
+const MAJOR_MAX: u32 = 255;
+
+/// A copy of a plugin's descriptor; `None` if there is none at this address. One
+/// of another version may be shorter: what it lacks is zero.
+fn read(plugin: *const sys::nbffi_plugin) -> io::Result<Option<sys::nbffi_plugin>> {
+    let mut head = Head {
+        abi_version: 0,
+        size: 0,
+    };
+    // SAFETY: any bytes make a head, and a descriptor, whose functions may be null.
+    unsafe {
+        if !copy(plugin.cast(), &raw mut head, size_of::<Head>())?
+            || head.abi_version >> 16 > MAJOR_MAX
+            || head.size < size_of::<Head>() as u32
+            || head.size > DESCRIPTOR_MAX
+        {
+            return Ok(None);
+        }
+        let mut found = MaybeUninit::<sys::nbffi_plugin>::zeroed();
+        let size = size_of::<sys::nbffi_plugin>().min(head.size as usize);
+        let is_there = copy(plugin.cast(), found.as_mut_ptr(), size)?;
+        Ok(is_there.then(|| found.assume_init()))
+    }
+}
+
+/// Copies bytes from an address that may be wrong. False if they cannot be read:
+/// the kernel, which reads them here, says so, instead of ending the process.
+///
+/// # Safety
+/// `to` has room for `size` bytes, and may be made of any.
+unsafe fn copy<T>(from: *const c_void, to: *mut T, size: usize) -> io::Result<bool> {
+    let mut ends = [0; 2];
+    // SAFETY: writes two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: descriptors of our own, made just now. A pipe has room for these few
+    // bytes; `from` is not dereferenced here.
+    let (mut out, written) = unsafe {
+        let [out, into] = ends.map(|end| File::from_raw_fd(end));
+        (out, libc::write(into.as_raw_fd(), from, size))
+    };
+    if written != size as isize {
+        return Ok(false);
+    }
+    // SAFETY: by the contract.
+    let to = unsafe { std::slice::from_raw_parts_mut(to.cast::<u8>(), size) };
+    out.read_exact(to)?;
+    Ok(true)
 }
 
 fn version(number: u32) -> String {

@@ -7,7 +7,9 @@
 //! | [`lua`]   | Lua modules, in persistent VMs |
 //! | [`registry`] | runtimes by name, for calls from VMs |
 //! | [`resty_ffi`] | plugins that were written for lua-resty-ffi |
-//! | [`golang`] | at most one Go library in a process |
+//! | [`library`] | opening a shared object, and finding functions in it |
+//! | [`elf`]   | a look at its file before |
+//! | [`golang`] | several Go runtimes in one process |
 //! | [`grace`] | whether the caller should wait a moment before it yields |
 //! | [`stats`] | what a runtime counts and measures |
 //!
@@ -16,9 +18,11 @@
 //! main thread frees it when it is closed and its last task has been collected.
 
 pub mod c;
+mod elf;
 mod golang;
 mod grace;
 pub mod host;
+mod library;
 pub mod lua;
 pub mod registry;
 pub mod resty_ffi;

@@ -2,9 +2,12 @@
  * entries - plugins that cannot be loaded, each for another reason, and some
  * that can: one entry function each. There is no nbffi_plugin_entry.
  */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <string.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "nonblocking_ffi.h"
 
@@ -130,6 +133,55 @@ ENTRY(failing, ABI, SIZE, 0, init_fails, call)
 ENTRY(silent, ABI, SIZE, 0, init_silent, call)
 ENTRY(verbose, ABI, SIZE, 0, init_verbose, call)
 ENTRY(flaky, ABI, SIZE, 0, init_flaky, call)
+
+/* No entries, though they can be called like one. */
+NBFFI_EXPORT int some_data = 7;
+
+#define NO_ENTRY(name, value)                                                 \
+    NBFFI_EXPORT const void *                                                 \
+    name(uint32_t host_abi_version)                                           \
+    {                                                                         \
+        (void) host_abi_version;                                              \
+        return (const void *) (value);                                        \
+    }
+
+NO_ENTRY(returns_minus_one, -1L)
+NO_ENTRY(returns_seven, 7L)
+NO_ENTRY(returns_text, "some text, which is longer than a descriptor would be")
+
+NBFFI_EXPORT const void *
+returns_itself(uint32_t host_abi_version)
+{
+    (void) host_abi_version;
+    return (const void *) (uintptr_t) returns_itself;
+}
+
+NBFFI_EXPORT const void *
+returns_zeros(uint32_t host_abi_version)
+{
+    static const char  zeros[256];
+
+    (void) host_abi_version;
+    return zeros;
+}
+
+/* The head can be read, what should follow cannot. */
+NBFFI_EXPORT const void *
+returns_end_of_memory(uint32_t host_abi_version)
+{
+    size_t     page = (size_t) sysconf(_SC_PAGESIZE);
+    char      *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint32_t  *head = (uint32_t *) (pages + page - 2 * sizeof(uint32_t));
+
+    (void) host_abi_version;
+    if (pages == MAP_FAILED || munmap(pages + page, page) != 0) {
+        return NULL;
+    }
+    head[0] = ABI;
+    head[1] = SIZE;
+    return head;
+}
 
 NBFFI_EXPORT const nbffi_plugin *
 refusing(uint32_t host_abi_version)

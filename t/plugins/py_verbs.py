@@ -344,6 +344,12 @@ def say(request):
 def say_long(request):
     nonblocking_ffi.log("\n".join(f"line {i} " + "x" * 60
                                   for i in range(100)), "notice")
+    nonblocking_ffi.log("x" * 3000, "notice")
+
+
+def say_forged(request):
+    nonblocking_ffi.log("one\n2026/01/01 00:00:00 [warn] 1#1: forged"
+                        " \x1b[31mred\0 and more \u00e4", "notice")
 
 
 def say_in_thread(request):

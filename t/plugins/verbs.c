@@ -295,7 +295,9 @@ verbs_call(void *state, nbffi_task task, const void *request, uint64_t len)
     } else if (strcmp(verb, "none") == 0) {
         return 0;
     } else if (strcmp(verb, "log") == 0) {
-        host->log(host, (int) n, text, strlen(text));
+        /* With what is behind a NUL. */
+        host->log(host, (int) n, text,
+                  *text != '\0' ? (uint64_t) (req + len - text) : 0);
         say(host, task, "logged");
     } else if (strcmp(verb, "size") == 0) {
         if (n > (long long) sizeof(zeros)) {

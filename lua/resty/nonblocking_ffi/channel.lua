@@ -400,7 +400,7 @@ end
 
 
 local function connect()
-    local directories = concat(options.defaults.socket_dirs, "\n")
+    local directories = concat(options.defaults.socket_dirs, "\0")
     local path = ffi_new("char[?]", PATH_BYTES)
     local status = C.nbffi_channel_open(client,
         ffi_new("nbffi_text", directories, #directories),
@@ -410,14 +410,8 @@ local function connect()
     end
 
     local sock, err = ngx.socket.tcp()
-    if sock then
-        local ok
-        ok, err = sock:connect("unix:" .. ffi_string(path))
-        if not ok then
-            sock = nil
-        end
-    end
-    status = C.nbffi_channel_accept(client, sock ~= nil, line_buffer)
+    local connected = sock and sock:connect("unix:" .. ffi_string(path))
+    status = C.nbffi_channel_accept(client, connected == 1, line_buffer)
     if not sock then
         return nil, err
     end
@@ -510,8 +504,9 @@ function _M.start()
     if exiting then
         return false
     end
-    local ok = timer_at(0, run)
-    if not ok then
+    -- Without a connection for the timer, nginx-lua raises an error.
+    local ok, made = pcall(timer_at, 0, run)
+    if not ok or not made then
         return false
     end
     state = "starting"

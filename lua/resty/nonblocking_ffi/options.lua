@@ -3,6 +3,7 @@
 local cores -- set by the core
 
 local error = error
+local find = string.find
 local floor = math.floor
 local format = string.format
 local next = next
@@ -33,12 +34,12 @@ local function is_text(value)
 end
 
 
-local function is_text_list(value)
+local function is_path_list(value)
     if type(value) ~= "table" or #value == 0 then
         return false
     end
     for i = 1, #value do
-        if not is_text(value[i]) then
+        if not is_text(value[i]) or find(value[i], "\0", 1, true) then
             return false
         end
     end
@@ -68,7 +69,7 @@ local RULES = {
         function(value) return is_count(value) and value <= 19 end,
         "an integer from 0 to 19",
     },
-    socket_dirs = { is_text_list, "a list of directories" },
+    socket_dirs = { is_path_list, "a list of directories" },
     runtime = { is_text, "a language" },
     name = { is_text, "a non-empty string" },
     pool = { is_text, "a non-empty string" },

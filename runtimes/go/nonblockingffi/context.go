@@ -70,7 +70,7 @@ func Config(ctx context.Context) string {
 }
 
 // Log writes to nginx's error log, with the runtime's name in front; arguments
-// are put together as by fmt.Sprint. It never blocks. Lines that are more verbose
+// are put together as by fmt.Sprint; each line is an entry. It never blocks. Lines that are more verbose
 // than nginx's error_log are dropped, and so is what is logged after the
 // runtime's Close, or with a context that is not one of this package.
 func Log(ctx context.Context, level Level, arguments ...any) {
@@ -86,8 +86,8 @@ func Logf(ctx context.Context, level Level, format string, arguments ...any) {
 	}
 }
 
-// LogWriter returns a writer that makes a line in nginx's error log of each
-// Write: for log.New, or a handler of log/slog. It can be used longer than the
+// LogWriter returns a writer that makes an entry in nginx's error log of each
+// Write, or of each line of it: for log.New, or a handler of log/slog. It can be used longer than the
 // context, until the runtime's Close.
 func LogWriter(ctx context.Context, level Level) io.Writer {
 	return &logWriter{runtimeOf(ctx), level}
@@ -100,11 +100,7 @@ type logWriter struct {
 
 func (w *logWriter) Write(line []byte) (int, error) {
 	if w.in != nil {
-		text := line
-		if last := len(text) - 1; last >= 0 && text[last] == '\n' {
-			text = text[:last]
-		}
-		w.in.log(w.level, text)
+		w.in.log(w.level, line)
 	}
 	return len(line), nil
 }

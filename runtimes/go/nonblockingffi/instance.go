@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -152,7 +153,8 @@ func nbffiGoInit(host *C.nbffi_host, framed C.int, message *C.char, size C.uint6
 	}
 	if size > 0 {
 		text := unsafe.Slice((*byte)(unsafe.Pointer(message)), uint64(size))
-		text[copy(text[:size-1], err.Error())] = 0
+		// A NUL of its own would cut it short.
+		text[copy(text[:size-1], strings.ReplaceAll(err.Error(), "\x00", "\ufffd"))] = 0
 	}
 	return 0
 }
@@ -178,12 +180,18 @@ func (in *instance) detach() {
 	watcher.removeAll(in)
 }
 
-// log writes to nginx's error log, while the runtime is not closed.
+// log writes to nginx's error log, while the runtime is not closed. The host writes
+// each entry on one line, with control characters escaped; stacks are easier to read
+// if each of their lines is an entry, without tabs.
 func (in *instance) log(level Level, message []byte) {
 	in.lock.RLock()
 	defer in.lock.RUnlock()
-	if in.host != nil {
-		data, length := pointer(message)
+	if in.host == nil {
+		return
+	}
+	text := strings.ReplaceAll(strings.TrimSuffix(string(message), "\n"), "\t", "    ")
+	for _, line := range strings.Split(text, "\n") {
+		data, length := pointer([]byte(line))
 		C.nbffi_go_log(in.host, C.int(level), data, length)
 	}
 }

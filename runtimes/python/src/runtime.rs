@@ -138,8 +138,8 @@ pub fn note_fork() {
 }
 
 /// Writes to nginx's error log, in the name of a runtime; of any if that one is
-/// not open, as threads of a plugin belong to none. A long text becomes several
-/// entries, cut between lines.
+/// not open, as threads of a plugin belong to none. Each line becomes an entry, a
+/// long one several: the host writes an entry on one line, with newlines escaped.
 pub fn log(runtime: u64, level: i32, text: &str) {
     // Relaxed: see `note_fork`. The lock may be another thread's for ever there.
     if FORKED.load(Ordering::Relaxed) {
@@ -153,20 +153,18 @@ pub fn log(runtime: u64, level: i32, text: &str) {
         eprintln!("nonblocking_ffi: {text}");
         return;
     };
-    let mut rest = text.trim_end_matches('\n');
-    while !rest.is_empty() {
-        let piece = crate::cut(rest, LOG_BYTES);
-        let piece = match piece.rfind('\n') {
-            Some(end) if piece.len() < rest.len() => &piece[..end],
-            _ => piece,
-        };
-        // SAFETY: the runtime is not closed, as it is listed. The host copies
-        // the text.
-        unsafe {
-            let host = listed.host.0.as_ptr();
-            ((*host).log)(host, level, piece.as_ptr().cast(), piece.len() as u64);
+    for line in text.lines() {
+        let mut rest = line;
+        while !rest.is_empty() {
+            let piece = crate::cut(rest, LOG_BYTES);
+            // SAFETY: the runtime is not closed, as it is listed. The host copies
+            // the text.
+            unsafe {
+                let host = listed.host.0.as_ptr();
+                ((*host).log)(host, level, piece.as_ptr().cast(), piece.len() as u64);
+            }
+            rest = &rest[piece.len()..];
         }
-        rest = rest[piece.len()..].trim_start_matches('\n');
     }
 }
 

@@ -19,15 +19,15 @@ mod leases;
 pub mod library;
 pub mod queue;
 
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr;
 
 use nonblocking_ffi_plugin::faults;
 
+use super::library::settle;
 use super::{Host, Intake, Outcome};
 use crate::channel::Mailbox;
 use crate::error::Error;
-use crate::exit;
 use crate::process::signals::Handlers;
 use crate::task::reply::Reply;
 use crate::task::{arena, Task};
@@ -45,7 +45,8 @@ const COPY_MAX: usize = 1024;
 /// One of the functions that libraries need.
 const POLL: &CStr = c"ngx_http_lua_ffi_task_poll";
 
-/// nginx's level "notice".
+/// nginx's levels.
+const WARN: u8 = 5;
 const NOTICE: u8 = 6;
 
 /// Where a task's pointer is: not in any process's address space, as it would
@@ -78,7 +79,7 @@ fn to_handle(task: *mut c_void) -> Option<u64> {
 /// A library with one configuration.
 pub struct Plugin {
     source: Source,
-    config: Option<Vec<u8>>,
+    config: Option<CString>,
     lease: Lease,
     mailbox: &'static Mailbox,
     name: String,
@@ -89,7 +90,7 @@ impl Plugin {
     /// tasks may wait to be polled. `None` if there are too many runtimes.
     pub fn new(
         source: Source,
-        config: Option<Vec<u8>>,
+        config: Option<CString>,
         max_queue: i64,
         mailbox: &'static Mailbox,
         name: String,
@@ -102,6 +103,10 @@ impl Plugin {
             name,
         })
     }
+
+    fn log(&self, level: u8, text: &str) {
+        self.mailbox.log(level, &self.name, text.as_bytes());
+    }
 }
 
 impl Host for Plugin {
@@ -109,22 +114,19 @@ impl Host for Plugin {
         library::show_exports(POLL)?;
         let handlers = Handlers::now();
         let faults = faults::Handlers::now();
-        let init = self.source.open()?;
+        let init = self.source.open(&|text| self.log(WARN, text))?;
         // The library may write to it: loaders cut it into words.
-        let mut config = self.config.clone().map(|mut text| {
-            text.push(0);
-            text
-        });
+        let mut config = self.config.clone().map(CString::into_bytes_with_nul);
         let cfg = config.as_mut().map_or(ptr::null_mut(), Vec::as_mut_ptr);
         // SAFETY: as its documentation has it: `cfg` is a C string or NULL, and
         // `tq` is for `poll` alone, for ever.
         let rc = unsafe { init(cfg.cast(), self.lease.ticket()) };
         // It may have loaded libraries, a language's runtime for one.
-        exit::guard();
+        settle();
         faults.keep_order(false);
         if let Some(signals) = handlers.restore() {
             let line = format!("{signals} are handled by nginx again, not by the library");
-            self.mailbox.log(NOTICE, &self.name, line.as_bytes());
+            self.log(NOTICE, &line);
         }
         if rc != 0 {
             return Err(format!("libffi_init returned {rc}"));

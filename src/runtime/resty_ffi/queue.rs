@@ -4,7 +4,9 @@
 //! oldest, or sleep until there is one. Who is woken, and why no wake-up is
 //! lost, is [`Idle`]'s business, as in a pool. There the threads are known and
 //! numbered; here any thread may poll, so each is given a *seat*, a number of
-//! its own, when it first does, and gives it back when it ends.
+//! its own, when it first does, and gives it back when it ends. Threads that find
+//! all seats taken share the last one of each queue: one of them has it, the others
+//! wait for that one to find a task.
 //!
 //! When the runtime is unloaded the queue is *finished*: the tasks that are in
 //! it still go out, and then every poll ends without one. A queue is never freed,
@@ -13,7 +15,6 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
@@ -23,20 +24,21 @@ use crate::pool::cores;
 use crate::pool::idle::Idle;
 use crate::pool::spin::Window;
 use crate::runtime::Intake;
-use crate::sync::now_ns;
+use crate::sync::{now_ns, Semaphore};
 use crate::task::{Load, Slot};
 
-/// So many threads of the process can be woken. Those of a plugin that has
-/// more look again and again.
+/// The seats of a queue.
 const SEATS: usize = 256;
-/// How long they wait between two looks.
-const NAP: Duration = Duration::from_millis(1);
+/// The one that threads share which have none of their own.
+const SHARED_SEAT: usize = SEATS - 1;
 
 /// The queue of one runtime.
 #[derive(Debug)]
 pub struct TaskQueue {
     tasks: SegQueue<&'static Slot>,
     idle: Idle,
+    /// Has a permit while nobody is on the shared seat.
+    shared_seat: Semaphore,
     /// Tasks that wait, less threads that wait for one. Negative if there are
     /// more threads.
     waiting: CachePadded<AtomicI64>,
@@ -53,9 +55,12 @@ pub struct TaskQueue {
 impl TaskQueue {
     /// An empty queue in which so many tasks may wait.
     pub fn new(max_queue: i64) -> Self {
+        let shared_seat = Semaphore::new();
+        shared_seat.post();
         Self {
             tasks: SegQueue::new(),
             idle: Idle::new(SEATS),
+            shared_seat,
             waiting: CachePadded::default(),
             inside: CachePadded::default(),
             generation: AtomicU32::new(0),
@@ -123,11 +128,21 @@ impl TaskQueue {
     }
 
     fn wait(&self, poller: &mut Poller) -> Option<&'static Slot> {
+        if let Some(seat) = poller.seat {
+            return self.search(seat, &mut poller.window);
+        }
+        self.shared_seat.wait();
+        let found = self.search(SHARED_SEAT, &mut poller.window);
+        self.shared_seat.post();
+        found
+    }
+
+    fn search(&self, seat: usize, window: &mut Window) -> Option<&'static Slot> {
         let since = now_ns();
         // One spinning thread is enough: the one that was first.
         let mut first = self.idle.start_searching();
         let found = loop {
-            let found = poller.window.look(since, first, || self.tasks.pop());
+            let found = window.look(since, first, || self.tasks.pop());
             if found.is_some() {
                 break found;
             }
@@ -136,18 +151,9 @@ impl TaskQueue {
             if self.finished.load(Ordering::Acquire) {
                 break self.tasks.pop();
             }
-            match poller.seat {
-                Some(seat) => {
-                    self.idle.sleep(seat, || self.has_nothing());
-                    poller.window.adapt(now_ns().saturating_sub(since));
-                    first = self.idle.searchers() == 1;
-                }
-                None => {
-                    self.stop_searching();
-                    std::thread::sleep(NAP);
-                    first = self.idle.start_searching();
-                }
-            }
+            self.idle.sleep(seat, || self.has_nothing());
+            window.adapt(now_ns().saturating_sub(since));
+            first = self.idle.searchers() == 1;
         };
         self.stop_searching();
         found
@@ -210,7 +216,7 @@ impl Intake for TaskQueue {
 
 /// What a thread that polls keeps from one poll to the next.
 struct Poller {
-    /// Its number in `Idle`, unless all are taken.
+    /// Its number in `Idle`, if there was one left.
     seat: Option<usize>,
     window: Window,
 }
@@ -247,7 +253,7 @@ impl Poller {
     fn new() -> Self {
         let mut seats = seats();
         let mut seat = seats.free.pop();
-        if seat.is_none() && seats.given < SEATS {
+        if seat.is_none() && seats.given < SHARED_SEAT {
             seat = Some(seats.given);
             seats.given += 1;
         }

@@ -1,6 +1,7 @@
 package io.github.nonblockingffi.host;
 
 import java.lang.System.Logger.Level;
+import java.util.Arrays;
 
 /** Lines for nginx's error log. */
 final class Log {
@@ -15,36 +16,38 @@ final class Log {
 
     private Log() {}
 
-    /** Writes what may have several lines, as one entry if it is short enough. */
+    /**
+     * Writes each line as an entry, a long one as several: the host writes an entry on
+     * one line, with control characters escaped, tabs of stack traces among them.
+     */
     static void write(long runtime, Level level, String message) {
         int nginx = level(level);
         if (nginx != 0) {
-            write(runtime, nginx, Failures.utf8(message));
+            String text = message.replace("\t", "    ");
+            text.lines().forEach(line -> write(runtime, nginx, Failures.utf8(line)));
         }
     }
 
-    private static void write(long runtime, int level, byte[] text) {
+    private static void write(long runtime, int level, byte[] line) {
         int start = 0;
         do {
-            int end = end(text, start);
-            byte[] entry = new byte[end - start];
-            System.arraycopy(text, start, entry, 0, entry.length);
+            int end = end(line, start);
+            byte[] entry = Arrays.copyOfRange(line, start, end);
             Native.log(runtime, level, entry, entry.length);
-            start = end < text.length && text[end] == '\n' ? end + 1 : end;
-        } while (start < text.length);
+            start = end;
+        } while (start < line.length);
     }
 
-    /** Where the entry that begins at {@code start} ends: behind whole lines. */
-    private static int end(byte[] text, int start) {
-        if (text.length - start <= ENTRY) {
-            return text.length;
+    /** Where the entry that begins at {@code start} ends: between characters. */
+    private static int end(byte[] line, int start) {
+        int end = start + ENTRY;
+        if (end >= line.length) {
+            return line.length;
         }
-        for (int at = start + ENTRY; at > start; at--) {
-            if (text[at] == '\n') {
-                return at;
-            }
+        while ((line[end] & 0xc0) == 0x80) {
+            end--;
         }
-        return start + ENTRY;
+        return end;
     }
 
     /** nginx's level, 0 for none. */
