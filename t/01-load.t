@@ -721,10 +721,12 @@ pool "small" exists already, with threads = 1
 TEA default small
 /tmp 1
 setup: socket_dirs must be a list of directories, got table
+--- no_error_log
+[error]
 
 
 
-=== TEST 21: entries that are none: another library's functions, data, any function
+=== TEST 22: entries that are none: another library's functions, data, any function
 --- http_config eval: $::HttpConfig
 --- config
     location = /t {
@@ -771,7 +773,7 @@ alive
 
 
 
-=== TEST 22: files that the dynamic linker would wait for, or die of
+=== TEST 23: files that the dynamic linker would wait for, or die of
 --- http_config eval
 $::HttpConfig . q{
     init_by_lua_block {
