@@ -8,7 +8,6 @@ local options = require "resty.nonblocking_ffi.options"
 local ffi_new = ffi.new
 local error = error
 local get = options.get
-local is_awaited = channel.is_awaited
 local next = next
 local pairs = pairs
 local tostring = tostring
@@ -88,20 +87,6 @@ end
 function _M.block(pool, entry)
     pool.last = pool.last + 1
     pool.blocked[pool.last] = entry
-end
-
-
-function channel.is_anybody_blocked()
-    for _, pool in pairs(made) do
-        for place = pool.first, pool.last do
-            local entry = pool.blocked[place]
-            if not entry.dead and is_awaited(entry.admission or entry.waiter)
-            then
-                return true
-            end
-        end
-    end
-    return false
 end
 
 
