@@ -476,3 +476,35 @@ fn timers_have_the_shutdown_timeout_and_requests_have_longer() {
     let line = "the timer got: nil, shutting down";
     assert!(nginx.log().contains(line), "{}", nginx.log());
 }
+
+/// The library is loaded for the first time by a request of a worker that is
+/// leaving.
+#[test]
+fn what_is_first_loaded_in_a_leaving_worker_works() {
+    let nginx = Nginx::builder()
+        .setup("shutdown_timeout = 20")
+        .location(
+            "/late",
+            "ngx.log(ngx.NOTICE, 'the request waits')
+             while not ngx.worker.exiting() do
+                 ngx.sleep(0.001)
+             end
+             local rt = harness.fault()
+             local res = assert(rt:call('sleep 50 1'))
+             local future = assert(rt:submit('echo 0 2'))
+             assert(rt:cast('echo 0 3'))
+             ngx.print(res, ' ', assert(future:wait()))",
+        )
+        .start();
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| nginx.text("/late"));
+        eventually("the old worker has the request", PATIENCE, || {
+            nginx.log().contains("the request waits")
+        });
+        nginx.reload();
+        assert_eq!(late.join().unwrap(), "sleep 50 1 echo 0 2");
+        nginx.wait_gone(worker, PATIENCE);
+    });
+    assert_eq!(nginx.counters().runs(3), [1; 3]);
+}

@@ -9,6 +9,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::completions::Completions;
 use super::{outbox, socket};
+use crate::errlog;
 use crate::memory;
 use crate::stats::Counter;
 use crate::sync::{fence, Ordering};
@@ -123,6 +124,11 @@ impl Mailbox {
         // Thousands of lines may wait: too much for the reserve.
         let pushed = !memory::is_short() && {
             let line = [b"nonblocking_ffi: [", name.as_bytes(), b"] ", text].concat();
+            if self.is_closed() {
+                // Nobody will take it any more.
+                errlog::write_line(level, &line);
+                return;
+            }
             let text = line.into();
             self.log.push(LogRecord { level, text }).is_ok()
         };

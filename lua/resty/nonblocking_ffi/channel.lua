@@ -42,6 +42,7 @@ local get_phase = ngx.get_phase
 local has_sleeper = waiting.has_sleeper
 local ngx = ngx
 local huge = math.huge
+local min = math.min
 local ngx_log = ngx.log
 local now = ngx.now
 local pairs = pairs
@@ -75,6 +76,9 @@ local WATCH = 0.01
 -- How long an exiting worker lets a task that runs come to its end, if nobody
 -- waits for it.
 local EXIT_RUNNING = 0.1
+-- How long languages have at the end of a worker that is told to stop: the
+-- master kills it after a second and a half.
+local STOP_ENDING = 0.6
 -- A timer that goes on waiting although it was told so often that the worker
 -- shuts down is ended: it would keep the worker for ever.
 local MAX_REFUSALS = 100
@@ -585,7 +589,10 @@ function _M.start()
     if state ~= "down" then
         return true
     end
-    if exiting then
+    if exiting or worker_exiting() then
+        -- The first timer of a worker makes a connection of nginx's that is
+        -- closed when the exit begins; now it would be left.
+        begin_exit()
         return false
     end
     local ok = timer_at(0, run)
@@ -614,15 +621,18 @@ end
 
 -- The VM ends: whatever reads its memory must have stopped when this returns.
 local function close(ptr)
+    local ending = options.defaults.shutdown_timeout
     local queued = 0
     if exiting then
         if _M.before_exit then
             pcall(_M.before_exit)
         end
-        queued = options.defaults.shutdown_timeout
+        queued = ending
+    else
+        ending = min(ending, STOP_ENDING)
     end
     client = nil
-    C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
+    C.nbffi_client_close(ptr, queued, EXIT_RUNNING, ending)
     -- What plugins had to say at their end.
     pcall(log.write_at_end, C, ptr, line, LINE_BYTES)
 end

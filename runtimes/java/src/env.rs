@@ -156,6 +156,23 @@ impl Env {
         self.unless_thrown(object)
     }
 
+    /// Calls a static method that returns a boolean.
+    ///
+    /// # Safety
+    /// As for `call_static_object`.
+    pub unsafe fn call_static_boolean(
+        &self,
+        class: jclass,
+        method: jmethodID,
+        arguments: &[jvalue],
+    ) -> Result<bool> {
+        // SAFETY: by the contract.
+        let value = unsafe {
+            (self.table().CallStaticBooleanMethodA)(self.0, class, method, arguments.as_ptr())
+        };
+        self.unless_thrown(value)
+    }
+
     /// Calls a static method that returns nothing.
     ///
     /// # Safety

@@ -32,6 +32,7 @@ pub struct Java {
     enter: jmethodID,
     leave: jmethodID,
     watch: jmethodID,
+    end: jmethodID,
     run: jmethodID,
 }
 
@@ -102,6 +103,7 @@ impl Java {
                 c"(Lio/github/nonblockingffi/host/Worker;)V",
             )?,
             watch: env.static_method(boot, c"watch", c"()V")?,
+            end: env.static_method(boot, c"end", c"()Z")?,
             run: env.method(
                 worker.ok_or_else(missing)?,
                 c"run",
@@ -199,5 +201,21 @@ impl Java {
         // SAFETY: `watch` of `Boot`, without arguments. It does not return; if
         // it did, nothing would be interrupted any more.
         let _ = unsafe { env.call_static_void(self.boot, self.watch, &[]) };
+    }
+
+    /// Runs what is to run when the process ends: shutdown hooks, as the JVM does
+    /// itself when its last thread has ended. The JVM is still there afterwards.
+    ///
+    /// # Errors
+    /// What was thrown: not by a hook.
+    pub fn end(&self, env: Env) -> Result<()> {
+        // SAFETY: `end` of `Boot`, without arguments.
+        if unsafe { env.call_static_boolean(self.boot, self.end, &[])? } {
+            let shutdown = env.find_class(c"java/lang/Shutdown")?;
+            let method = env.static_method(shutdown, c"shutdown", c"()V")?;
+            // SAFETY: found in this class, without arguments.
+            unsafe { env.call_static_void(shutdown, method, &[])? };
+        }
+        Ok(())
     }
 }

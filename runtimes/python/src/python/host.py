@@ -1,7 +1,7 @@
 """The host's own Python code: what is easier said in Python than in Rust.
 
 One instance per process, run before any plugin's code. `log`, `errors`,
-`modules` and `loop` are beside this file; they are in `sys.modules` under names
+`modules`, `exit` and `loop` are beside this file; they are in `sys.modules` under names
 that begin with `_nonblocking_ffi_`.
 """
 
@@ -47,6 +47,7 @@ sys.meta_path.insert(0, _Finder)
 import nonblocking_ffi  # noqa: E402
 from _nonblocking_ffi_errors import (  # noqa: E402
     describe, headline, place, report)
+from _nonblocking_ffi_exit import end, finish  # noqa: E402, F401
 from _nonblocking_ffi_log import ERR, install  # noqa: E402
 from _nonblocking_ffi_modules import Modules  # noqa: E402
 from nonblocking_ffi import Stopped  # noqa: E402, F401

@@ -33,6 +33,15 @@ final class Boot {
     }
 
     /**
+     * The worker ends.
+     *
+     * @return whether shutdown hooks are to be run
+     */
+    static boolean end() {
+        return ExitGuard.end();
+    }
+
+    /**
      * Makes a runtime.
      *
      * @return the {@link JavaRuntime}; or, as {@code byte[]}, why there is none

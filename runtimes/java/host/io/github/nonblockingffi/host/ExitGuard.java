@@ -14,6 +14,10 @@ final class ExitGuard implements Runnable {
 
     private static final String MESSAGE = "System.exit was called";
 
+    /** Whether somebody has called System.exit, and whether the worker ends. */
+    private static volatile boolean begun;
+    private static volatile boolean ending;
+
     /** Workers whose threads are lost. */
     private final Set<Worker> lost = new HashSet<>();
 
@@ -23,8 +27,22 @@ final class ExitGuard implements Runnable {
         Runtime.getRuntime().addShutdownHook(new Thread(new ExitGuard(), "nbffi-exit"));
     }
 
+    /**
+     * The worker ends, and nothing is to be kept from it.
+     *
+     * @return whether shutdown hooks are still to be run
+     */
+    static boolean end() {
+        ending = !begun;
+        return ending;
+    }
+
     @Override
     public void run() {
+        if (ending) {
+            return;
+        }
+        begun = true;
         while (true) {
             try {
                 failThoseWhoExit();
