@@ -139,5 +139,7 @@ def _leave(status):
     _exit(status)
 
 
+# As it is pickled, for one: a process that gets it has the original.
 _leave.__name__ = _leave.__qualname__ = "_exit"
+_leave.__module__ = "posix"
 os._exit = posix._exit = _leave
