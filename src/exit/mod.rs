@@ -88,6 +88,8 @@ fn end() {
     if ENDING.swap(true, Ordering::Relaxed) {
         return;
     }
+    // The handler that is running is off the list; a hook may call `exit`.
+    register();
     // Relaxed: as in `allow`.
     let time = Duration::from_nanos(TIME_NS.load(Ordering::Relaxed));
     let begun = Instant::now();
