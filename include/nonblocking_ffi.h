@@ -1,5 +1,5 @@
 /*
- * nonblocking_ffi.h - the plugin ABI of lua-resty-nonblocking-ffi, version 1.2
+ * nonblocking_ffi.h - the plugin ABI of lua-resty-nonblocking-ffi, version 1.3
  *
  * A plugin is a shared object that the host loads into an nginx worker. Lua
  * code sends it requests (bytes); it answers with responses (bytes). The host
@@ -21,7 +21,10 @@
  *           is never unloaded.
  *   No signal is blocked in threads of the host, nor need it be in others:
  *   what is nginx's reaches nginx.
- *   A worker that is killed, or told to stop at once, does not call close.
+ *   A worker that is killed, or told to stop at once, does not call close. What
+ *   is to happen once at the end of the process is for at_exit. A plugin must
+ *   not end the process itself; if it does, not with status 2, after which
+ *   nginx starts no other worker (exit(2) is changed to 1, _exit(2) cannot be).
  *
  * TWO KINDS OF PLUGINS
  *   blocking (flags = 0)
@@ -87,7 +90,7 @@ extern "C" {
 #endif
 
 #define NBFFI_ABI_MAJOR 1
-#define NBFFI_ABI_MINOR 2
+#define NBFFI_ABI_MINOR 3
 /* What goes into nbffi_plugin.abi_version. */
 #define NBFFI_ABI_VERSION \
     (((uint32_t) NBFFI_ABI_MAJOR << 16) | (uint32_t) NBFFI_ABI_MINOR)
@@ -137,6 +140,9 @@ typedef uint64_t nbffi_task;
 
 /* Releases what was handed over to respond_owned. */
 typedef void (*nbffi_release_fn)(void *arg, void *data);
+
+/* What at_exit has called. */
+typedef void (*nbffi_exit_fn)(void *arg, uint64_t deadline_ns);
 
 /*
  * The host, as one runtime sees it. `host` arguments are the pointer that
@@ -221,6 +227,20 @@ struct nbffi_host {
      * that other threads need. */
     int (*await_next)(const nbffi_host *host, nbffi_task *task,
                       const void **req, uint64_t *len);
+
+    /* Since 1.3. Has fn(arg, deadline_ns) called once when nginx ends the
+     * worker: on quit and reload, and on stop as far as there is time. For what
+     * belongs to the process and not to a runtime: closing the runtime does not
+     * take it back, and adding the same fn and arg again changes nothing.
+     * It is called on a thread of its own, beside those of other plugins, after
+     * runtimes with nothing in flight have been closed. Other runtimes may still
+     * be inside of call; log, config and name may be called if the runtime
+     * whose host that is has not been closed. The process ends when all
+     * have returned, and soon after deadline_ns of CLOCK_MONOTONIC if they have
+     * not. Then buffers of C's FILEs are flushed; handlers of atexit and
+     * destructors of libraries do not run.
+     * Returns NBFFI_OK; NBFFI_INVALID if fn is NULL; NBFFI_NO_MEMORY. */
+    int (*at_exit)(const nbffi_host *host, nbffi_exit_fn fn, void *arg);
 };
 
 /* What a plugin is. A static constant of the plugin. */

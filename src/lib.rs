@@ -8,6 +8,7 @@
 //! | [`memory`]  | what Rust code allocates from, and what it does when there is none |
 //! | [`sync`]    | atomics, behind one facade so that loom can replace them |
 //! | [`error`]   | one error enum, one status code per variant |
+//! | [`errlog`]  | a line in nginx's log that nginx cannot write |
 //! | [`stats`]   | counters and histograms |
 //! | [`task`]    | slots, their states, deadlines, cancellation, replies |
 //! | [`channel`] | completions and the wake-up of the event loop |
@@ -39,6 +40,7 @@ compile_error!("one of host-luajit (the default) and vendored-luajit is needed")
 
 pub mod channel;
 pub mod client;
+pub mod errlog;
 pub mod error;
 pub mod exit;
 pub mod ffi;

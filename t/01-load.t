@@ -240,9 +240,9 @@ works nil$
 --- request
 GET /t
 --- response_body_like
-(?-s)^nil .*ABI version 2\.0.* host has 1\.2.*
-nil .*ABI version 0\.9.* host has 1\.2.*
-nil .*ABI version 1\.7.* host has 1\.2.*
+(?-s)^nil .*ABI version 2\.0.* host has 1\.3.*
+nil .*ABI version 0\.9.* host has 1\.3.*
+nil .*ABI version 1\.7.* host has 1\.3.*
 inits: 0$
 --- no_error_log
 [error]
@@ -275,7 +275,7 @@ GET /t
 (?-s)^smaller: .*libentries.*descriptor.*
 flagged: .*libentries.*flags 0x40.*
 callless: .*libentries.*no call function.*
-refusing: .*libentries.*refuses.*1\.2.*
+refusing: .*libentries.*refuses.*1\.3.*
 inits: 0
 fits$
 --- no_error_log

@@ -452,7 +452,7 @@ fn crash_reporters_leave_their_faults_to_languages() {
         "report,go,python,on,java",
         "java,report,python,go,on,off,on",
     ];
-    nginx.allow_crashes(orders.len());
+    nginx.allow_crashes(orders.len(), "exited on signal");
     for order in orders {
         let worker = nginx.worker();
         let file = nginx.dir().join("prefix").join(order);

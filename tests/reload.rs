@@ -290,3 +290,221 @@ fn an_idle_worker_closes_its_runtimes_and_leaves_at_once() {
         assert_eq!(nginx.counters().get(Count::Closes), 4 * round);
     }
 }
+
+/// Ways to wait in a timer for what never comes, each with no time limit that
+/// matters. The error of each is logged.
+const ENDLESS: [(&str, &str); 11] = [
+    ("call", "return async:call('never', { timeout = 1e9 })"),
+    (
+        "wait",
+        "return async:submit('never', { timeout = 1e9 }):wait()",
+    ),
+    (
+        "wait_all",
+        "local _, errors = nbffi.wait_all {
+             async:submit('never', { timeout = 1e9 }),
+             async:submit('never', { timeout = 1e9 })
+         }
+         assert(errors[1] == errors[2], errors[2])
+         return nil, errors[1]",
+    ),
+    (
+        "wait_any",
+        "return nbffi.wait_any {
+             async:submit('never', { timeout = 1e9 }),
+             async:submit('never', { timeout = 1e9 })
+         }",
+    ),
+    (
+        "load",
+        "return nbffi.load {
+             runtime = 'c', library = 'fault', config = 'init_ms=3600000',
+             timeout = 1e9, pool = 'loading', name = 'slow'
+         }",
+    ),
+    (
+        "close",
+        "closed:cast('never', { timeout = 1e9 })
+         return closed:close(1e9)",
+    ),
+    (
+        "room",
+        "return full:call('sleep 3600000', { timeout = 1e9 })",
+    ),
+    (
+        "room to submit",
+        "return full:submit('sleep 3600000', { timeout = 1e9 })",
+    ),
+    (
+        "light thread",
+        "local thread = ngx.thread.spawn(function()
+             return async:call('never', { timeout = 1e9 })
+         end)
+         local _, res, err = ngx.thread.wait(thread)
+         return res, err",
+    ),
+    (
+        "watch",
+        "local res, err
+         while not ngx.worker.exiting() do
+             res, err = async:call('never', { timeout = 1e9 })
+         end
+         return res, err",
+    ),
+    (
+        "lua",
+        "return lua:call_fn { function()
+             local ffi = require 'ffi'
+             ffi.cdef 'int poll(void *, unsigned long, int);'
+             ffi.C.poll(nil, 0, 3600000)
+         end, timeout = 1e9 }",
+    ),
+];
+
+#[test]
+fn timers_that_wait_for_ever_leave_no_old_worker() {
+    let mut init_worker = String::from(
+        "local full = harness.fault {
+             name = 'full', pool = 'full', on_full = 'wait'
+         }
+         for i = 1, 2 do
+             assert(full:cast('sleep 3600000', { timeout = 1e9 }))
+         end
+         local async = harness.async()
+         local closed = harness.async { name = 'closed' }
+         local lua = assert(nbffi.load { runtime = 'lua', pool = 'lua' })
+         local function watch(name, wait)
+             ngx.timer.at(0, function()
+                 local res, err = wait()
+                 ngx.log(ngx.NOTICE, 'waited: ', name, ': ', res, ', ', err)
+             end)
+         end
+         -- Looks at no error.
+         ngx.timer.at(0, function()
+             while true do
+                 async:call('never', { timeout = 1e9 })
+             end
+         end)
+         ",
+    );
+    for (name, code) in ENDLESS {
+        init_worker.push_str(&format!("watch('{name}', function() {code} end)\n"));
+    }
+    let nginx = Nginx::builder()
+        .init(
+            "nbffi.pool('loading', { threads = 1 })
+             nbffi.pool('lua', { threads = 1 })
+             nbffi.pool('full', { threads = 1, max_queue = 1 })",
+        )
+        .setup("shutdown_timeout = 0.2")
+        .init_worker(&init_worker)
+        .start();
+    for round in 1..=3 {
+        let worker = nginx.worker();
+        // Of the ways above, the careless one, and what fills the pool.
+        eventually("all wait", PATIENCE, || {
+            nginx.counters().get(Count::Started) >= 11 * round
+        });
+        nginx.reload();
+        nginx.wait_gone(worker, PATIENCE);
+        for (name, _) in ENDLESS {
+            let line = format!("waited: {name}: nil, shutting down");
+            let count = nginx.log().matches(&line).count() as u64;
+            assert_eq!(count, round, "{line}\n{}", nginx.log());
+        }
+        let line = "a timer goes on calling although the worker shuts down";
+        let ended = nginx.log().matches(line).count() as u64;
+        assert_eq!(ended, round, "{}", nginx.log());
+    }
+}
+
+#[test]
+fn timers_have_the_shutdown_timeout_and_requests_have_longer() {
+    let nginx = Nginx::builder()
+        .setup("shutdown_timeout = 20")
+        .init_worker(
+            "local rt = harness.fault()
+             -- Flushes when the worker exits, beside one that began before.
+             ngx.timer.at(1e6, function(premature)
+                 assert(premature)
+                 for i = 1, 3 do
+                     local res, err = rt:call('sleep 30 ' .. i)
+                     ngx.log(ngx.NOTICE, 'flushed: ', res, err)
+                 end
+             end)
+             ngx.timer.at(0, function()
+                 local res, err = rt:call('sleep 300 4')
+                 ngx.log(ngx.NOTICE, 'flushed: ', res, err)
+             end)",
+        )
+        .start();
+    let worker = nginx.worker();
+    eventually("the long one runs", PATIENCE, || {
+        nginx.counters().get(Count::Started) == 1
+    });
+    nginx.reload();
+    nginx.wait_gone(worker, PATIENCE);
+    assert_eq!(nginx.counters().runs(4)[..3], [1; 3]);
+    for request in ["sleep 30 1", "sleep 30 2", "sleep 30 3", "sleep 300 4"] {
+        let line = format!("flushed: {request}nil");
+        assert!(nginx.log().contains(&line), "{line}\n{}", nginx.log());
+    }
+
+    let nginx = Nginx::builder()
+        .setup("shutdown_timeout = 0.05")
+        .location(
+            "/shared",
+            "local rt = harness.fault()
+             local future = rt:submit('sleep 1500 1')
+             ngx.timer.at(0, function()
+                 local res, err = future:wait()
+                 ngx.log(ngx.NOTICE, 'the timer got: ', res, ', ', err)
+             end)
+             ngx.print(future:wait())",
+        )
+        .start();
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        let request = scope.spawn(|| nginx.text("/shared"));
+        eventually("it runs", PATIENCE, || {
+            nginx.counters().get(Count::Started) == 1
+        });
+        nginx.reload();
+        assert_eq!(request.join().unwrap(), "sleep 1500 1");
+        nginx.wait_gone(worker, PATIENCE);
+    });
+    let line = "the timer got: nil, shutting down";
+    assert!(nginx.log().contains(line), "{}", nginx.log());
+}
+
+/// The library is loaded for the first time by a request of a worker that is
+/// leaving.
+#[test]
+fn what_is_first_loaded_in_a_leaving_worker_works() {
+    let nginx = Nginx::builder()
+        .setup("shutdown_timeout = 20")
+        .location(
+            "/late",
+            "ngx.log(ngx.NOTICE, 'the request waits')
+             while not ngx.worker.exiting() do
+                 ngx.sleep(0.001)
+             end
+             local rt = harness.fault()
+             local res = assert(rt:call('sleep 50 1'))
+             local future = assert(rt:submit('echo 0 2'))
+             assert(rt:cast('echo 0 3'))
+             ngx.print(res, ' ', assert(future:wait()))",
+        )
+        .start();
+    let worker = nginx.worker();
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| nginx.text("/late"));
+        eventually("the old worker has the request", PATIENCE, || {
+            nginx.log().contains("the request waits")
+        });
+        nginx.reload();
+        assert_eq!(late.join().unwrap(), "sleep 50 1 echo 0 2");
+        nginx.wait_gone(worker, PATIENCE);
+    });
+    assert_eq!(nginx.counters().runs(3), [1; 3]);
+}

@@ -378,6 +378,36 @@ fn a_worker_leaves_with_tasks_in_the_library() {
     assert!(nginx.clean_exits() >= 12, "{}", nginx.log());
 }
 
+/// A call without a time limit in a timer does not keep a worker either.
+#[test]
+fn a_watch_loop_leaves_no_old_worker() {
+    let library = Plugin::new();
+    let nginx = builder(&library.0)
+        .setup("shutdown_timeout = 0.02")
+        .init_worker(
+            "local rt = assert(ngx.load_ffi(rffi, 'pollers=1'))
+             ngx.timer.at(0, function()
+                 ngx.log(ngx.NOTICE, 'the watch begins')
+                 local ok, err
+                 repeat
+                     ok, err = rt:call('hold')
+                 until not ok
+                 ngx.log(ngx.NOTICE, 'the watch ends: ', err)
+             end)",
+        )
+        .start();
+    for round in 1..=3 {
+        let logged = |line: &str| nginx.log().matches(line).count();
+        eventually("it watches", PATIENCE, || {
+            logged("the watch begins") == round
+        });
+        let worker = nginx.worker();
+        nginx.reload();
+        nginx.wait_gone(worker, PATIENCE);
+        assert_eq!(logged("the watch ends: shutting down"), round);
+    }
+}
+
 #[test]
 fn reload_and_stop_under_load() {
     let library = Plugin::new();

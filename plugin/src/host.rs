@@ -1,9 +1,11 @@
 //! The host, as one runtime sees it: its configuration, its name, the log.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr::NonNull;
 use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use crate::sys;
 use crate::Error;
@@ -155,6 +157,34 @@ impl Host {
         }
     }
 
+    /// Has `work` called once when nginx ends the worker: on quit and reload, and
+    /// on stop as far as there is time. It gets the time by which it should
+    /// return; the process ends soon after that. For what belongs to the process:
+    /// closing the runtime does not take it back, and each call adds one more. It
+    /// runs on a thread of its own, and other runtimes may still be running tasks.
+    ///
+    /// # Errors
+    ///
+    /// If the runtime is closed, or the host is out of memory.
+    pub fn at_exit(&self, work: impl FnOnce(Instant) + Send + 'static) -> Result<(), Error> {
+        let guard = self.shared.raw.read().unwrap_or_else(|e| e.into_inner());
+        let Some(raw) = &*guard else {
+            return Err(Error::msg("the runtime is closed"));
+        };
+        let host = raw.0.as_ptr();
+        let work: Work = Box::new(work);
+        let arg = Box::into_raw(Box::new(work));
+        // SAFETY: not disconnected, and the guard keeps it so: the table is valid.
+        // `run_at_exit` takes what `arg` is, and is called once.
+        let status = unsafe { ((*host).at_exit)(host, Some(run_at_exit), arg.cast()) };
+        if status != sys::NBFFI_OK {
+            // SAFETY: the host has not taken it.
+            drop(unsafe { Box::from_raw(arg) });
+            return Err(Error::msg("no memory"));
+        }
+        Ok(())
+    }
+
     /// [`Host::log`] with [`Level::Error`].
     pub fn error(&self, message: impl fmt::Display) {
         self.log(Level::Error, message);
@@ -187,6 +217,18 @@ impl fmt::Debug for Host {
             .field("name", &self.shared.name)
             .finish_non_exhaustive()
     }
+}
+
+/// What [`Host::at_exit`] was given.
+type Work = Box<dyn FnOnce(Instant) + Send>;
+
+unsafe extern "C" fn run_at_exit(arg: *mut c_void, deadline_ns: u64) {
+    // SAFETY: made by `at_exit` from a box; called once.
+    let work = unsafe { Box::from_raw(arg.cast::<Work>()) };
+    let left = Duration::from_nanos(deadline_ns.saturating_sub(crate::task::monotonic_ns()));
+    // Nobody can be told of a panic; it must not reach the host. Unwind safety:
+    // nothing of this function's is used after it.
+    let _ = catch_unwind(AssertUnwindSafe(|| work(Instant::now() + left)));
 }
 
 /// Copies `len` bytes; NULL is nothing.

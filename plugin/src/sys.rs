@@ -1,4 +1,4 @@
-//! The plugin ABI, version 1.2: `include/nonblocking_ffi.h` in Rust.
+//! The plugin ABI, version 1.3: `include/nonblocking_ffi.h` in Rust.
 //!
 //! Names are those of the header, which documents them. `tests/abi.rs`
 //! compiles the header and compares every offset, size, type and constant.
@@ -10,7 +10,7 @@ use std::ffi::{c_char, c_int, c_void};
 /// Major version of the ABI; plugin and host must agree.
 pub const NBFFI_ABI_MAJOR: u32 = 1;
 /// Minor version of the ABI; the host's must not be older.
-pub const NBFFI_ABI_MINOR: u32 = 2;
+pub const NBFFI_ABI_MINOR: u32 = 3;
 /// Both versions in one number.
 pub const NBFFI_ABI_VERSION: u32 = (NBFFI_ABI_MAJOR << 16) | NBFFI_ABI_MINOR;
 
@@ -54,6 +54,9 @@ pub type nbffi_task = u64;
 /// Releases what was handed over to `respond_owned`.
 pub type nbffi_release_fn = unsafe extern "C" fn(arg: *mut c_void, data: *mut c_void);
 
+/// What `at_exit` has called.
+pub type nbffi_exit_fn = unsafe extern "C" fn(arg: *mut c_void, deadline_ns: u64);
+
 /// The host's functions, as one runtime sees them.
 #[repr(C)]
 #[allow(missing_docs, reason = "documented in the header")]
@@ -93,6 +96,12 @@ pub struct nbffi_host {
         task: *mut nbffi_task,
         req: *mut *const c_void,
         len: *mut u64,
+    ) -> c_int,
+    /// Since 1.3.
+    pub at_exit: unsafe extern "C" fn(
+        host: *const nbffi_host,
+        function: Option<nbffi_exit_fn>,
+        arg: *mut c_void,
     ) -> c_int,
 }
 

@@ -363,7 +363,7 @@ impl Submission {
 
 /// CLOCK_MONOTONIC in nanoseconds, the clock of deadlines. `Instant` is the
 /// same clock but does not tell its value.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

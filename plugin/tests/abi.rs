@@ -35,7 +35,7 @@ fn ours() -> BTreeMap<String, i128> {
     }
     fields! { nbffi_host:
         abi_version size log config name deadline_ns is_cancelled alloc respond_buffer respond
-        respond_owned fail set_status next await_next
+        respond_owned fail set_status next await_next at_exit
     }
     fields! { nbffi_plugin: abi_version size flags reserved init call close }
     fields! { nbffi_task: }

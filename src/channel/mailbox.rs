@@ -10,6 +10,7 @@ use crossbeam_queue::ArrayQueue;
 use super::completions::Completions;
 use super::line::printable;
 use super::{outbox, socket};
+use crate::errlog;
 use crate::memory;
 use crate::stats::Counter;
 use crate::sync::{fence, Ordering};
@@ -136,7 +137,13 @@ impl Mailbox {
         // Thousands of lines may wait: too much for the reserve.
         let pushed = !memory::is_short() && {
             let text = printable(text, LOG_LINE_BYTES);
-            let text = format!("nonblocking_ffi: [{name}] {text}").into();
+            let line = format!("nonblocking_ffi: [{name}] {text}");
+            if self.is_closed() {
+                // Nobody will take it any more.
+                errlog::write_line(level, line.as_bytes());
+                return;
+            }
+            let text = line.into();
             self.log.push(LogRecord { level, text }).is_ok()
         };
         if !pushed {

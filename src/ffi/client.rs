@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{guard, ErrorBuffer, Text, PANICKED};
 use crate::channel::socket::Doorway;
 use crate::client::Client;
+use crate::errlog;
 use crate::error::Error;
 use crate::exit;
 use crate::memory;
@@ -251,22 +252,31 @@ fn wait_while(seconds: f64, condition: impl Fn() -> bool) {
 
 /// The VM ends, and with it the memory of every request. Lets queued tasks run
 /// for up to `queued` seconds and running ones for up to `running` seconds
-/// more. If then one still runs, the process must end here and now, and does
-/// so if `exiting`.
+/// more. If then one still runs, the process must end here and now, and does.
+/// `ending` is the seconds that its orderly end may take, whenever it comes.
 ///
 /// # Safety
 /// `client` is live.
 #[no_mangle]
-pub unsafe extern "C" fn nbffi_client_close(client: *mut Client, queued: f64, running: f64) {
+pub unsafe extern "C" fn nbffi_client_close(
+    client: *mut Client,
+    queued: f64,
+    running: f64,
+    ending: f64,
+) {
     guard((), || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
+        exit::allow(Duration::try_from_secs_f64(ending).unwrap_or(Duration::MAX));
         client.flush();
         wait_while(queued, || client.unfinished().0 > 0);
         client.mailbox().close();
         wait_while(running, || client.unfinished() != (0, 0));
         if client.unfinished().1 > 0 {
             // A plugin may be reading a string that is about to be freed.
+            while let Some(record) = client.mailbox().take_log() {
+                errlog::write_line(record.level, record.text.as_bytes());
+            }
             exit::now(0);
         }
     });

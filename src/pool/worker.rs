@@ -67,6 +67,14 @@ pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
     thread.begun.filter(|_| ptr::eq(thread.running(), runtime))
 }
 
+/// The runtime that the calling thread is inside of, as [`pull`] knows it; null
+/// if it is inside of none, or no pool thread.
+pub fn running() -> *const () {
+    // SAFETY: as in `seat`; the field that is read is an atomic.
+    let thread = unsafe { CURRENT.get().as_ref() };
+    thread.map_or(ptr::null(), Thread::running)
+}
+
 /// Begins the next task for the runtime that the calling pool thread is inside
 /// of, if the next task is for it and the thread was not recalled. It must be run as
 /// `Runner::run` says. If there is none, the thread may `wait` for one in here, as it

@@ -12,6 +12,7 @@ use nonblocking_ffi_plugin::sys;
 use super::{settle, Outcome};
 use crate::channel::Mailbox;
 use crate::error::Error;
+use crate::exit;
 use crate::pool;
 use crate::sync::now_ns;
 use crate::task::reply::{Reply, INLINE_BYTES};
@@ -54,6 +55,7 @@ impl HostTable {
                 set_status,
                 next: next::<false>,
                 await_next: next::<true>,
+                at_exit,
             },
             mailbox,
             name,
@@ -355,5 +357,23 @@ unsafe extern "C" fn next<const WAIT: bool>(
             *len = begun.request_len as u64;
         }
         1
+    })
+}
+
+unsafe extern "C" fn at_exit(
+    _host: *const sys::nbffi_host,
+    function: Option<sys::nbffi_exit_fn>,
+    arg: *mut c_void,
+) -> c_int {
+    guard(sys::NBFFI_NO_MEMORY, || {
+        let Some(function) = function else {
+            return sys::NBFFI_INVALID;
+        };
+        // SAFETY: the plugin passes them for that.
+        let hook = unsafe { exit::Hook::new(function, arg) };
+        match exit::add(hook) {
+            true => sys::NBFFI_OK,
+            false => sys::NBFFI_NO_MEMORY,
+        }
     })
 }

@@ -216,6 +216,15 @@ impl Runtime {
     }
 }
 
+/// The name of the runtime that the calling thread is inside of, if it is a pool
+/// thread and inside of one. Takes no lock.
+pub fn current_name() -> Option<&'static str> {
+    let runtime: *const Runtime = pool::running().cast();
+    // SAFETY: all that pool threads run is of runtimes, and a runtime is freed
+    // when no thread is inside of it. The name is used by this thread, in there.
+    unsafe { runtime.as_ref() }.map(|runtime| runtime.options.name.as_str())
+}
+
 /// Ends a task that its host has done with, unless it is complete.
 pub fn settle(slot: &'static Slot, generation: u32, outcome: Outcome) {
     let failed = match outcome {

@@ -89,7 +89,8 @@ void nbffi_may_hold(nbffi_client *client, bool may_hold);
 void nbffi_log_level(nbffi_client *client, uint8_t level);
 int32_t nbffi_log_take(nbffi_client *client, char *line, size_t size);
 void nbffi_block(nbffi_client *client, double seconds);
-void nbffi_client_close(nbffi_client *client, double queued, double running);
+void nbffi_client_close(nbffi_client *client, double queued, double running,
+    double ending);
 
 uint32_t nbffi_cores(void);
 double nbffi_vm_monotonic(void);

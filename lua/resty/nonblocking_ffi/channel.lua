@@ -16,6 +16,10 @@
 -- When the worker is told to exit, nginx-lua fires all pending timers at once:
 -- the sentinel is one. From then on the drain polls, and ends when no call
 -- waits. Calls that requests make even later poll for themselves.
+--
+-- Requests may wait as long as they want to. Timers belong to nobody whom
+-- nginx could hang up on: their waits end, with "shutting down", after
+-- `shutdown_timeout`.
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
@@ -33,23 +37,28 @@ local ffi_gc = ffi.gc
 local ffi_new = ffi.new
 local ffi_sizeof = ffi.sizeof
 local ffi_string = ffi.string
+local get_phase = ngx.get_phase
 local has_sleeper = waiting.has_sleeper
+local huge = math.huge
 local min = math.min
 local ngx = ngx
 local ngx_log = ngx.log
 local pairs = pairs
 local pcall = pcall
+local setmetatable = setmetatable
 local sleep = ngx.sleep
 local sleep_on = waiting.sleep_on
 local timer_at = ngx.timer.at
 local tostring = tostring
 local wake = waiting.wake
+local worker_exiting = ngx.worker.exiting
 
 local CHUNK = cdefs.CHUNK
 local LACK = codec.LACK
 local LONGEST = waiting.LONGEST
 local NO_MEMORY = cdefs.NO_MEMORY
 local RUNTIME = cdefs.RUNTIME
+local SHUTTING_DOWN = cdefs.SHUTTING_DOWN
 
 local BATCH = 64
 -- In a completion: its slot is somebody else's to release.
@@ -67,6 +76,12 @@ local WATCH = 0.01
 -- How long an exiting worker lets a task that runs come to its end, if nobody
 -- waits for it.
 local EXIT_RUNNING = 0.1
+-- How long languages have at the end of a worker that is told to stop: the
+-- master kills it after a second and a half.
+local STOP_ENDING = 0.6
+-- A timer that goes on waiting although it was told so often that the worker
+-- shuts down is ended: it would keep the worker for ever.
+local MAX_REFUSALS = 100
 
 
 local _M = {
@@ -75,8 +90,8 @@ local _M = {
     client = nil,
     -- texts of the errors, by code
     texts = {},
-    -- whether some coroutine waits for room in a pool; set by pool.lua
-    is_anybody_blocked = nil,
+    -- whether the worker exits: then `may_wait` says who may wait
+    exiting = false,
 }
 
 
@@ -94,12 +109,20 @@ local line_buffer
 -- for every slot.
 local waiters, requests = {}, {}
 _M.requests = requests
+-- The waiters, as keys, on which a coroutine began to sleep when they had no
+-- slot: for room in a pool, for one of several futures. A coroutine that was
+-- killed leaves its own here, as long as anybody else knows it.
+local slotless = setmetatable({}, { __mode = "k" })
 -- Called after completions were delivered.
 local hooks = {}
 
 -- "down", "starting" or "up".
 local state = "down"
 local exiting = false
+-- When waits of timers end, once the worker exits.
+local timers_end = huge
+-- The key of how often a timer was refused, in its ngx.ctx.
+local REFUSALS = {}
 local flushes
 local flush_posted = false
 
@@ -316,6 +339,37 @@ end
 _M.clock = clock
 
 
+-- Notes that the worker exits.
+local function begin_exit()
+    if not _M.exiting then
+        _M.exiting = true
+        exiting = true
+        timers_end = clock() + options.defaults.shutdown_timeout
+    end
+end
+
+
+-- Whether the calling coroutine may wait, while the worker exits: true; or nil
+-- and an error, if it is a timer's whose time is over. Then it yields, since
+-- many timers call in a loop, and some of these loops look at no error.
+local function may_wait()
+    if clock() < timers_end or get_phase() ~= "timer" then
+        return true
+    end
+    local ctx = ngx.ctx
+    local refusals = (ctx[REFUSALS] or 0) + 1
+    ctx[REFUSALS] = refusals
+    if refusals > MAX_REFUSALS then
+        ngx_log(ngx.ERR, "nonblocking_ffi: a timer goes on calling although ",
+                "the worker shuts down: it is ended")
+        ngx.exit(ngx.OK)
+    end
+    sleep(POLL)
+    return nil, _M.texts[SHUTTING_DOWN]
+end
+_M.may_wait = may_wait
+
+
 -- Seconds until the deadline of a waiter that is not done.
 local function time_left(waiter)
     local deadline = waiter.deadline
@@ -330,17 +384,30 @@ _M.time_left = time_left
 -- Waits until a waiter is done, or until `finish`, by the clock, but by default
 -- until its deadline; which is in so many seconds. True if it is done; false
 -- if it is not, and never before that time; nil and an error if the coroutine
--- could not wait.
+-- could not wait, or not so long.
 local function wait(waiter, seconds, finish)
     if waiter.done then
         return true
+    end
+    if exiting then
+        local ok, err = may_wait()
+        if not ok then
+            return nil, err
+        end
     end
     if state == "down" and not _M.start() then
         sleep(POLL)
         drain()
         write_log()
     else
+        local lone = not waiter.slot
+        if lone then
+            slotless[waiter] = true
+        end
         local ok, err = sleep_on(waiter, seconds)
+        if lone then
+            slotless[waiter] = nil
+        end
         if not ok and err ~= "timeout" then
             return nil, err
         end
@@ -360,20 +427,8 @@ _M.wait = wait
 -- Whether some coroutine still has to get the result of a waiter that is not
 -- done, before the deadline.
 local function is_awaited(waiter)
-    if time_left(waiter) <= 0 then
-        return false
-    end
-    if has_sleeper(waiter) then
-        return true
-    end
-    for watcher in pairs(waiter.watchers or {}) do
-        if has_sleeper(watcher) then
-            return true
-        end
-    end
-    return false
+    return time_left(waiter) > 0 and has_sleeper(waiter)
 end
-_M.is_awaited = is_awaited
 
 
 local function anybody_waits()
@@ -382,7 +437,37 @@ local function anybody_waits()
             return true
         end
     end
-    return _M.is_anybody_blocked()
+    for waiter in pairs(slotless) do
+        if has_sleeper(waiter) then
+            return true
+        end
+    end
+    return false
+end
+
+
+local function wake_sleepers(waiter)
+    if has_sleeper(waiter) then
+        waiter.sema:post(waiter.sleeping)
+    end
+end
+
+
+-- Has all who sleep look whether they may, if the time of timers is over.
+local timers_ended = false
+local function end_timers()
+    if timers_ended or clock() < timers_end then
+        return
+    end
+    timers_ended = true
+    for _, waiter in pairs(waiters) do
+        if waiter then
+            wake_sleepers(waiter)
+        end
+    end
+    for waiter in pairs(slotless) do
+        wake_sleepers(waiter)
+    end
 end
 
 
@@ -424,7 +509,7 @@ end
 
 
 local function sentinel()
-    exiting = true
+    begin_exit()
     turns.served(false)
     C.nbffi_may_hold(client, false)
     C.nbffi_channel_wake(client)
@@ -448,6 +533,7 @@ local function serve()
         drain()
         write_log()
         if exiting then
+            end_timers()
             if not anybody_waits() then
                 return
             end
@@ -478,7 +564,7 @@ end
 
 local function run(premature)
     if premature then
-        exiting = true
+        begin_exit()
         state = "down"
         return
     end
@@ -501,7 +587,10 @@ function _M.start()
     if state ~= "down" then
         return true
     end
-    if exiting then
+    if exiting or worker_exiting() then
+        -- The first timer of a worker makes a connection of nginx's that is
+        -- closed when the exit begins; now it would be left.
+        begin_exit()
         return false
     end
     -- Without a connection for the timer, nginx-lua raises an error.
@@ -534,15 +623,18 @@ end
 
 -- The VM ends: whatever reads its memory must have stopped when this returns.
 local function close(ptr)
+    local ending = options.defaults.shutdown_timeout
     local queued = 0
     if exiting then
         if _M.before_exit then
             pcall(_M.before_exit)
         end
-        queued = options.defaults.shutdown_timeout
+        queued = ending
+    else
+        ending = min(ending, STOP_ENDING)
     end
     client = nil
-    C.nbffi_client_close(ptr, queued, EXIT_RUNNING)
+    C.nbffi_client_close(ptr, queued, EXIT_RUNNING, ending)
     -- What plugins had to say at their end.
     pcall(log.write_at_end, C, ptr, line, LINE_BYTES)
 end

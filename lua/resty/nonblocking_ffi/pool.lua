@@ -9,7 +9,6 @@ local ffi_new = ffi.new
 local error = error
 local get = options.get
 local ipairs = ipairs
-local is_awaited = channel.is_awaited
 local next = next
 local pairs = pairs
 local tostring = tostring
@@ -83,20 +82,6 @@ end
 function _M.block(pool, entry)
     pool.last = pool.last + 1
     pool.blocked[pool.last] = entry
-end
-
-
-function channel.is_anybody_blocked()
-    for _, pool in pairs(made) do
-        for place = pool.first, pool.last do
-            local entry = pool.blocked[place]
-            if not entry.dead and is_awaited(entry.admission or entry.waiter)
-            then
-                return true
-            end
-        end
-    end
-    return false
 end
 
 

@@ -41,6 +41,7 @@ local DONE = cdefs.DONE
 local LACK = codec.LACK
 local NO_MEMORY = cdefs.NO_MEMORY
 local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
+local SHUTTING_DOWN = cdefs.SHUTTING_DOWN
 -- A place in `requests` that no slot has.
 local POSTING = -1
 local TIMEOUT = cdefs.TIMEOUT
@@ -151,14 +152,15 @@ local function await(self, waiter, seconds, entry)
         recycle(waiter)
         return trimmed(res, failed, code, message)
     end
+    local why = err == texts[SHUTTING_DOWN] and SHUTTING_DOWN or TIMEOUT
     if waiter.slot then
-        channel.abandon(waiter, TIMEOUT)
+        channel.abandon(waiter, why)
     else
         entry.dead = true
-        C.nbffi_count(self.ptr, TIMEOUT)
+        C.nbffi_count(self.ptr, why)
     end
     recycle(waiter)
-    return nil, err or texts[TIMEOUT]
+    return nil, err or texts[why]
 end
 
 
@@ -170,6 +172,9 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
     end
     if self.closing then
         return refuse(self, CLOSED)
+    end
+    if channel.exiting and not channel.may_wait() then
+        return refuse(self, SHUTTING_DOWN)
     end
 
     local waits = self.waits

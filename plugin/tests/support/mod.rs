@@ -168,6 +168,7 @@ impl Runtime {
                 next,
                 // It may always be wanted elsewhere.
                 await_next: next,
+                at_exit,
             },
             plugin,
             state: null_mut(),
@@ -577,6 +578,15 @@ pub fn load_c(source: &std::path::Path, output: &str) -> Box<Runtime> {
         std::mem::transmute::<*mut c_void, nbffi_plugin_entry_fn>(symbol)
     };
     Runtime::load(entry, "").unwrap()
+}
+
+/// This host never ends.
+unsafe extern "C" fn at_exit(
+    _host: *const nbffi_host,
+    _function: Option<nbffi_exit_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
 }
 
 unsafe extern "C" fn next(

@@ -41,7 +41,7 @@ clock_ns(clockid_t clock)
     return (uint64_t) now.tv_sec * 1000000000u + (uint64_t) now.tv_nsec;
 }
 
-/* Hosts of version 1.0 have neither of the two, those of 1.1 not the second. */
+/* Hosts of version 1.0 have none of the functions that came later. */
 #define HAS(host, function) \
     ((host)->size >= offsetof(nbffi_host, function) + sizeof((host)->function))
 
@@ -195,6 +195,13 @@ typedef struct {
     uint64_t           instance;
 } runtime;
 
+static void
+end(void *arg, uint64_t deadline_ns)
+{
+    (void) arg;
+    nbffiGoExit((int64_t) deadline_ns - (int64_t) clock_ns(CLOCK_MONOTONIC));
+}
+
 static int
 init(const nbffi_host *host, int framed, void **state, char *err,
      uint64_t err_size)
@@ -205,6 +212,10 @@ init(const nbffi_host *host, int framed, void **state, char *err,
         return 1;
     }
     rt->host = host;
+    if (HAS(host, at_exit)) {
+        /* The same each time: the host takes it once. */
+        host->at_exit(host, end, NULL);
+    }
     rt->instance = nbffiGoInit((nbffi_host *) host, framed, err, err_size);
     if (rt->instance == 0) {
         free(rt);

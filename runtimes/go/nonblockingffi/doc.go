@@ -33,10 +33,13 @@
 // within microseconds it is called without that detour, on the thread that
 // brought the request; see [Goroutines].)
 //
+// What is to be done once at the end of the worker is for [OnExit].
+//
 // An error that a function returns is the caller's error. A panic is one too,
 // and its stack is logged; nginx goes on. What Go cannot recover from ends the
 // worker: a panic in a goroutine that the function started, a concurrent write
-// to a map, os.Exit, log.Fatal. A function must not call [runtime.Goexit].
+// to a map, os.Exit, log.Fatal. A function must not call [runtime.Goexit], and
+// nothing must call os.Exit with 2: nginx starts no other worker then.
 //
 // # What is nginx's
 //

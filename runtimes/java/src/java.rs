@@ -208,4 +208,16 @@ impl Java {
         // it did, nothing would be interrupted any more.
         let _ = unsafe { env.call_static_void(self.boot, self.watch, &[]) };
     }
+
+    /// Runs what is to run when the process ends: shutdown hooks, as the JVM does
+    /// itself when its last thread has ended. The JVM is still there afterwards.
+    ///
+    /// # Errors
+    /// What was thrown: not by a hook.
+    pub fn end(&self, env: Env) -> Result<()> {
+        let shutdown = env.find_class(SHUTDOWN)?;
+        let method = env.static_method(shutdown, c"shutdown", c"()V")?;
+        // SAFETY: found in this class, without arguments.
+        unsafe { env.call_static_void(shutdown, method, &[]) }
+    }
 }

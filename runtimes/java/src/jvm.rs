@@ -1,7 +1,8 @@
 //! The JVM: there can be one in a process, and it stays.
 //!
 //! It is made by a thread of our own, with an ample stack, which then is the
-//! watch's (`Watch.java`). It is never destroyed: nginx's worker leaves with `_exit`.
+//! watch's (`Watch.java`). It is never destroyed: nginx's worker leaves with `_exit`,
+//! after shutdown hooks have run (`end.rs`).
 //!
 //! A JVM that cannot start (too large a heap, for instance) ends the process,
 //! as `java` would. But it calls a hook first, on the thread that makes it: ours
@@ -307,6 +308,10 @@ unsafe extern "C" fn print(_file: *mut c_void, format: *const c_char, list: *mut
 
 extern "C" fn on_exit(code: jint) {
     give_up(&format!("it exits with code {code}"));
+    // Runtime.halt, for instance. Not `_exit`, which some versions call: the host
+    // logs who it was, and sees to the status.
+    // SAFETY: the host's handler ends the process at once, whatever threads run.
+    unsafe { libc::exit(code) };
 }
 
 extern "C" fn on_abort() {

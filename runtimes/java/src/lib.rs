@@ -11,6 +11,7 @@
 //! | [`options`]   | its arguments |
 //! | [`jvm`]       | making it |
 //! | [`signals`]   | whose signals are whose |
+//! | [`end`]       | shutdown hooks run when the process ends |
 //! | [`env`]       | the functions of JNI |
 //! | [`java`]      | the Java half, as seen from here |
 //! | [`natives`]   | this half, as seen from Java |
@@ -30,6 +31,7 @@
 //! less than any object of JNI's. Larger ones are copied once, or not at all.
 
 mod config;
+mod end;
 mod env;
 mod frame;
 mod java;

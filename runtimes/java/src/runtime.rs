@@ -11,6 +11,7 @@ use jni_sys::jobject;
 use nonblocking_ffi_plugin::sys;
 
 use crate::config::Config;
+use crate::end;
 use crate::jvm::{self, Jvm};
 use crate::thread;
 
@@ -99,6 +100,8 @@ impl Runtime {
         let (name, config) = unsafe { (text(host, table.name), text(host, table.config)) };
         let config = Config::parse(config)?;
         let jvm = jvm::obtain(&config)?;
+        // SAFETY: by the contract.
+        unsafe { end::register(host, jvm) }?;
         // Relaxed: only unique.
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let mut flags = String::new();

@@ -103,6 +103,15 @@ unsafe extern "C" fn set_status(_: nbffi_task, _: i64, _: *const c_char, _: u64)
     NBFFI_OK
 }
 
+/// This host never ends.
+unsafe extern "C" fn at_exit(
+    _host: *const nbffi_host,
+    _function: Option<nbffi_exit_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
+}
+
 unsafe extern "C" fn next(
     _: *const nbffi_host,
     task: *mut nbffi_task,
@@ -150,6 +159,7 @@ impl Runtime {
                 set_status,
                 next,
                 await_next: next,
+                at_exit,
             },
             config: fields.iter().map(frame).collect::<String>().into_bytes(),
         });

@@ -45,8 +45,9 @@ const STACK_BYTES: usize = 8 << 20;
 /// The host's own Python code.
 const HOST: &str = include_str!("python/host.py");
 /// What it imports, and what plugins do.
-const SOURCES: [(&CStr, &str); 8] = [
+const SOURCES: [(&CStr, &str); 9] = [
     (c"_nonblocking_ffi_errors", include_str!("python/errors.py")),
+    (c"_nonblocking_ffi_exit", include_str!("python/exit.py")),
     (c"_nonblocking_ffi_faults", include_str!("python/faults.py")),
     (c"_nonblocking_ffi_log", include_str!("python/log.py")),
     (c"_nonblocking_ffi_loop", include_str!("python/loop.py")),
@@ -83,6 +84,8 @@ struct Host {
     close: Ref,
     collect: Ref,
     describe: Ref,
+    end: Ref,
+    finish: Ref,
     task_of_loop: Ref,
     stopped: Ref,
 }
@@ -272,6 +275,8 @@ fn load_host(gil: Gil) -> Result<Host> {
         close: gil.attribute(&host, c"close")?,
         collect: gil.attribute(&host, c"collect")?,
         describe: gil.attribute(&host, c"describe")?,
+        end: gil.attribute(&host, c"end")?,
+        finish: gil.attribute(&host, c"finish")?,
         task_of_loop: gil.attribute(&host, c"task_of_loop")?,
         stopped: gil.attribute(&host, c"Stopped")?,
     })
@@ -398,6 +403,20 @@ impl Interpreter {
     /// Frees what closed runtimes have left, once nothing of theirs is held.
     pub fn collect(&self, gil: Gil) {
         if gil.call(&self.host.collect, []).is_err() {
+            gil.take_exception();
+        }
+    }
+
+    /// Does what is to be done when the process ends; on Python's main thread.
+    pub fn end(&self, gil: Gil) {
+        if gil.call(&self.host.end, []).is_err() {
+            gil.take_exception();
+        }
+    }
+
+    /// Does what of that must not wait any longer; on any other thread.
+    pub fn finish(&self, gil: Gil) {
+        if gil.call(&self.host.finish, []).is_err() {
             gil.take_exception();
         }
     }

@@ -28,6 +28,7 @@
 //! [`TURN_TICKS`] is such a case; then Python is asked which task it is in.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,9 +67,14 @@ impl Pulse {
     pub fn start(&self) {
         // SeqCst: partner of the store in `rest`; see `Record::enter`.
         if !self.ticking.load(Ordering::SeqCst) {
-            *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            self.changed.notify_one();
+            self.wake();
         }
+    }
+
+    /// Wakes the keeper, whatever runs.
+    fn wake(&self) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_one();
     }
 
     /// Sleeps until something runs.
@@ -99,6 +105,27 @@ struct Sighting {
     stopped: Option<Instant>,
 }
 
+/// Who waits for the end of Python, as the process ends.
+static END: Mutex<Option<SyncSender<()>>> = Mutex::new(None);
+
+/// Has the keeper, which is Python's main thread, do what is to be done when the
+/// process ends. True if that took no longer than `limit`. To be called once.
+pub fn end(limit: Duration) -> bool {
+    let (done, is_done) = mpsc::sync_channel(1);
+    *END.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+    PULSE.wake();
+    is_done.recv_timeout(limit).is_ok()
+}
+
+fn end_if_asked(interpreter: &'static Interpreter) {
+    let asked = END.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(done) = asked {
+        interpreter.end(threads::attach(interpreter.api()).gil());
+        // Nobody waits any more if it took too long.
+        let _ = done.send(());
+    }
+}
+
 /// The life of the keeper.
 pub fn live(interpreter: &'static Interpreter) -> ! {
     let mut sightings: Vec<Sighting> = Vec::new();
@@ -106,6 +133,7 @@ pub fn live(interpreter: &'static Interpreter) -> ! {
     loop {
         PULSE.rest();
         while idle < IDLE_TICKS {
+            end_if_asked(interpreter);
             std::thread::sleep(TICK);
             idle = if look(&mut sightings) { 0 } else { idle + 1 };
             if sightings.iter().any(Sighting::is_suspect) {

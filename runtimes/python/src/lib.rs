@@ -34,6 +34,7 @@
 //! | [`threads`] | attaching threads; what runs on them |
 //! | [`keeper`] | stops what runs past its deadline |
 //! | [`runtime`] | one runtime: init, call, close |
+//! | [`exit`] | what is done when the process ends |
 //! | [`inbox`] | tasks on their way to a loop |
 //! | [`reply`] | what a function returned, as a response |
 //! | [`builtins`] | what Python code may call: the module `_nonblocking_ffi` |
@@ -54,13 +55,14 @@
 //! # The end
 //!
 //! Python is never finalised. A worker leaves with `_exit` while threads may be
-//! running Python; nothing of Python's is registered to run at exit.
+//! running Python. What Python does before it finalises is done before: [`exit`].
 
 pub mod api;
 pub mod ask;
 pub mod builtins;
 mod child;
 pub mod config;
+pub mod exit;
 pub mod inbox;
 pub mod interpreter;
 pub mod keeper;

@@ -11,6 +11,7 @@ use nonblocking_ffi_plugin::sys::{nbffi_host, nbffi_task};
 
 use crate::api::{PyObject, VECTORCALL_OFFSET};
 use crate::config::Config;
+use crate::exit;
 use crate::inbox::Inbox;
 use crate::interpreter::{self, Interpreter};
 use crate::object::{Gil, Ref, Result, NOTHING};
@@ -208,6 +209,8 @@ impl Runtime {
         };
         let config = Config::parse(config)?;
         let interpreter = interpreter::obtain(&config)?;
+        // SAFETY: by the contract.
+        unsafe { exit::register(host.0.as_ptr(), interpreter) }?;
 
         // Relaxed: only to be different.
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);

@@ -92,6 +92,27 @@ var verbs = map[string]verb{
 		runtime.Goexit()
 		return "", nil
 	},
+	// The end of the worker.
+	"crash": func(context.Context, string) (string, error) {
+		go panic("nobody recovers this")
+		select {}
+	},
+	"at_exit": func(_ context.Context, argument string) (string, error) {
+		write := func(text string) func(context.Context) {
+			return func(ctx context.Context) {
+				_, hasDeadline := ctx.Deadline()
+				file, err := os.OpenFile(argument, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+				if err == nil {
+					fmt.Fprintf(file, "%s %t, ", text, hasDeadline)
+					file.Close()
+				}
+			}
+		}
+		nbffi.OnExit(write("first"))
+		nbffi.OnExit(func(context.Context) { panic("told to panic") })
+		nbffi.OnExit(write("second"))
+		return "", nil
+	},
 	// Time.
 	"sleep": func(_ context.Context, argument string) (string, error) {
 		running.Add(1)

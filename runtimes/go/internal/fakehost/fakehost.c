@@ -415,7 +415,7 @@ fakehost_new(const char *name, const char *config, int minor, int threads)
                               | (uint32_t) minor;
     host->table.size = minor == 0   ? offsetof(nbffi_host, next)
                        : minor == 1 ? offsetof(nbffi_host, await_next)
-                                    : sizeof(nbffi_host);
+                                    : offsetof(nbffi_host, at_exit);
     host->table.log = host_log;
     host->table.config = host_config;
     host->table.name = host_name;

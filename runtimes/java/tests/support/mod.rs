@@ -151,6 +151,15 @@ unsafe extern "C" fn set_status(_: u64, _: i64, _: *const c_char, _: u64) -> c_i
     NBFFI_OK
 }
 
+/// This host never ends.
+unsafe extern "C" fn at_exit(
+    _host: *const nbffi_host,
+    _function: Option<nbffi_exit_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
+}
+
 unsafe extern "C" fn next(
     _: *const nbffi_host,
     task: *mut u64,
@@ -225,6 +234,7 @@ impl Runtime {
                 next,
                 // It may always be wanted elsewhere.
                 await_next: next,
+                at_exit,
             },
             config: CString::new(config_text).unwrap(),
         });

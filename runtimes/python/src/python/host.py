@@ -1,8 +1,8 @@
 """The host's own Python code: what is easier said in Python than in Rust.
 
-One instance per process, run before any plugin's code. `log`, `errors`, `faults`,
-`namespaces`, `modules` and `loop` are beside this file; they are in `sys.modules`
-under names that begin with `_nonblocking_ffi_`.
+One instance per process, run before any plugin's code. `log`, `errors`, `exit`,
+`faults`, `namespaces`, `modules` and `loop` are beside this file; they are in
+`sys.modules` under names that begin with `_nonblocking_ffi_`.
 """
 
 import sys
@@ -51,6 +51,7 @@ sys.meta_path.insert(0, _Finder)
 import nonblocking_ffi  # noqa: E402
 from _nonblocking_ffi_errors import (  # noqa: E402
     describe, headline, place, report)
+from _nonblocking_ffi_exit import end, finish  # noqa: E402, F401
 from _nonblocking_ffi_log import ERR, install  # noqa: E402
 from _nonblocking_ffi_modules import Modules  # noqa: E402
 import _nonblocking_ffi_faults as faults  # noqa: E402

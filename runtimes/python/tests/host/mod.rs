@@ -129,6 +129,7 @@ impl Runtime {
                 next,
                 // It may always be wanted elsewhere.
                 await_next: next,
+                at_exit,
             },
             config,
             log: Mutex::default(),
@@ -324,6 +325,15 @@ unsafe extern "C" fn set_status(task: u64, code: i64, message: *const c_char, le
     // SAFETY: the plugin's message.
     let message = unsafe { text(message, len) };
     with(task, |t| t.status = Some((code, message))).map_or(NBFFI_STALE, |()| NBFFI_OK)
+}
+
+/// This host never ends.
+unsafe extern "C" fn at_exit(
+    _host: *const nbffi_host,
+    _function: Option<nbffi_exit_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
 }
 
 unsafe extern "C" fn next(

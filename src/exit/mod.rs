@@ -1,0 +1,192 @@
+//! Leaving the process while pool threads, or a plugin's own, are running.
+//!
+//! `exit` runs the destructors and exit handlers of every library in the
+//! process. Under a thread that is in such a library, that is a crash waiting
+//! to happen. So an exit handler of ours ends the process at once. Handlers run
+//! in the reverse order of their registration, so it is moved to the end of the
+//! list after each library that is loaded, and runs before what that one registered.
+//!
+//! # The orderly end
+//!
+//! | file         | role |
+//! |--------------|------|
+//! | [`hooks`]    | what plugins run when the process ends |
+//! | [`children`] | processes that this one has left behind |
+//!
+//! The order, when nginx ends a worker:
+//!
+//! 1. The Lua VM ends. Runtimes with nothing in flight are closed, queued tasks
+//!    have their time, and mailboxes are closed (`ffi::client`).
+//! 2. nginx calls `exit`, and so the handler here; or, if a task still runs and
+//!    may be reading memory of the VM, step 1 does not return but calls [`now`].
+//! 3. The hooks run, each on a thread of its own, for as long as [`allow`] says.
+//!    The main thread does nothing but wait.
+//! 4. The buffers of C's `FILE`s are flushed.
+//! 5. Child processes are ended.
+//! 6. `_exit`.
+//!
+//! Whoever else calls `exit` ends the process at once, with none of this.
+
+mod children;
+mod hooks;
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::errlog;
+use crate::process::signals::is_main_thread;
+use crate::runtime;
+pub use hooks::{add, Hook};
+
+/// The process whose exit is guarded: a child that a plugin forks is not ours.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+/// What the hooks may take if nobody has called [`allow`].
+const DEFAULT_TIME: Duration = Duration::from_millis(500);
+/// What [`allow`] was given, in nanoseconds.
+static TIME_NS: AtomicU64 = AtomicU64::new(DEFAULT_TIME.as_nanos() as u64);
+/// What flushing `FILE`s may take: mostly nothing.
+const FLUSH_TIME: Duration = Duration::from_millis(100);
+/// The status by which a worker tells nginx not to start another one.
+const FATAL: c_int = 2;
+
+/// Guards the exit of this process against what has been registered so far.
+pub fn guard() {
+    // Relaxed: read by the handler in whichever thread exits; a plain number.
+    OWNER.store(std::process::id(), Ordering::Relaxed);
+    errlog::prepare();
+    register();
+}
+
+/// Sets how long hooks, and after them child processes, may take.
+pub fn allow(time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    // Relaxed: the main thread writes it, and reads it when it exits.
+    TIME_NS.store(nanos, Ordering::Relaxed);
+}
+
+/// Ends the process in order, with this status and without any exit handler.
+/// On the main thread.
+pub fn now(status: c_int) -> ! {
+    end();
+    leave(status)
+}
+
+fn leave(status: c_int) -> ! {
+    // SAFETY: `_exit` may be called at any time.
+    unsafe { libc::_exit(status) }
+}
+
+/// Whether the orderly end has begun.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// What happens at the end of a worker, once.
+fn end() {
+    // Relaxed: only the main thread comes here, and comes twice if it calls
+    // `exit` from within. For others it is a hint.
+    if ENDING.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // The handler that is running is off the list; a hook may call `exit`.
+    register();
+    // Relaxed: as in `allow`.
+    let time = Duration::from_nanos(TIME_NS.load(Ordering::Relaxed));
+    let begun = Instant::now();
+    let deadline = begun.checked_add(time).unwrap_or(begun + DEFAULT_TIME);
+    hooks::run(deadline);
+    hooks::run_bounded("flush", Instant::now() + FLUSH_TIME, flush_files);
+    children::end(deadline);
+}
+
+/// Writes out what C code, and Lua's `io`, have in buffers.
+fn flush_files() {
+    // SAFETY: null is all of them. It waits for a thread that is inside of one,
+    // which is why this is not done on the main thread.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// `exit` was called, with this status.
+fn on_exit(status: c_int) {
+    if OWNER.load(Ordering::Relaxed) != std::process::id() {
+        return;
+    }
+    if is_main_thread() {
+        now(status);
+    }
+    // Relaxed: as in `end`.
+    while ENDING.load(Ordering::Relaxed) {
+        // A plugin whose hook ends the process: it is ended anyway, and others
+        // have their time.
+        std::thread::park();
+    }
+    // nginx would start no other worker in place of one that ends with 2.
+    let changed = if status & 0xff == FATAL { 1 } else { status };
+    errlog::write(&[
+        "the worker is ended by exit(",
+        &errlog::number(status),
+        ") in thread \"",
+        &errlog::thread_name(),
+        "\"",
+        if runtime::current_name().is_some() {
+            ", in runtime "
+        } else {
+            ""
+        },
+        runtime::current_name().unwrap_or_default(),
+    ]);
+    leave(changed);
+}
+
+/// The thread that moves the handler, which takes it off by having it called.
+#[cfg(target_env = "gnu")]
+static MOVER: Mutex<()> = Mutex::new(());
+#[cfg(target_env = "gnu")]
+static MOVING: AtomicI32 = AtomicI32::new(0);
+
+/// Registers the handler behind all others. It is in the list once: a list that grew
+/// with every runtime would never end.
+#[cfg(target_env = "gnu")]
+fn register() {
+    extern "C" {
+        fn __cxa_atexit(
+            handler: extern "C" fn(*mut c_void, c_int),
+            arg: *mut c_void,
+            library: *const c_void,
+        ) -> c_int;
+        fn __cxa_finalize(library: *const c_void);
+    }
+    extern "C" fn handler(_arg: *mut c_void, status: c_int) {
+        // Relaxed: written by this thread, if it says so.
+        if MOVING.load(Ordering::Relaxed) != thread() {
+            on_exit(status);
+        }
+    }
+    fn thread() -> i32 {
+        // SAFETY: takes nothing and cannot fail.
+        unsafe { libc::gettid() }
+    }
+    // By its address, the handler is told from others.
+    static KEY: u8 = 0;
+    let key = std::ptr::from_ref(&KEY).cast();
+    let _mover = MOVER.lock().unwrap_or_else(PoisonError::into_inner);
+    MOVING.store(thread(), Ordering::Relaxed);
+    // SAFETY: takes off what was registered with the key: the handler, if anything.
+    unsafe { __cxa_finalize(key) };
+    MOVING.store(0, Ordering::Relaxed);
+    // SAFETY: the handler lives as long as the process, as this object is never
+    // unloaded; glibc gives it the status. If there is no room for it, exit is as it
+    // was before.
+    unsafe { __cxa_atexit(handler, std::ptr::null_mut(), key) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn register() {
+    // Only glibc tells a handler the status; nginx's workers exit with 0 but
+    // for fatal errors, and then do not load plugins.
+    extern "C" fn handler() {
+        on_exit(0);
+    }
+    // SAFETY: as above.
+    unsafe { libc::atexit(handler) };
+}
