@@ -124,28 +124,6 @@ def call(request):
     fs::remove_dir_all(folder).unwrap();
 }
 
-#[test]
-fn halt_in_java() {
-    let classes = root().join("target/test-plugins/java/faults");
-    if !classes.join("faults/Ending.class").exists() {
-        println!("skipped: built without a JDK (see runtimes/java/build.sh)");
-        return;
-    }
-    let folder = readable("java", &classes.join("faults"), "faults");
-    let path = folder.display();
-    end_all(
-        Nginx::builder().plugin("nonblocking_ffi_java"),
-        &format!(
-            "local rt = assert(nbffi.load {{ runtime = 'java', class_path = '{path}',
-                                            entry = 'faults.Ending#call' }})
-             rt:call('halt 2')"
-        ),
-        "exited with code 1",
-        &["the worker is ended by exit(2) in thread \""],
-    );
-    fs::remove_dir_all(folder).unwrap();
-}
-
 /// A folder that every user may read, with what is in another one.
 fn readable(name: &str, from: &Path, into: &str) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("nbffi-{name}-{}", std::process::id()));

@@ -282,7 +282,7 @@ fn init_errors() {
         .err()
         .unwrap();
     assert!(
-        message.contains("1.2") && message.contains("2.0"),
+        message.contains("1.3") && message.contains("2.0"),
         "{message}"
     );
     // A newer minor version of the host is fine.

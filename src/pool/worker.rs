@@ -60,6 +60,15 @@ pub fn seat() -> Option<Seat> {
     Some(thread.seat())
 }
 
+/// Keeps tasks with keys for the calling pool thread from now on, although it is
+/// inside of a runtime: it will be free in a moment.
+pub fn keep_inbox() {
+    // SAFETY: as in `seat`; what is changed is an atomic.
+    if let Some(thread) = unsafe { CURRENT.get().as_ref() } {
+        thread.shared.queues.disengage(thread.index);
+    }
+}
+
 /// The task that this thread has begun last, if it is inside `runtime`.
 pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
     // SAFETY: as in `pull`.

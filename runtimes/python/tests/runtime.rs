@@ -206,10 +206,9 @@ fn what_is_late_is_stopped_and_nothing_else() {
         assert_eq!(echo.call("on the same thread").text(), "on the same thread");
     }
     let logged = rt.logged();
-    assert_eq!(logged.len(), 5, "{logged:?}");
-    assert!(logged
-        .iter()
-        .all(|(level, text)| { *level == NBFFI_LOG_WARN && text.contains("in spin") }));
+    assert!(logged.iter().all(|(level, _)| *level == NBFFI_LOG_WARN));
+    let tracebacks = logged.iter().filter(|(_, text)| text.contains("in spin"));
+    assert_eq!(tracebacks.count(), 5, "{logged:?}");
 
     let task = rt.prepare(b"", None);
     std::thread::scope(|scope| {
@@ -305,11 +304,8 @@ fn what_is_said_is_logged() {
     let fail = load("fail");
     fail.call("loud");
     let logged = fail.logged();
-    assert_eq!(logged.len(), 1);
-    assert!(
-        logged[0].1.starts_with("ValueError: loud\nTraceback"),
-        "{logged:?}"
-    );
+    assert_eq!(logged[0].1, "ValueError: loud", "{logged:?}");
+    assert!(logged[1].1.starts_with("Traceback"), "{logged:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::vm::{Spent, Vm};
 use super::watchdog::Watched;
 use crate::channel::{outbox, Mailbox};
-use crate::pool::{Chores, Pool, Seat};
+use crate::pool::{self, Chores, Pool, Seat};
 use crate::sync::now_ns;
 use crate::task::slot::deadline_after;
 
@@ -264,7 +264,9 @@ pub fn with_vm<T>(
     let vm = unsafe { &*vm };
     let done = work(vm);
     if vm.is_spent().is_none() && vm.has_outgrown() {
-        // What the task has responded must not wait for that.
+        // What the task has responded must not wait for that. What is posted then
+        // finds this thread free.
+        pool::keep_inbox();
         outbox::flush();
         vm.collect_all();
     }
