@@ -13,7 +13,7 @@ our $HttpConfig = qq{
 };
 
 repeat_each(1);
-plan tests => repeat_each() * (blocks() * 3 + 3);
+plan tests => repeat_each() * (blocks() * 3 + 4);
 no_long_string();
 timeout(20);
 run_tests();
@@ -590,3 +590,52 @@ no channel, polling: cannot connect the channel: nginx has no connection left fo
 No such file
 --- allowed_log_errors
 worker_connections are not enough
+
+
+
+=== TEST 17: no connection left for the drain's timer: calls go on, and it is tried again
+--- http_config eval
+$::HttpConfig . "lua_socket_log_errors off;"
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        -- The first timer of a worker keeps a connection.
+        assert(ngx.timer.at(3600, function() end))
+        local socks = {}
+        repeat
+            local sock = ngx.socket.udp()
+            socks[#socks + 1] = sock
+        until not sock:setpeername("127.0.0.1", 9)
+        local rt = assert(nbffi.load { runtime = "c", library = "echo",
+                                       timeout = 600 })
+        ngx.say(rt:call("one"))
+        ngx.say(rt:submit("two"):wait())
+        for i = 1, #socks - 1 do
+            socks[i]:close()
+        end
+        -- Nobody polls for a cast: what it has to say is written by the drain.
+        local verbs = assert(nbffi.load { runtime = "c", library = "verbs" })
+        ngx.say(require("test_plugins").poll(function()
+            assert(verbs:cast("log 6 for your notice"))
+            ngx.sleep(0.1)
+            local file = assert(io.open(ngx.config.prefix() .. "logs/error.log"))
+            local text = file:read("*a")
+            file:close()
+            return text:find("for your notice", 1, true) ~= nil
+        end))
+    }
+}
+--- request
+GET /t
+--- response_body
+one
+two
+true
+--- error_log
+could not create fake connection
+--- no_error_log
+[crit]
+--- allowed_log_errors
+worker_connections are not enough
+could not create fake connection

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use support::plugins::Count;
+use support::process::Signal;
 use support::{eventually, process, Nginx, PATIENCE};
 
 #[test]
@@ -314,4 +315,44 @@ fn with_the_code_cache_off_there_is_an_answer_or_a_clear_error() {
     });
     let runs = nginx.counters().runs(200);
     assert!(runs.iter().all(|&runs| runs <= 1), "{runs:?}");
+}
+
+/// nginx-lua frees the memory of semaphores before it ends such a VM, and complains
+/// of each that is left in it.
+#[test]
+fn with_the_code_cache_off_no_semaphore_is_left_at_the_end() {
+    for (signal, hangs) in [
+        (Signal::Term, true),
+        (Signal::Term, false),
+        (Signal::Quit, false),
+    ] {
+        let mut nginx = Nginx::builder()
+            .http("lua_code_cache off;")
+            .setup("threads = 3")
+            .location(
+                "/wait",
+                "local rt = assert(nbffi.load {
+                     runtime = 'c', library = 'fault',
+                     config = 'counters=' .. harness.counters,
+                 })
+                 local request = ngx.unescape_uri(ngx.var.args)
+                 -- A timer waits for one of several.
+                 assert(ngx.timer.at(0, function()
+                     nbffi.wait_any({ rt:submit(request), rt:submit(request) }, 60)
+                 end))
+                 harness.say(rt:submit(request):wait(60))",
+            )
+            .start();
+        nginx.allow("lua_code_cache is off");
+        let path = |request| format!("/wait?{request}");
+        if hangs {
+            let _client = nginx.client().send_only(&path("sleep%2060000"));
+            eventually("three tasks run", PATIENCE, || {
+                nginx.counters().get(Count::Running) == 3
+            });
+        } else {
+            assert_eq!(nginx.text(&path("echo")), "ok echo");
+        }
+        nginx.stop(signal, PATIENCE);
+    }
 }

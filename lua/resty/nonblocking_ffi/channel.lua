@@ -20,10 +20,15 @@
 -- Requests may wait as long as they want to. Timers belong to nobody whom
 -- nginx could hang up on: their waits end, with "shutting down", after
 -- `shutdown_timeout`.
+--
+-- With `lua_code_cache off` nginx-lua frees the memory of all semaphores before
+-- it ends this VM, and complains of each that is left. So such a VM has none:
+-- there is no flusher, and calls poll.
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
 local cdefs = require "resty.nonblocking_ffi.cdefs"
+local code_cache = require "resty.nonblocking_ffi.code_cache"
 local codec = require "resty.nonblocking_ffi.codec"
 local library = require "resty.nonblocking_ffi.library"
 local log = require "resty.nonblocking_ffi.log"
@@ -69,6 +74,8 @@ local PATH_BYTES = 256
 local NEVER = 10 * 365 * 86400
 -- How often a worker looks for completions where it cannot be woken.
 local POLL = 0.002
+-- When to try again what there was no connection for.
+local RETRY = 1
 -- The longest that one look may block the worker.
 local BLOCK = 0.1
 -- How soon the flusher looks whether what it sent has been taken care of.
@@ -116,8 +123,11 @@ local slotless = setmetatable({}, { __mode = "k" })
 -- Called after completions were delivered.
 local hooks = {}
 
--- "down", "starting" or "up".
+-- "down", "starting" or "up"; and when it was started.
 local state = "down"
+local started
+-- Whether calls never sleep on semaphores.
+local polls = false
 local exiting = false
 -- When waits of timers end, once the worker exits.
 local timers_end = huge
@@ -395,7 +405,8 @@ local function wait(waiter, seconds, finish)
             return nil, err
         end
     end
-    if state == "down" and not _M.start() then
+    -- The drain may never come up: a timer needs one of nginx's connections.
+    if state ~= "up" and not _M.start() or polls then
         sleep(POLL)
         drain()
         write_log()
@@ -508,12 +519,25 @@ local function connect()
 end
 
 
+-- Says whether posts may wait for the flusher, and others for the channel.
+local function offer(served)
+    turns.served(served)
+    C.nbffi_may_hold(client, served)
+end
+
+
+local function end_flusher()
+    if flushes then
+        flushes:post(1)
+    end
+end
+
+
 local function sentinel()
     begin_exit()
-    turns.served(false)
-    C.nbffi_may_hold(client, false)
+    offer(false)
     C.nbffi_channel_wake(client)
-    flushes:post(1)
+    end_flusher()
 end
 
 
@@ -524,9 +548,10 @@ local function serve()
         exiting = true
     end
     state = "up"
-    ngx.thread.spawn(flusher)
-    C.nbffi_may_hold(client, not exiting)
-    turns.served(not exiting)
+    if not polls then
+        ngx.thread.spawn(flusher)
+        offer(not exiting)
+    end
 
     local sock, err
     while true do
@@ -544,7 +569,7 @@ local function serve()
             if not sock then
                 -- For instance: no connections left. Calls go on, slowly.
                 ngx_log(ngx.ERR, "nonblocking_ffi: no channel, polling: ", err)
-                local retry = clock() + 1
+                local retry = clock() + RETRY
                 while not exiting and clock() < retry do
                     sleep(POLL)
                     drain()
@@ -568,24 +593,30 @@ local function run(premature)
         state = "down"
         return
     end
+    if state == "up" then
+        -- Another one was faster.
+        return
+    end
     local served, err = pcall(serve)
-    turns.served(false)
-    C.nbffi_may_hold(client, false)
+    offer(false)
     state = "down"
     if not served then
         -- Waiters that sleep have their timeouts; the next one to come
         -- starts again.
         ngx_log(ngx.ERR, "nonblocking_ffi: the drain failed: ", tostring(err))
-        flushes:post(1)
+        end_flusher()
     end
 end
 
 
--- Sees to it that completions are drained. False if nobody will: the caller
--- must poll.
+-- Sees to it that completions are drained. False if nobody does as yet: the
+-- caller must poll.
 function _M.start()
-    if state ~= "down" then
+    if state == "up" then
         return true
+    end
+    if state == "starting" and clock() < started + RETRY then
+        return false
     end
     if exiting or worker_exiting() then
         -- The first timer of a worker makes a connection of nginx's that is
@@ -595,11 +626,11 @@ function _M.start()
     end
     -- Without a connection for the timer, nginx-lua raises an error.
     local ok, made = pcall(timer_at, 0, run)
-    if not ok or not made then
-        return false
+    if ok and made then
+        state = "starting"
+        started = clock()
     end
-    state = "starting"
-    return true
+    return false
 end
 
 
@@ -651,10 +682,13 @@ function _M.open()
         return nil, path
     end
     C = lib
-    local err
-    flushes, err = semaphore.new(0)
-    if not flushes then
-        return nil, err
+    polls = code_cache.is_off()
+    if not polls then
+        local err
+        flushes, err = semaphore.new(0)
+        if not flushes then
+            return nil, err
+        end
     end
     line_buffer = ffi_new("nbffi_buffer", line, LINE_BYTES)
     local ptr = C.nbffi_client_new(_M.text(ngx.config.subsystem), line_buffer)

@@ -3,10 +3,13 @@
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
+local code_cache = require "resty.nonblocking_ffi.code_cache"
 
 local C = ffi.C
+local collectgarbage = collectgarbage
 local get_phase = ngx.get_phase
 local pcall = pcall
+local select = select
 
 local NO_ASYNC_FETCH = "API disabled in the context of ssl_session_fetch_by_lua"
                        .. "*: this OpenSSL cannot wait there"
@@ -36,15 +39,25 @@ end
 
 
 -- Waiting for no time does not wait, but is refused where waiting would be.
-local function ask(phase)
-    local err
+local function wait_for_nothing()
     if not probe then
+        local err
         probe, err = semaphore.new(0)
         if not probe then
             return err
         end
     end
-    local _, why = probe:wait(0)
+    return select(2, probe:wait(0))
+end
+
+
+local function ask(phase)
+    local why = wait_for_nothing()
+    if code_cache.is_off() then
+        -- No semaphore may be left in such a VM (see channel.lua).
+        probe = nil
+        collectgarbage()
+    end
     local refusal = why ~= "timeout" and why
     -- nginx-lua allows it, but then the handshake goes on without it, unless
     -- OpenSSL has a patch of OpenResty's.
