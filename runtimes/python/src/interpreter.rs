@@ -45,10 +45,11 @@ const STACK_BYTES: usize = 8 << 20;
 /// The host's own Python code.
 const HOST: &str = include_str!("python/host.py");
 /// What it imports, and what plugins do.
-const SOURCES: [(&CStr, &str); 9] = [
+const SOURCES: [(&CStr, &str); 12] = [
     (c"_nonblocking_ffi_errors", include_str!("python/errors.py")),
     (c"_nonblocking_ffi_exit", include_str!("python/exit.py")),
     (c"_nonblocking_ffi_faults", include_str!("python/faults.py")),
+    (c"_nonblocking_ffi_finder", include_str!("python/finder.py")),
     (c"_nonblocking_ffi_log", include_str!("python/log.py")),
     (c"_nonblocking_ffi_loop", include_str!("python/loop.py")),
     (
@@ -60,12 +61,20 @@ const SOURCES: [(&CStr, &str); 9] = [
         include_str!("python/namespaces.py"),
     ),
     (
+        c"_nonblocking_ffi_spawned",
+        include_str!("python/spawned.py"),
+    ),
+    (
         c"nonblocking_ffi",
         include_str!("../package/src/nonblocking_ffi/__init__.py"),
     ),
     (
         c"nonblocking_ffi._entry",
         include_str!("../package/src/nonblocking_ffi/_entry.py"),
+    ),
+    (
+        c"nonblocking_ffi._outside",
+        include_str!("../package/src/nonblocking_ffi/_outside.py"),
     ),
 ];
 

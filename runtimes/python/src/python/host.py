@@ -1,8 +1,8 @@
 """The host's own Python code: what is easier said in Python than in Rust.
 
 One instance per process, run before any plugin's code. `log`, `errors`, `exit`,
-`faults`, `namespaces`, `modules` and `loop` are beside this file; they are in
-`sys.modules` under names that begin with `_nonblocking_ffi_`.
+`faults`, `finder`, `namespaces`, `modules`, `spawned` and `loop` are beside this
+file; they have names that begin with `_nonblocking_ffi_`.
 """
 
 import sys
@@ -11,42 +11,14 @@ import sys
 _STARTED = frozenset(sys.modules)
 
 import gc  # noqa: E402
-import importlib.machinery  # noqa: E402
 import os  # noqa: E402
 import threading  # noqa: E402
 
 import _nonblocking_ffi as _host  # noqa: E402
 
-PACKAGE = "nonblocking_ffi"
-
-
-class _Finder:
-    """Finds the package `nonblocking_ffi`, and the rest of the host, in the
-    host itself, so that all are of one version, whatever is installed."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name not in _host.sources:
-            return None
-        return importlib.machinery.ModuleSpec(
-            name, _Finder, origin=f"<{name}>", is_package=name == PACKAGE)
-
-    @staticmethod
-    def create_module(spec):
-        return None
-
-    @staticmethod
-    def exec_module(module):
-        name = module.__name__
-        code = compile(_host.sources[name], f"<{name}>", "exec")
-        exec(code, module.__dict__)
-
-    @staticmethod
-    def get_source(name):
-        return _host.sources[name]
-
-
-sys.meta_path.insert(0, _Finder)
+_FINDER = "_nonblocking_ffi_finder"
+exec(compile(_host.sources[_FINDER], f"<{_FINDER}>", "exec"),
+     {"__name__": _FINDER, "sources": _host.sources})
 
 import nonblocking_ffi  # noqa: E402
 from _nonblocking_ffi_errors import (  # noqa: E402
@@ -56,11 +28,13 @@ from _nonblocking_ffi_log import ERR, install  # noqa: E402
 from _nonblocking_ffi_modules import Modules  # noqa: E402
 import _nonblocking_ffi_faults as faults  # noqa: E402
 import _nonblocking_ffi_namespaces as namespaces  # noqa: E402
+import _nonblocking_ffi_spawned as spawned  # noqa: E402
 from nonblocking_ffi import Stopped  # noqa: E402, F401
 
 install()
 namespaces.install(_STARTED)
 faults.install()
+spawned.install()
 
 
 def _in_child():
