@@ -1783,3 +1783,131 @@ off true
 a VM is replaced: a task has changed it by the debug library
 --- no_error_log
 [alert]
+
+
+
+=== TEST 28: coroutines that are nested without end are an error; all else is as ever
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        nbffi.pool("one", { threads = 1 })
+        local vm = assert(nbffi.load { runtime = "lua", module = "vm_nested",
+                                       pool = "one" })
+        for _, name in ipairs { "wrapped", "between", "resumed" } do
+            local res, err = vm:call(name)
+            ngx.say(name, ": ", res or err:match("^[^\n]*"))
+        end
+        -- Errors and yields leave no trace of how deep they were.
+        for _ = 1, 3 do
+            ngx.say((vm:call("deep", 700)))
+        end
+        for _, line in ipairs(vm:call("ordinary")) do
+            ngx.say(line)
+        end
+    }
+}
+--- user_files
+>>> vm_nested.lua
+local create, resume = coroutine.create, coroutine.resume
+local wrap, yield = coroutine.wrap, coroutine.yield
+local _M = {}
+
+function _M.wrapped()
+    local function nest()
+        local value = wrap(nest)()
+        return value
+    end
+    local _, err = pcall(nest)
+    return err:match("C stack overflow")
+end
+
+function _M.between()
+    local function nest()
+        local text = ("x"):gsub("x", wrap(nest))
+        return text
+    end
+    local _, err = pcall(nest)
+    return err:match("C stack overflow")
+end
+
+function _M.resumed()
+    local err
+    local function nest()
+        local ok, why = resume(create(nest))
+        if not ok then
+            err = why
+        end
+    end
+    nest()
+    return err
+end
+
+function _M.deep(levels)
+    for _ = 1, 2000 do
+        pcall(wrap(function() error("x") end))
+        resume(create(error), "x")
+        wrap(yield)()
+    end
+    local function nest(level)
+        return level == levels and level or (wrap(nest)(level + 1))
+    end
+    return nest(1)
+end
+
+function _M.ordinary()
+    local lines = {}
+    local function say(...)
+        local texts = { ... }
+        for i = 1, select("#", ...) do
+            texts[i] = tostring(texts[i]):gsub("^/.*/", "")
+        end
+        lines[#lines + 1] = table.concat(texts, " ")
+    end
+    local sums = wrap(function(sum)
+        while true do
+            sum = sum + yield(sum, nil)
+        end
+    end)
+    say(sums(1))
+    say(sums(2))
+    say(pcall(sums, nil))
+    say(pcall(sums))
+    say(pcall(function()
+        wrap(function() error("words", 0) end)()
+    end))
+    say(select(2, pcall(wrap(function() error({ 7 }) end)))[1])
+    local thread
+    thread = create(function() return resume(thread) end)
+    say(resume(thread))
+    say(resume(thread))
+    say(pcall(wrap, 5))
+    say(pcall(resume, 5))
+    say(wrap(string.upper)("x"))
+    return lines
+end
+
+return _M
+--- request
+GET /t
+--- response_body
+wrapped: C stack overflow
+between: C stack overflow
+resumed: C stack overflow
+700
+700
+700
+1 nil
+3 nil
+false vm_nested.lua:58: attempt to perform arithmetic on a nil value
+false cannot resume dead coroutine
+false vm_nested.lua:66: words
+7
+true false cannot resume running coroutine
+false cannot resume dead coroutine
+false bad argument #1 to 'wrap' (function expected, got number)
+false bad argument #1 to 'resume' (coroutine expected)
+X
+--- no_error_log
+[alert]

@@ -245,14 +245,10 @@ local function give_up(slot, err)
 end
 
 
--- Takes all completions and wakes their waiters. Never yields, and raises no
--- error.
-local function drain()
-    while true do
-        local ok, err = pcall(deliver_all)
-        if ok then
-            return
-        end
+-- The rest of `drain`, after an error.
+local function drain_after(err)
+    local ok
+    repeat
         if err ~= LACK then
             pcall(ngx_log, ngx.ERR, "nonblocking_ffi: ", tostring(err))
         end
@@ -262,6 +258,17 @@ local function drain()
         end
         pcall(give_up, numbers[(delivered - 1) * NUMBERS],
               _M.texts[NO_MEMORY])
+        ok, err = pcall(deliver_all)
+    until ok
+end
+
+
+-- Takes all completions and wakes their waiters. Never yields, and raises no
+-- error. No loop is in here: LuaJIT would not compile what calls it.
+local function drain()
+    local ok, err = pcall(deliver_all)
+    if not ok then
+        drain_after(err)
     end
 end
 

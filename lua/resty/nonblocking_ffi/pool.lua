@@ -31,6 +31,8 @@ local declared = {}
 --                  dead = whether it was given up
 -- }
 local made = {}
+-- How many tasks wait for room, in all pools.
+local waiting = 0
 
 
 local SIZES = options.schema { "threads", "max_queue", "nice" }
@@ -60,7 +62,7 @@ end
 
 -- Posts what waited for room, oldest first, as far as there is room. What a
 -- caller that is gone left behind is posted too: it asked for it.
-local function admit()
+local function admit_blocked()
     for _, pool in pairs(made) do
         local blocked = pool.blocked
         while pool.first <= pool.last do
@@ -73,7 +75,17 @@ local function admit()
             end
             blocked[pool.first] = nil
             pool.first = pool.first + 1
+            waiting = waiting - 1
         end
+    end
+end
+
+
+-- Mostly there is none. Then there must be no loop in here: what calls this at
+-- each end of a lone task is not compiled with one.
+local function admit()
+    if waiting > 0 then
+        admit_blocked()
     end
 end
 
@@ -82,6 +94,7 @@ end
 function _M.block(pool, entry)
     pool.last = pool.last + 1
     pool.blocked[pool.last] = entry
+    waiting = waiting + 1
 end
 
 

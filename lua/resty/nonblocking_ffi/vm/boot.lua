@@ -207,6 +207,7 @@ return function(core, boot, place, thread)
     desk = ffi.cast("nbffi_desk *", place)
     boot = codec.unpack(boot)
     require("resty.nonblocking_ffi.vm.debug")(desk)
+    require "resty.nonblocking_ffi.vm.coroutine"
     require("resty.nonblocking_ffi.vm.ngx")(boot.env, C)
     require("resty.nonblocking_ffi.worker").attach(C)
     os.exit = no_exit -- luacheck: ignore 122
