@@ -614,6 +614,55 @@ fn packages_of_a_virtual_environment_are_found() {
     assert_eq!(nginx.text("/first"), "from first");
 }
 
+/// A package that is shared keeps what it gets for all runtimes. So it must not get
+/// the `uuid.py` of one of them, by an import statement or by other means, as
+/// pydantic's part in Rust does it.
+#[test]
+fn a_shared_package_gets_the_standard_library() {
+    let modules = Modules::new();
+    let venv = environment(&modules, "shared");
+    let lib = fs::read_dir(venv.join("lib")).unwrap().next().unwrap();
+    fs::write(
+        lib.unwrap().path().join("site-packages/asks.py"),
+        "import importlib, pickle, sys\n\
+         def everything():\n\
+         \x20   import uuid\n\
+         \x20   yield uuid\n\
+         \x20   yield __import__('uuid')\n\
+         \x20   yield importlib.import_module('uuid')\n\
+         \x20   yield sys.modules['uuid']\n\
+         \x20   yield sys.modules[pickle.loads(b'cuuid\\nUUID\\n.').__module__]\n",
+    )
+    .unwrap();
+    modules.write("uuid.py", "mine = 'own'\n");
+    modules.write(
+        "app.py",
+        "import asks, importlib, pkgutil, sys\n\
+         def call(request):\n\
+         \x20   sys.modules.pop('uuid', None)\n\
+         \x20   theirs = [hasattr(module, 'UUID') for module in asks.everything()]\n\
+         \x20   import uuid\n\
+         \x20   mine = [uuid, __import__('uuid'), importlib.import_module('uuid')]\n\
+         \x20   mine = {module.mine for module in mine}\n\
+         \x20   return f\"{theirs} {mine} {pkgutil.resolve_name('uuid:mine')}\"\n",
+    );
+    let nginx = modules
+        .nginx()
+        .location(
+            "/call",
+            &format!(
+                "local rt = assert(python {{ entry = 'app:call', venv = '{}' }})
+                 ngx.print(rt:call(''))",
+                venv.display()
+            ),
+        )
+        .start();
+    let right = "[True, True, True, True, True] {'own'} own";
+    for _ in 0..2 {
+        assert_eq!(nginx.text("/call"), right);
+    }
+}
+
 #[test]
 fn without_an_environment_its_packages_are_not_found() {
     let modules = Modules::new();

@@ -4,6 +4,8 @@
 
 use std::thread::Builder;
 
+use crate::process::signals;
+
 /// Linux cuts a thread's name after this many bytes.
 const NAME_BYTES: usize = 15;
 /// Plugins expect the stack that pthread gives, not Rust's smaller one.
@@ -50,7 +52,11 @@ pub fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 
 fn start(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let builder = Builder::new().name(name).stack_size(STACK_BYTES);
-    builder.spawn(body).map(drop)
+    let unblocked = || {
+        signals::unblock();
+        body();
+    };
+    builder.spawn(unblocked).map(drop)
 }
 
 /// Makes the calling thread alone nicer. On Linux niceness belongs to threads.

@@ -11,7 +11,9 @@
 //! - SIGCHLD: nginx's handler waits for every child, also for those of a
 //!   language, which then never learns how its child has ended. A worker has no
 //!   children of its own, so the signal gets its default again. The handler of
-//!   nginx-lua's `ngx.pipe` waits for its own children only, and stays.
+//!   nginx-lua's `ngx.pipe` waits for its own children only, and stays. Newer
+//!   versions of it have no handler: they block the signal on the main thread and
+//!   read it from a descriptor. It is sent on to that thread, too.
 //! - SIGPIPE: nginx ignores it, and an ignored signal stays ignored in programs
 //!   that are started, which then may write for ever. A handler that does nothing
 //!   has the same effect here, and programs get the default.
@@ -92,6 +94,11 @@ pub fn take() {
         }
         _ => child.sa_flags |= libc::SA_RESTART | libc::SA_ONSTACK,
     }
+    if is_blocked(libc::SIGCHLD) {
+        // Threads that do not block it would take it, and drop it.
+        child.sa_sigaction = on_signal as *const () as usize;
+        child.sa_flags |= libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    }
     // SAFETY: plain numbers.
     let (pid, main_thread) = unsafe { (libc::getpid(), libc::pthread_self()) };
     let worker = WORKER.get_or_init(|| Worker {
@@ -118,6 +125,26 @@ pub fn reset() {
         if action(signal).sa_sigaction == ours.sa_sigaction {
             set_default(signal);
         }
+    }
+}
+
+/// Unblocks all signals in the calling thread: programs that it starts inherit what
+/// it blocks, and it has inherited what nginx's main thread does.
+pub fn unblock() {
+    // SAFETY: the set is initialised by sigemptyset, and `how` is valid.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+fn is_blocked(signal: c_int) -> bool {
+    // SAFETY: asks only, into writable memory, which is an empty set before.
+    unsafe {
+        let mut blocked = std::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut blocked);
+        libc::sigismember(&blocked, signal) == 1
     }
 }
 

@@ -15,13 +15,16 @@ library looks up on its behalf: `pickle`, `typing`, `dataclasses`. Where no
 function of a runtime is on the stack, the thread decides: that of a task, or one
 that a runtime has started.
 
-One case is different. If shared code runs an `import` statement, shared modules
-come first: the standard library must not get a runtime's `uuid.py`, since it
-would keep it for all the others.
+Two cases are different, and shared modules come first there: shared code must
+not get a runtime's `uuid.py`, since it would keep it for all the others. One is
+an `import` statement in shared code. The other is a package in `site-packages`
+that asks for a name of the standard library by other means, as code in C does.
+(The standard library itself looks names up for others: `pickle` is part of it.)
 """
 
 import _imp
 import _thread
+import functools
 import importlib.machinery
 import opcode
 import os
@@ -211,9 +214,19 @@ def _asker():
     frame = sys._getframe(1)
     while frame is not None and (
             frame.f_globals is _HERE or
+            frame.f_globals is _IMPORTLIB or
             frame.f_code.co_filename.startswith("<frozen importlib")):
         frame = frame.f_back
     return frame
+
+
+def _searched_name():
+    """The top-level name that the import system looks for in `sys.path`."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals is _HERE:
+        frame = frame.f_back
+    name = frame and frame.f_locals.get("fullname")
+    return name.partition(".")[0] if isinstance(name, str) else ""
 
 
 def _maker_of():
@@ -221,12 +234,15 @@ def _maker_of():
     return None if frame is None else _globals.get(id(frame.f_globals))
 
 
-def _is_import_of_shared_code():
-    """Whether it is an `import` statement in a shared module that asks."""
+def _means_shared(head):
+    """Whether it is shared code that asks, and means a shared module by this
+    top-level name if there is one."""
     frame = _asker()
     if frame is None or id(frame.f_globals) in _globals:
         return False
-    if frame.f_code.co_code[frame.f_lasti] not in _IMPORTS:
+    is_statement = frame.f_code.co_code[frame.f_lasti] in _IMPORTS
+    if not is_statement and not (
+            _is_in_packages(frame) and _is_of_stdlib(head)):
         return False
     # Code that was compiled at run time may have any globals.
     name = frame.f_globals.get("__name__")
@@ -234,24 +250,44 @@ def _is_import_of_shared_code():
     return _attributes(module) is frame.f_globals
 
 
+def _is_in_packages(frame):
+    file = frame.f_code.co_filename
+    return any(f"{os.sep}{name}{os.sep}" in file for name in _PACKAGES)
+
+
+@functools.lru_cache(maxsize=None)
+def _is_of_stdlib(head):
+    if head in sys.builtin_module_names or _imp.is_frozen(head):
+        return True
+    spec = PathFinder.find_spec(head, list(_shared_path))
+    return spec is not None and _is_stdlib(spec.origin or "")
+
+
 # What they find.
 
 def _find(table, name):
     shared = dict.get(table, name, _MISSING)
-    space = current()
+    # Mostly a runtime's own code asks: that is an import in a function.
+    frame = sys._getframe(1).f_back
+    space = _globals.get(id(frame.f_globals)) if frame is not None else None
+    is_own_code = space is not None
+    if not is_own_code:
+        space = current()
     if space is None or not isinstance(name, str):
         return shared
     own = space.modules.get(name, _MISSING)
     if own is _MISSING and shared is _MISSING:
         return _MISSING
+    if own is not _MISSING and is_own_code:
+        return own
     head = name.partition(".")[0]
     if own is _MISSING:
         if not space.provides(head) or _is_part(shared, name, space) or \
-                _is_import_of_shared_code():
+                _means_shared(head):
             return shared
         # The runtime's own is there, and has not been imported yet.
         return _MISSING
-    if not _is_import_of_shared_code():
+    if not _means_shared(head):
         return own
     if shared is not _MISSING:
         return shared
@@ -396,7 +432,7 @@ class _Sys(type(sys)):
         space = current()
         if space is None:
             return _shared_path
-        if _is_import_of_shared_code():
+        if _means_shared(_searched_name()):
             return _shared_path + space._folders()
         return space.path
 
@@ -440,3 +476,4 @@ def install(started):
 
 
 _HERE = globals()
+_IMPORTLIB = importlib.__dict__
