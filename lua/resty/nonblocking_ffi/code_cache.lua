@@ -48,7 +48,10 @@ local function is_own_vm()
     local system = "nbffi_nginx_" .. ngx.config.subsystem
     local index = C[system].index
     local main = C.nbffi_nginx_cycle[0][index][0][C[system .. "_lua"].ctx_index]
-    local worker_vm = main[0]
+    local worker_vm = main ~= nil and main[0] or nil
+    if worker_vm == nil then
+        return false
+    end
     local registry = C.nbffi_lua_topointer(worker_vm, LUA_REGISTRYINDEX)
     return address(tostring(registry))
            ~= address(format("%p", debug.getregistry()))
