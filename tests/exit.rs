@@ -9,8 +9,10 @@ use support::process::{self, Signal};
 use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
 
 const WORKERS: usize = 4;
-/// Tasks that run in each worker, all of them endless.
-const BUSY: u64 = 8;
+/// Tasks that run in each worker, all of them endless: one in each thread.
+const BUSY: usize = 4;
+/// What a worker logs when they do.
+const AT_WORK: &str = "all threads are at work";
 
 /// Every worker starts to work as soon as it is there: four pool threads sleep,
 /// compute, or look whether they are cancelled, and four threads of the plugin
@@ -19,10 +21,10 @@ fn busy() -> Builder {
     Nginx::builder()
         .workers(WORKERS)
         .setup("threads = 4, shutdown_timeout = 0.02")
-        .init_worker(
+        .init_worker(&format!(
             "local rt, async = harness.fault(), harness.async()
              local function cast(runtime, request)
-                 assert(runtime:cast(request, { timeout = 3600 }))
+                 assert(runtime:cast(request, {{ timeout = 3600 }}))
              end
              for i = 1, 4 do
                  cast(async, 'late ' .. i * 20)
@@ -34,8 +36,15 @@ fn busy() -> Builder {
              for i = 1, 20 do
                  cast(rt, 'sleep 3600000')
                  cast(async, 'late 10')
-             end",
-        )
+             end
+             ngx.timer.at(0, function()
+                 repeat
+                     ngx.sleep(0.002)
+                     local running = nbffi.stats().pools.default.running
+                 until running >= {BUSY}
+                 ngx.log(ngx.NOTICE, '{AT_WORK}')
+             end)",
+        ))
 }
 
 #[test]
@@ -44,10 +53,9 @@ fn two_hundred_times_in_a_row() {
     let mut exits = 0;
     let mut round = 0;
     while exits < 200 {
-        // All that have been started so far have run that much at least.
-        let goal = (exits + WORKERS) as u64 * BUSY;
         eventually("all workers are at work", PATIENCE, || {
-            nginx.counters().get(Count::Started) >= goal && nginx.workers().len() == WORKERS
+            nginx.log().matches(AT_WORK).count() == exits + WORKERS
+                && nginx.workers().len() == WORKERS
         });
         let workers = nginx.workers();
         match round % 3 {

@@ -224,7 +224,7 @@ fn workers_leave_whatever_goroutines_do() {
          local function cast(rt, request)
              assert(rt:cast(request, { timeout = 3600 }))
          end
-         cast(goroutines, 'gc 3600000')
+         cast(goroutines, 'gc 1000000000')
          for i = 1, 2 do
              cast(goroutines, 'wait 3600000')
              cast(goroutines, 'sleep 3600000')

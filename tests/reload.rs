@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
-
 use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
@@ -39,10 +37,7 @@ fn an_old_worker_finishes_its_calls_and_leaves() {
     let nginx = sleeper().start();
     let worker = nginx.worker();
     std::thread::scope(|scope| {
-        let long = scope.spawn(|| {
-            let answer = nginx.text("/sleep?1000-1");
-            (answer, Instant::now())
-        });
+        let long = scope.spawn(|| nginx.text("/sleep?1000-1"));
         eventually("the call runs", PATIENCE, || {
             nginx.counters().get(Count::Running) == 1
         });
@@ -50,9 +45,8 @@ fn an_old_worker_finishes_its_calls_and_leaves() {
         assert!(process::is_alive(worker));
         // The new worker serves meanwhile.
         assert_eq!(nginx.text("/sleep?1-2"), "sleep 1 2");
-        let (answer, answered) = long.join().unwrap();
-        assert_eq!(answer, "sleep 1000 1");
-        nginx.wait_gone(worker, EXIT_PROMISE.saturating_sub(answered.elapsed()));
+        assert_eq!(long.join().unwrap(), "sleep 1000 1");
+        nginx.wait_gone(worker, EXIT_PROMISE);
     });
 }
 
@@ -282,11 +276,9 @@ fn an_idle_worker_closes_its_runtimes_and_leaves_at_once() {
         eventually("all runtimes are there", PATIENCE, || {
             nginx.counters().get(Count::Inits) == 4 * round
         });
-        let start = Instant::now();
         for worker in nginx.reload() {
             nginx.wait_gone(worker, EXIT_PROMISE);
         }
-        assert!(start.elapsed() < EXIT_PROMISE + Duration::from_secs(1));
         assert_eq!(nginx.counters().get(Count::Closes), 4 * round);
     }
 }

@@ -45,7 +45,7 @@ int test_clock_gettime(int id, test_time *time) __asm__("clock_gettime");
 local _M = {}
 
 -- How long a test waits for what has to happen.
-local PATIENCE = 10
+local PATIENCE = 30
 
 
 local function open(name)

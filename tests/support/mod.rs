@@ -32,14 +32,15 @@ use std::time::{Duration, Instant};
 use builder::Builder;
 use http::{Client, Response};
 use plugins::Counters;
-use process::Signal;
+use process::{Asleep, Signal};
 
 /// How long anything may take that is not timed: generous, since it only
 /// matters when the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// A worker exits within a second after its last call has ended. A busy machine
-/// may need longer; what holds a worker in the tests lasts longer still.
-pub const EXIT_PROMISE: Duration = Duration::from_secs(15);
+/// A worker exits within a second after its last call has ended: so long, at most,
+/// may its main thread sleep until it is gone. What it waits for, another thread or
+/// a client, may need longer on a busy machine.
+pub const EXIT_PROMISE: Duration = Duration::from_secs(5);
 
 /// What `make soak` makes large: how much of something a test does.
 #[derive(Debug, Clone, Copy)]
@@ -268,13 +269,17 @@ impl Nginx {
         self.log().matches(" exited with code 0").count()
     }
 
-    /// Waits until a worker is gone.
+    /// Waits until a worker is gone, which must not sleep for longer than that.
     pub fn wait_gone(&self, worker: i32, limit: Duration) {
         let start = Instant::now();
+        let asleep = Asleep::since_now(worker);
         while process::is_alive(worker) {
+            let slept = asleep.time();
             assert!(
-                start.elapsed() < limit,
-                "worker {worker} did not exit within {limit:?}; its threads:\n{}\n{}",
+                slept < limit && start.elapsed() < PATIENCE,
+                "worker {worker} did not exit within {:?}, of which it slept for {slept:?} (at \
+                 most {limit:?}); its threads:\n{}\n{}",
+                start.elapsed(),
                 process::describe(worker),
                 self.log()
             );
@@ -288,9 +293,11 @@ impl Nginx {
         self.wait_stopped(limit);
     }
 
-    /// Waits until the master, which was told to, has ended.
+    /// Waits until the master, which was told to, has ended. No worker must sleep
+    /// for longer than that.
     pub fn wait_stopped(&mut self, limit: Duration) {
         let start = Instant::now();
+        let workers: Vec<_> = self.workers().into_iter().map(Asleep::since_now).collect();
         loop {
             if let Some(status) = self.master.try_wait().unwrap() {
                 self.stopped = true;
@@ -301,10 +308,13 @@ impl Nginx {
                 );
                 return;
             }
-            if start.elapsed() > limit {
+            let mut left = workers.iter().filter(|worker| worker.is_there());
+            if left.any(|worker| worker.time() > limit) || start.elapsed() > PATIENCE {
                 let workers: Vec<_> = self.workers().into_iter().map(process::describe).collect();
                 panic!(
-                    "nginx did not stop within {limit:?}; workers:\n{}\n{}",
+                    "nginx did not stop within {:?}, and no worker may sleep for longer than \
+                     {limit:?}; workers:\n{}\n{}",
+                    start.elapsed(),
                     workers.join("\n"),
                     self.log()
                 );

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 /// What nginx understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,46 @@ fn stat(pid: i32) -> Option<Vec<String>> {
 /// Whether a process runs; one that only waits to be reaped does not.
 pub fn is_alive(pid: i32) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
+}
+
+/// For how long the main thread of a process sleeps: it has nothing to do, or waits
+/// for something. What it computes, and how long it waits for a processor, is not
+/// counted, so that a busy machine makes it hardly longer.
+#[derive(Debug, Clone, Copy)]
+pub struct Asleep {
+    pid: i32,
+    since: Instant,
+    awake: Duration,
+}
+
+impl Asleep {
+    /// Begins to count.
+    pub fn since_now(pid: i32) -> Self {
+        Self {
+            pid,
+            since: Instant::now(),
+            awake: awake(pid),
+        }
+    }
+
+    /// Whether the process is there.
+    pub fn is_there(&self) -> bool {
+        is_alive(self.pid)
+    }
+
+    /// The time so far.
+    pub fn time(&self) -> Duration {
+        let awake = awake(self.pid).saturating_sub(self.awake);
+        self.since.elapsed().saturating_sub(awake)
+    }
+}
+
+/// How long the main thread has run and waited for a processor. Zero if the kernel
+/// does not say so, or if the process is gone.
+fn awake(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let numbers = text.split_whitespace().take(2);
+    Duration::from_nanos(numbers.filter_map(|n| n.parse::<u64>().ok()).sum())
 }
 
 /// The processes whose parent this is.
