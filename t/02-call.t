@@ -99,11 +99,14 @@ location = /t {
         local nbffi = require "resty.nonblocking_ffi"
         local blame = require("test_plugins").blame
         local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+        local itself = {}
+        itself[1] = itself
         for _, method in ipairs { "call", "submit", "cast" } do
             for _, request in ipairs { "", "true", "print", "{ 'a', true }",
-                                       "{ 'a', { 'b', { nil, {}, print } } }" } do
-                ngx.say(blame("local rt = ...\nlocal res = rt:" .. method
-                              .. "(" .. request .. ")\nreturn res", rt))
+                                       "{ 'a', { 'b', { nil, {}, print } } }",
+                                       "itself" } do
+                ngx.say(blame("local rt, itself = ...\nlocal res = rt:" .. method
+                              .. "(" .. request .. ")\nreturn res", rt, itself))
             end
         end
     }
@@ -116,6 +119,7 @@ caller:2: request must be a string, or a table of strings, got boolean
 caller:2: request must be a string, or a table of strings, got function
 caller:2: request[2] must be a string, or a table of strings, got boolean
 caller:2: request[2][2][1] must be a string, or a table of strings, got nil
+caller:2: request must not have tables more than 100 deep, or in themselves
 } x 3
 --- no_error_log
 [error]

@@ -36,7 +36,7 @@ use process::{Asleep, Signal};
 
 /// How long anything may take that is not timed: generous, since it only
 /// matters when the test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// A worker exits within a second after its last call has ended: so long, at most,
 /// may its main thread sleep until it is gone. What it waits for, another thread or
 /// a client, may need longer on a busy machine.

@@ -18,6 +18,8 @@ local LACK = codec.LACK
 local NO_MEMORY = waiting.NO_MEMORY
 local NORMAL = options.PRIORITIES.normal
 local PRIORITIES = options.PRIORITIES
+-- How deep tables of a request may be in each other.
+local DEEPEST = 100
 local CALL_OPTIONS = options.schema { "timeout", "priority" }
 
 
@@ -29,15 +31,19 @@ local _MT = lifecycle.add_class({ __index = methods })
 
 
 -- The bytes of a request: a string, or what a cosocket's send accepts.
-local function flatten(value, parts, where)
+local function flatten(value, parts, where, depth)
     local kind = type(value)
     if kind == "string" then
         parts[#parts + 1] = value
     elseif kind == "number" then
         parts[#parts + 1] = tostring(value)
     elseif kind == "table" then
+        if depth > DEEPEST then
+            error("request must not have tables more than " .. DEEPEST
+                  .. " deep, or in themselves", 0)
+        end
         for i = 1, #value do
-            flatten(value[i], parts, where .. "[" .. i .. "]")
+            flatten(value[i], parts, where .. "[" .. i .. "]", depth + 1)
         end
     else
         error(where .. " must be a string, or a table of strings, got "
@@ -48,7 +54,7 @@ end
 
 
 local function joined(request)
-    return concat(flatten(request, {}, "request"))
+    return concat(flatten(request, {}, "request", 1))
 end
 
 
