@@ -15,7 +15,7 @@ our $HttpConfig = qq{
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 6);
 no_long_string();
-timeout(20);
+timeout(60);
 run_tests();
 
 __DATA__

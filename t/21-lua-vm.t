@@ -49,7 +49,7 @@ return { version = version }
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 4);
 no_long_string();
-timeout(30);
+timeout(60);
 run_tests();
 
 __DATA__

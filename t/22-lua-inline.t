@@ -57,7 +57,7 @@ end
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 2);
 no_long_string();
-timeout(30);
+timeout(60);
 run_tests();
 
 __DATA__

@@ -29,7 +29,7 @@ repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 9);
 no_long_string();
 log_level('info');
-timeout(30);
+timeout(60);
 run_tests();
 
 __DATA__

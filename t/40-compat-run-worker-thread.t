@@ -22,7 +22,7 @@ our $HttpConfig = $Paths . q{
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 10);
 no_long_string();
-timeout(20);
+timeout(60);
 run_tests();
 
 __DATA__

@@ -16,7 +16,7 @@ repeat_each(2);
 plan tests => repeat_each() * (blocks() * 3 + 1);
 no_long_string();
 log_level('info');
-timeout(20);
+timeout(60);
 run_tests();
 
 __DATA__
