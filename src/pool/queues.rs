@@ -53,7 +53,7 @@ struct Inbox {
 impl Inbox {
     fn may_be_taken(&self) -> bool {
         // Relaxed: a hint here. That no task is forgotten follows from the
-        // fences in `Shared::notify_seat` and `Queues::engage`.
+        // fences in `Queues::is_engaged` and `Queues::engage`.
         self.engaged.load(Ordering::Relaxed) && !self.tasks.is_empty()
     }
 }
