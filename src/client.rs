@@ -15,17 +15,17 @@
 
 use std::ptr::{self, NonNull};
 
+use crate::channel::Mailbox;
 use crate::channel::completions::Taken;
 use crate::channel::socket::Doorway;
-use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::memory;
 use crate::pool::Pool;
-use crate::runtime::{Grace, Runtime, GRACE_NS, WORTH_NS};
+use crate::runtime::{GRACE_NS, Grace, Runtime, WORTH_NS};
 use crate::sync::{now_ns, spin_loop};
 use crate::task::slot::deadline_after;
 use crate::task::state::Cancel;
-use crate::task::{arena, Kind, Load, Priority, Recipient, Runner, Slot, Task};
+use crate::task::{Kind, Load, Priority, Recipient, Runner, Slot, Task, arena};
 
 /// Tasks are short if they run for less than this on average: handing one to
 /// another thread costs about as much.
@@ -516,7 +516,7 @@ impl Client {
 fn prefetch(slot: &'static Slot) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..size_of::<Slot>()).step_by(64) {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a hint; it reads nothing that the program can see.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(slot).cast::<i8>().add(line)) };
     }

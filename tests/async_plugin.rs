@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use support::builder::Builder;
 use support::http::Load;
 use support::process::Signal;
-use support::{eventually, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually};
 
 /// A Redis on a socket in a folder of its own.
 struct Redis {

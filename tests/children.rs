@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually, root};
 
 /// `the(language)`: a runtime that starts processes.
 const LANGUAGES: &str = "

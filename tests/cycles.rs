@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{eventually, in_turns, process, root, Nginx, Size, PATIENCE};
+use support::{Nginx, PATIENCE, Size, eventually, in_turns, process, root};
 
 const LANGUAGES: &str = "
 local ffi = require 'ffi'

@@ -35,10 +35,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use document::{document, documents, run, Block, Document, Folder};
+use document::{Block, Document, Folder, document, documents, run};
 use nonblocking_ffi::error::Error;
 use server::Server;
-use support::{root, Nginx};
+use support::{Nginx, root};
 
 #[test]
 fn every_block_is_of_a_kind_that_is_tested() {

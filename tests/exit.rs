@@ -6,7 +6,7 @@ mod support;
 use support::builder::Builder;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 const WORKERS: usize = 4;
 /// Tasks that run in each worker, all of them endless: one in each thread.

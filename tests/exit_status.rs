@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use support::builder::Builder;
-use support::{eventually, root, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually, root};
 
 /// A worker for each, so that none would be left.
 const WORKERS: usize = 3;

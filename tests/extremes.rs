@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use support::plugins::Count;
-use support::{eventually, process, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually, process};
 
 #[test]
 fn ten_thousand_calls_in_flight() {

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, root};
 
 /// How handlers are called: see `t/plugins/go/main.go`.
 const ENTRIES: [&str; 3] = ["do", "do inline", "do goroutines"];

@@ -3,10 +3,10 @@
 mod support;
 
 use std::fs;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use support::process::{self, Signal};
-use support::{eventually, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually};
 
 /// What the guard says at the end of a test that does this.
 fn complaint(deed: impl FnOnce(&mut Nginx)) -> String {

@@ -13,7 +13,7 @@ use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, in_turns, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, in_turns, root};
 
 /// The host of Java, as `library` names it.
 const HOST: &str = "nonblocking_ffi_java";
@@ -146,9 +146,11 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     let worker = nginx.worker();
     assert_eq!(dispositions(worker), before);
     assert_ne!(signals(worker, "SigCgt:") & 1 << (stop_signal() - 1), 0);
-    assert!(process::threads(worker)
-        .iter()
-        .any(|(_, name)| name == "nbffi-java"));
+    assert!(
+        process::threads(worker)
+            .iter()
+            .any(|(_, name)| name == "nbffi-java")
+    );
 
     // What nginx notes and ignores in a worker, it still does; and it does not
     // even note SIGPIPE.

@@ -6,7 +6,7 @@ mod support;
 
 use support::builder::Builder;
 use support::plugins::Count;
-use support::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 /// One pool thread, so that what comes behind a sleep has to wait for it.
 fn narrow() -> Builder {

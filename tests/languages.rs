@@ -11,7 +11,7 @@ use std::path::Path;
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, root};
 
 const WORKERS: usize = 2;
 /// What controls nginx, and what its workers live through.

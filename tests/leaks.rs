@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, idle, in_turns, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, idle, in_turns};
 
 #[test]
 fn close_lets_calls_end_and_refuses_new_ones() {

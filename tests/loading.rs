@@ -9,7 +9,7 @@ use std::path::Path;
 
 use support::plugins::Count;
 use support::process::Signal;
-use support::{eventually, process, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually, process};
 
 #[test]
 fn a_library_that_cannot_be_loaded_is_an_error() {
@@ -64,14 +64,18 @@ fn a_library_that_cannot_be_loaded_is_an_error() {
         "library=fault&config=fail=broken",
         &["libfault.so", "broken"],
     );
-    assert!(nginx
-        .text("/start")
-        .starts_with("nil cannot load library \"missing\""));
+    assert!(
+        nginx
+            .text("/start")
+            .starts_with("nil cannot load library \"missing\"")
+    );
     // Nothing of what failed is left.
     let stats = nginx.figures("/stats");
-    assert!(stats
-        .keys()
-        .all(|key| !key.contains("missing") && !key.contains("no_entry")));
+    assert!(
+        stats
+            .keys()
+            .all(|key| !key.contains("missing") && !key.contains("no_entry"))
+    );
     assert_eq!(stats["slots.used"], 0.0);
 }
 

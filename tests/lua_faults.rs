@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::builder::Builder;
 use support::process;
-use support::{root, Nginx};
+use support::{Nginx, root};
 
 /// What the configurations share: in the event loop, and in VMs.
 const FAULTS: &str = r#"

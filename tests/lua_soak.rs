@@ -9,7 +9,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 
-use support::{eventually, process, root, Nginx, Size, PATIENCE};
+use support::{Nginx, PATIENCE, Size, eventually, process, root};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 1_000;

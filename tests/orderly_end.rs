@@ -12,7 +12,7 @@ use std::process::Command;
 
 use support::builder::Builder;
 use support::process::{self, Signal};
-use support::{eventually, root, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually, root};
 
 /// How a worker is ended.
 const ENDS: [Signal; 3] = [Signal::Quit, Signal::Hup, Signal::Term];

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use support::builder::Builder;
 use support::plugins::Count;
-use support::{eventually, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually};
 
 const CALLS: u64 = 400;
 

@@ -14,7 +14,7 @@ use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, idle, in_turns, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, idle, in_turns};
 
 /// The host of Python, as `library` names it.
 const HOST: &str = "nonblocking_ffi_python";

@@ -7,7 +7,7 @@ use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
-use support::{eventually, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually};
 
 /// `/sleep?<ms>+<id>`: sleeps in a pool thread and answers the request. The
 /// calls of a request go one after the other.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{eventually, idle, root, Nginx, Size, EXIT_PROMISE, PATIENCE};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, idle, root};
 
 /// Compiles a plugin.
 fn compile(source: &Path, library: &Path, options: &[&str]) {

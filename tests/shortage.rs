@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 
-use support::{eventually, root, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, eventually, root};
 
 /// A Lua runtime on the pool "short", and 40 calls of it at a time, each with a
 /// key of its own: how many were answered, and by how many threads.

@@ -7,7 +7,7 @@
 mod support;
 
 use support::plugins::Count;
-use support::{eventually, process, Nginx, Size, PATIENCE};
+use support::{Nginx, PATIENCE, Size, eventually, process};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 5_000;

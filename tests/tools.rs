@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use support::process::{self, Signal};
-use support::{builder, eventually, root, Nginx, PATIENCE};
+use support::{Nginx, PATIENCE, builder, eventually, root};
 
 /// A folder with a program in the place of nginx. The program writes down the
 /// variable NGINX that it got, if any, and then is nginx.

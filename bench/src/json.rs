@@ -5,7 +5,7 @@ use std::fmt;
 use crate::machine::Machine;
 use crate::process::Split;
 use crate::results::{Outcome, Results, Row, Sample};
-use crate::targets::{Verdict, TARGETS};
+use crate::targets::{TARGETS, Verdict};
 
 /// A JSON value.
 enum Value {

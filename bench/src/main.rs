@@ -40,10 +40,10 @@ use std::sync::atomic::Ordering;
 
 use languages::Language;
 use machine::Machine;
-use measure::{Effort, Meter, INTERRUPTED};
+use measure::{Effort, INTERRUPTED, Meter};
 use nginx::Nginx;
 use results::Results;
-use workloads::{Run, Workload, WORKLOADS};
+use workloads::{Run, WORKLOADS, Workload};
 
 /// Whatever goes wrong ends the bench with a message.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use nonblocking_ffi::stats::Histogram;
 
+use crate::Result;
 use crate::http::Client;
 use crate::nginx::Nginx;
 use crate::process::{self, FirstInLine, Split};
 use crate::results::{Outcome, Sample};
 use crate::workloads::{Contender, Run, Statistics, Unit, Workload};
-use crate::Result;
 
 /// Set when the bench is to end early. Relaxed: nothing else goes with it.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::Client;
 use crate::languages::{self, Language, Server};
-use crate::{echo_server, process, Result};
+use crate::{Result, echo_server, process};
 
 /// How long nginx may take to start.
 const START: Duration = Duration::from_secs(20);

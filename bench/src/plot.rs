@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::machine::Machine;
-use crate::results::{number, Outcome, Results, Row, Spread};
+use crate::results::{Outcome, Results, Row, Spread, number};
 
 const WIDTH: f64 = 860.0;
 const MARGIN: f64 = 16.0;

@@ -1,7 +1,7 @@
 //! The one table, for people.
 
-use crate::results::{number, Outcome, Results, Row};
-use crate::targets::{Verdict, TARGETS};
+use crate::results::{Outcome, Results, Row, number};
+use crate::targets::{TARGETS, Verdict};
 
 const HEAD: [&str; 9] = [
     "", "unit", "median", "min", "max", "ratio", "cpu loop", "cpu pool", "grace",

@@ -1,6 +1,6 @@
 //! What the library is to reach, as data.
 
-use crate::results::{number, Results};
+use crate::results::{Results, number};
 
 use crate::workloads::{
     EMPTY, GO_SERVER, JAVA_SERVER, NO_GRACE, NUMBERS, OURS, SLEEP_MS, SLEEP_POOLS, SOCKET, STRING,

@@ -6,7 +6,7 @@
 //! - request `value`: it panics with something that is not text.
 //! - any other request is answered with itself.
 
-use nonblocking_ffi_plugin::{export_plugin, Error, Host, Plugin, Response, Task};
+use nonblocking_ffi_plugin::{Error, Host, Plugin, Response, Task, export_plugin};
 
 struct Panics {
     in_close: bool,

@@ -3,10 +3,10 @@
 //! Each of them catches panics, so that none unwinds into the host.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
-use crate::calls::{request_address, Raw};
+use crate::calls::{Raw, request_address};
 use crate::sys::{self, nbffi_host, nbffi_plugin, nbffi_task};
 use crate::task::Submission;
 use crate::{AsyncPlugin, Calls, Error, Host, OwnedTask, Plugin, Task};

@@ -20,8 +20,8 @@
 //! This is for language runtimes and for the host; each library that has this crate
 //! in it has a handler of its own, and treats those of others like any handler.
 
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
-use std::mem::{transmute, MaybeUninit};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::mem::{MaybeUninit, transmute};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -2,13 +2,13 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::sys;
 use crate::Error;
+use crate::sys;
 
 /// How grave a message is: the levels of nginx's `error_log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

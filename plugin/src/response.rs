@@ -9,11 +9,11 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::error::{drop_quietly, Error};
+use crate::error::{Error, drop_quietly};
 use crate::sys::{self, nbffi_host, nbffi_task};
 
 /// Up to this many bytes a response is copied, not handed over.

@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::sync::{mpsc, Mutex};
+use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 
-use nonblocking_ffi_plugin::{export_async_plugin, AsyncPlugin, Error, Host, OwnedTask, Response};
+use nonblocking_ffi_plugin::{AsyncPlugin, Error, Host, OwnedTask, Response, export_async_plugin};
 use support::{Options, Outcome, Runtime, Via};
 
 /// Hands tasks to one thread; some are dealt with in `submit`.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use nonblocking_ffi_plugin::{export_plugin, Error, Host, Level, Plugin, Response, Task};
+use nonblocking_ffi_plugin::{Error, Host, Level, Plugin, Response, Task, export_plugin};
 use support::{Options, Outcome, Runtime, Via};
 
 static DROPS: AtomicUsize = AtomicUsize::new(0);

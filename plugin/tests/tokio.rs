@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nonblocking_ffi_plugin::{
-    export_tokio_plugin, Error, Host, Level, Response, Task, TokioPlugin,
+    Error, Host, Level, Response, Task, TokioPlugin, export_tokio_plugin,
 };
 use support::{Options, Outcome, Runtime, Via};
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, oneshot, Notify};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::sleep;
 
 static DROPPED: AtomicUsize = AtomicUsize::new(0);

@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nonblocking_ffi_plugin::{export_plugin, Calls, Error, Host, Plugin, Response, Task};
+use nonblocking_ffi_plugin::{Calls, Error, Host, Plugin, Response, Task, export_plugin};
 use support::{Options, Runtime};
 
 /// Its config says what a visit does.

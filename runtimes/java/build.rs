@@ -26,7 +26,9 @@ fn main() {
     let classes = match javac() {
         Some(javac) => compile(&javac, &out.join("classes")),
         None => {
-            println!("cargo:warning=no JDK {RELEASE} or later (Debian: openjdk-17-jdk-headless): the Java runtime is built without its Java half, and will not load");
+            println!(
+                "cargo:warning=no JDK {RELEASE} or later (Debian: openjdk-17-jdk-headless): the Java runtime is built without its Java half, and will not load"
+            );
             // Does not exist, so that cargo asks again the next time.
             println!("cargo:rerun-if-changed=no-javac");
             BTreeMap::new()

@@ -13,7 +13,7 @@ use super::{outbox, socket};
 use crate::errlog;
 use crate::memory;
 use crate::stats::Counter;
-use crate::sync::{fence, Ordering};
+use crate::sync::{Ordering, fence};
 use crate::task::{Recipient, Slot};
 
 /// How many log lines may wait to be written.

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 use crate::errlog;
 use crate::process::signals::is_main_thread;
 use crate::runtime;
-pub use hooks::{add, Hook};
+pub use hooks::{Hook, add};
 
 /// The process whose exit is guarded: a child that a plugin forks is not ours.
 static OWNER: AtomicU32 = AtomicU32::new(0);
@@ -148,7 +148,7 @@ static MOVING: AtomicI32 = AtomicI32::new(0);
 /// with every runtime would never end.
 #[cfg(target_env = "gnu")]
 fn register() {
-    extern "C" {
+    unsafe extern "C" {
         fn __cxa_atexit(
             handler: extern "C" fn(*mut c_void, c_int),
             arg: *mut c_void,

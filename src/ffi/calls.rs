@@ -1,12 +1,12 @@
 //! Post, drain, release, cancel: the call path.
 
-use super::{guard, PANICKED};
+use super::{PANICKED, guard};
 use crate::client::{Client, Posted, Request};
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::sync::now_ns;
 use crate::task::state::Cancel;
-use crate::task::{arena, Priority, Slot};
+use crate::task::{Priority, Slot, arena};
 
 /// What [`nbffi_post`] returns for a task that is done already.
 const DONE: i32 = -100;
@@ -63,7 +63,7 @@ fn complete(client: &mut Client, slot: &'static Slot, now: u64) -> Completion {
 ///
 /// # Safety
 /// `client` and `runtime` are live, `done` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_post(
     client: *mut Client,
     runtime: *const Runtime,
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn nbffi_post(
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
     // SAFETY: by the contract; the VM's thread is the only one here.
     guard(false, || unsafe { &mut *client }.flush())
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_watch(client: *mut Client) -> bool {
     // SAFETY: by the contract; the VM's thread is the only one here.
     guard(false, || unsafe { &mut *client }.watch())
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn nbffi_watch(client: *mut Client) -> bool {
 ///
 /// # Safety
 /// `client` is live, `done` has the room.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_drain(client: *mut Client, done: *mut Completion, room: u32) -> u32 {
     guard(0, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn nbffi_drain(client: *mut Client, done: *mut Completion,
 ///
 /// # Safety
 /// `client` is live, and `done[0..count]` was collected and not yet released.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_release(client: *mut Client, done: *const Completion, count: u32) {
     guard((), || {
         // SAFETY: by the contract; the VM's thread is the only one here.
@@ -175,7 +175,7 @@ pub unsafe extern "C" fn nbffi_release(client: *mut Client, done: *const Complet
 }
 
 /// Seconds until the deadline of a task that has not been collected.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_left(slot: u32) -> f64 {
     guard(0.0, || {
         let Some(slot) = arena::get(slot) else {
@@ -192,7 +192,7 @@ pub extern "C" fn nbffi_left(slot: u32) -> f64 {
 ///
 /// # Safety
 /// `client` is live, and `slot` holds a task that has not been collected.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_cancel(client: *mut Client, slot: u32, why: i32) -> i32 {
     guard(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.

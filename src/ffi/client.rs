@@ -1,12 +1,12 @@
 //! A Lua VM's life: channel, log lines, exit.
 
-use std::ffi::{c_char, OsStr};
+use std::ffi::{OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{guard, ErrorBuffer, Text, PANICKED};
+use super::{ErrorBuffer, PANICKED, Text, guard};
 use crate::channel::socket::Doorway;
 use crate::client::Client;
 use crate::errlog;
@@ -30,7 +30,7 @@ static VMS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 ///
 /// # Safety
 /// Text and buffer are as they say.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -> *mut Client {
     let refuse = |why: &str| {
         // SAFETY: by the contract.
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
     // SAFETY: by the contract; the VM's thread is the only one here.
     let first = guard(Err(Error::Runtime), || unsafe { &mut *client }.grow());
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
     // SAFETY: by the contract; the VM's thread is the only one here.
     guard((), || unsafe { &mut *client }.use_fresh());
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
 ///
 /// # Safety
 /// `client` is live, the buffers are as they say.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_open(
     client: *mut Client,
     directories: Text,
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn nbffi_channel_open(
 ///
 /// # Safety
 /// `client` is live, the buffer is as it says.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_accept(
     client: *mut Client,
     connected: bool,
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn nbffi_channel_accept(
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
     // SAFETY: by the contract.
     guard(false, || unsafe { &*client }.mailbox().arm())
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_wake(client: *const Client) {
     // SAFETY: by the contract.
     guard((), || unsafe { &*client }.mailbox().wake());
@@ -181,7 +181,7 @@ pub unsafe extern "C" fn nbffi_channel_wake(client: *const Client) {
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_may_hold(client: *mut Client, may_hold: bool) {
     guard((), || {
         // SAFETY: by the contract; the VM's thread is the only one here.
@@ -197,7 +197,7 @@ pub unsafe extern "C" fn nbffi_may_hold(client: *mut Client, may_hold: bool) {
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
     // SAFETY: by the contract.
     guard((), || unsafe { &*client }.mailbox().set_log_level(level));
@@ -210,7 +210,7 @@ pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
 ///
 /// # Safety
 /// `client` is live, the bytes are writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_log_take(
     client: *const Client,
     line: *mut c_char,
@@ -233,7 +233,7 @@ pub unsafe extern "C" fn nbffi_log_take(
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_block(client: *const Client, seconds: f64) {
     guard((), || {
         // SAFETY: by the contract.
@@ -257,7 +257,7 @@ fn wait_while(seconds: f64, condition: impl Fn() -> bool) {
 ///
 /// # Safety
 /// `client` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_client_close(
     client: *mut Client,
     queued: f64,
@@ -283,7 +283,7 @@ pub unsafe extern "C" fn nbffi_client_close(
 }
 
 /// The version of this library.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }

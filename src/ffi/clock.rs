@@ -7,7 +7,7 @@ use super::guard;
 use crate::sync::now_ns;
 
 /// Seconds since 1970.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_now() -> f64 {
     guard(0.0, || {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -16,13 +16,13 @@ pub extern "C" fn nbffi_vm_now() -> f64 {
 }
 
 /// Seconds since some moment, never running backwards.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_monotonic() -> f64 {
     guard(0.0, || now_ns() as f64 / 1e9)
 }
 
 /// Blocks the calling thread for that many seconds.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_sleep(seconds: f64) {
     guard((), || {
         if let Ok(time) = Duration::try_from_secs_f64(seconds) {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{guard, Text};
+use super::{Text, guard};
 use crate::client::Client;
 use crate::memory;
 use crate::pool::Pool;
-use crate::runtime::lua::group::{Config, Group, Limits};
 use crate::runtime::lua::LuaHost;
+use crate::runtime::lua::group::{Config, Group, Limits};
 use crate::runtime::{Options, Runtime};
 
 /// What [`nbffi_runtime_new_lua`] is given beside a name.
@@ -57,7 +57,7 @@ pub struct LuaHandle(Arc<LuaHost>);
 ///
 /// # Safety
 /// `client` and `pool` are live, texts are as they say, `handle` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_new_lua(
     client: *const Client,
     pool: *const Pool,
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
 ///
 /// # Safety
 /// `handle` is live, for the last time.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_free(handle: *mut LuaHandle) {
     // SAFETY: by the contract; it came from `Box::into_raw`.
     guard((), || drop(unsafe { Box::from_raw(handle) }));
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn nbffi_lua_free(handle: *mut LuaHandle) {
 ///
 /// # Safety
 /// `handle` is live, the text is as it says.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text) -> i32 {
     guard(0, || {
         if !memory::is_enough_for(name.len) {
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text
 ///
 /// # Safety
 /// `handle` is live, the text is as it says.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text) -> bool {
     guard(false, || {
         if !memory::is_enough_for(others.len) {
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text
 ///
 /// # Safety
 /// `handle` is live, `figures` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_stats(handle: *const LuaHandle, figures: *mut VmFigures) {
     guard((), || {
         // SAFETY: by the contract.

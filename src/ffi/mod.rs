@@ -30,9 +30,9 @@ pub mod side_state;
 pub mod stats;
 pub mod vm;
 
-use std::ffi::{c_char, CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::Error;
 
@@ -147,13 +147,13 @@ const PANICKED: i32 = -(Error::Runtime as i32);
 const NO_MEMORY: &str = "no memory";
 
 /// The number of this interface.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_interface() -> u32 {
     INTERFACE
 }
 
 /// The text of an error's code, or null if there is no such error.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_error_text(code: i32) -> *const c_char {
     const TEXTS: [&CStr; Error::ALL.len()] = [
         c"timeout",

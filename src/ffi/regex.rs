@@ -8,9 +8,9 @@
 
 use std::ffi::c_char;
 
-use super::{guard, ErrorBuffer, Text};
+use super::{ErrorBuffer, Text, guard};
 use crate::runtime::lua::belongings::{give_back, keep};
-use crate::runtime::lua::regex::{self, Regex, Template, NO_MEMORY};
+use crate::runtime::lua::regex::{self, NO_MEMORY, Regex, Template};
 
 /// What Lua wants to know of a pattern.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ fn text(data: *const c_char, len: usize) -> Text {
 /// # Safety
 /// The pattern is readable, `info` writable, and so are `error_size` bytes at
 /// `error`.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_new(
     pattern: *const c_char,
     len: usize,
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn nbffi_re_new(
 ///
 /// # Safety
 /// It is live, for the last time.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_free(regex: *mut Regex) {
     // SAFETY: by the contract; it came from `keep`.
     guard((), || unsafe { give_back(regex) });
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn nbffi_re_free(regex: *mut Regex) {
 ///
 /// # Safety
 /// `regex` is live, `subject` readable, `offsets` has room for all pairs.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_match(
     regex: *const Regex,
     subject: *const c_char,
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn nbffi_re_match(
 ///
 /// # Safety
 /// `regex` and `template` are live, `subject` is readable, `result` writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_sub(
     regex: *const Regex,
     template: *const Template,
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn nbffi_re_sub(
 ///
 /// # Safety
 /// The source is readable, and `error_size` bytes at `error` are writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_template_new(
     source: *const c_char,
     len: usize,
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn nbffi_re_template_new(
 ///
 /// # Safety
 /// It is live, for the last time.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_template_free(template: *mut Template) {
     // SAFETY: by the contract; it came from `keep`.
     guard((), || unsafe { give_back(template) });
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn nbffi_re_template_free(template: *mut Template) {
 
 /// Limits the stack of patterns compiled to machine code, for this thread, in
 /// bytes. False if there is no memory for it, or no machine code here.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_re_jit_stack(limit: u32) -> bool {
     guard(false, || regex::set_jit_stack(limit as usize))
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::{guard, ErrorBuffer, Text, NO_MEMORY};
+use super::{ErrorBuffer, NO_MEMORY, Text, guard};
 use crate::client::Client;
 use crate::memory;
 use crate::pool::Pool;
@@ -27,7 +27,7 @@ const CONFIGURED: u32 = 4;
 ///
 /// `tq` is what `libffi_init` was given; anything else is as good as a runtime that
 /// was unloaded.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn ngx_http_lua_ffi_task_poll(tq: *mut c_void) -> *mut c_void {
     guard(std::ptr::null_mut(), || resty_ffi::poll(tq))
 }
@@ -37,7 +37,7 @@ pub extern "C" fn ngx_http_lua_ffi_task_poll(tq: *mut c_void) -> *mut c_void {
 ///
 /// # Safety
 /// `len` is writable or NULL. `tsk` may be anything.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_http_lua_ffi_get_req(
     tsk: *mut c_void,
     len: *mut c_int,
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn ngx_http_lua_ffi_get_req(
 ///
 /// # Safety
 /// `rsp` is as described. `tsk` may be anything.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn ngx_http_lua_ffi_respond(
     tsk: *mut c_void,
     rc: c_int,
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn ngx_http_lua_ffi_respond(
 ///
 /// # Safety
 /// `client` and `pool` are live, texts and buffer are as they say.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
     client: *const Client,
     pool: *const Pool,
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
 ///
 /// # Safety
 /// `runtime` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_finish(runtime: *const Runtime) {
     guard((), || {
         // SAFETY: by the contract.

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::{guard, ErrorBuffer, Text, NO_MEMORY, PANICKED};
+use super::{ErrorBuffer, NO_MEMORY, PANICKED, Text, guard};
 use crate::client::Client;
 use crate::memory;
 use crate::pool::{self, Pool};
@@ -11,7 +11,7 @@ use crate::runtime::{Options, Runtime};
 use crate::task::Kind;
 
 /// How many processors this process may use.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_cores() -> u32 {
     guard(1, || pool::cores() as u32)
 }
@@ -22,7 +22,7 @@ pub extern "C" fn nbffi_cores() -> u32 {
 ///
 /// # Safety
 /// `client` is live, text and buffer are as they say.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_pool_obtain(
     client: *const Client,
     name: Text,
@@ -66,7 +66,7 @@ pub unsafe extern "C" fn nbffi_pool_obtain(
 ///
 /// # Safety
 /// `client` and `pool` are live, texts and buffer are as they say.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_new_c(
     client: *const Client,
     pool: *const Pool,
@@ -120,7 +120,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_c(
 ///
 /// # Safety
 /// `client` and `runtime` are live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_post_control(
     client: *mut Client,
     runtime: *const Runtime,
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn nbffi_post_control(
 ///
 /// # Safety
 /// `runtime` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_in_flight(runtime: *const Runtime) -> f64 {
     // SAFETY: by the contract.
     guard(0.0, || unsafe { &*runtime }.stats().in_flight() as f64)
@@ -150,7 +150,7 @@ pub unsafe extern "C" fn nbffi_runtime_in_flight(runtime: *const Runtime) -> f64
 ///
 /// # Safety
 /// `client` is live, and so is `runtime`, for the last time.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_free(client: *mut Client, runtime: *mut Runtime) {
     guard((), || {
         if let Some(runtime) = NonNull::new(runtime) {

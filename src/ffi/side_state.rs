@@ -6,10 +6,10 @@ use std::ptr;
 use mlua::ffi::lua_State;
 
 use super::guard;
-use crate::runtime::lua::belongings::{keep, SideState};
+use crate::runtime::lua::belongings::{SideState, keep};
 
 /// Makes a state that lives as long as the VM. Null if there is no memory.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_side_state() -> *mut lua_State {
     guard(ptr::null_mut(), || {
         let state = SideState::new();

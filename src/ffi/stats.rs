@@ -40,7 +40,7 @@ pub struct ClientFigures {
 ///
 /// # Safety
 /// `runtime` is live, `figures` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_stats(
     runtime: *const Runtime,
     figures: *mut RuntimeFigures,
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn nbffi_runtime_stats(
 ///
 /// # Safety
 /// `runtime` is live.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_count(runtime: *const Runtime, code: i32) {
     guard((), || {
         if let Some(error) = Error::ALL.into_iter().find(|error| error.code() == code) {
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn nbffi_count(runtime: *const Runtime, code: i32) {
 ///
 /// # Safety
 /// `pool` is live, `figures` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_pool_stats(pool: *const Pool, figures: *mut PoolStats) {
     // SAFETY: by the contract.
     guard((), || unsafe { *figures = (*pool).stats() });
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn nbffi_pool_stats(pool: *const Pool, figures: *mut PoolS
 ///
 /// # Safety
 /// `client` is live, `figures` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_client_stats(client: *const Client, figures: *mut ClientFigures) {
     guard((), || {
         // SAFETY: by the contract.

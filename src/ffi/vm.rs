@@ -3,13 +3,13 @@
 use std::ffi::c_char;
 use std::ptr;
 
-use super::{guard, ErrorBuffer, Text};
+use super::{ErrorBuffer, Text, guard};
 use crate::error::Error;
 use crate::pool;
 use crate::runtime::host;
-use crate::runtime::lua::nested::{self, Refused};
-use crate::runtime::lua::vm::{now, Now, Vm};
 use crate::runtime::lua::LuaHost;
+use crate::runtime::lua::nested::{self, Refused};
+use crate::runtime::lua::vm::{Now, Vm, now};
 use crate::sync::now_ns;
 use crate::task::arena;
 use crate::task::slot::NO_DEADLINE;
@@ -42,7 +42,7 @@ fn current() -> Option<(Now, &'static Vm, Option<&'static LuaHost>)> {
 ///
 /// # Safety
 /// The bytes are readable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f64) {
     guard((), || {
         let Some((now, vm, _)) = current() else {
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f
 ///
 /// # Safety
 /// The buffer is as it says.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
     guard(false, || match current() {
         Some((_, _, Some(host))) => {
@@ -88,7 +88,7 @@ pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
 }
 
 /// Whether a runtime of the VM's group, by its number, is not closed.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
     guard(true, || {
         current().is_some_and(|(_, vm, _)| vm.group().serves(runtime))
@@ -99,7 +99,7 @@ pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
 ///
 /// # Safety
 /// The buffer is as it says.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_function(number: u32, name: ErrorBuffer) -> bool {
     guard(false, || {
         let function = current().and_then(|(_, _, host)| host?.function_name(number));
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn nbffi_vm_function(number: u32, name: ErrorBuffer) -> bo
 ///
 /// # Safety
 /// The buffer is as it says.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
     guard(false, || {
         let Some((_, _, Some(host))) = current() else {
@@ -133,7 +133,7 @@ pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
 ///
 /// # Safety
 /// `len` bytes at `text` are readable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usize) {
     guard((), || {
         if let Some((_, vm, _)) = current() {
@@ -146,7 +146,7 @@ pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usiz
 
 /// Has the event loop take a turn if it sleeps, in which it looks at its clock.
 /// True if it slept.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_rouse() -> bool {
     guard(false, || {
         current().is_some_and(|(_, vm, _)| vm.group().rouse_event_loop())
@@ -154,7 +154,7 @@ pub extern "C" fn nbffi_vm_rouse() -> bool {
 }
 
 /// Whether nobody waits for the task's result any more.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
     guard(false, || {
         current().is_some_and(|(now, ..)| arena::is_unwanted(now.task))
@@ -163,7 +163,7 @@ pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
 
 /// Seconds until the task's deadline, less than 0 if it has passed, infinite if
 /// there is none.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_left() -> f64 {
     guard(f64::INFINITY, || {
         let task = current().and_then(|(now, ..)| arena::resolve(now.task));
@@ -183,7 +183,7 @@ pub extern "C" fn nbffi_vm_left() -> f64 {
 ///
 /// # Safety
 /// The buffers are as they say.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_seat(pool: ErrorBuffer, thread: ErrorBuffer) -> i32 {
     guard(-1, || {
         let Some(seat) = pool::seat() else {
@@ -205,7 +205,7 @@ pub unsafe extern "C" fn nbffi_vm_seat(pool: ErrorBuffer, thread: ErrorBuffer) -
 ///
 /// # Safety
 /// Texts are as they say, `answer` is writable.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_call(
     runtime: Text,
     request: Text,

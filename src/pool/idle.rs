@@ -24,7 +24,7 @@
 //! sleeper sets its bit before it is counted, so there are always at least as
 //! many bits as grants; which sleeper a grant ends up with does not matter.
 
-use crate::sync::{fence, spin_loop, AtomicU32, AtomicU64, Ordering, Semaphore};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Semaphore, fence, spin_loop};
 
 const SEARCHER: u32 = 1;
 const SLEEPER: u32 = 1 << 16;
@@ -212,8 +212,8 @@ fn bit(index: usize) -> u64 {
 #[cfg(all(test, loom))]
 mod loom_tests {
     use super::*;
-    use loom::sync::atomic::AtomicU32 as Count;
     use loom::sync::Arc;
+    use loom::sync::atomic::AtomicU32 as Count;
     use loom::thread;
 
     /// A queue that holds a number of equal tasks. Its own orderings are

@@ -39,7 +39,7 @@ use queues::Queues;
 
 pub use registry::{find, obtain};
 pub use threads::{cores, spawn_helper, thread_name};
-pub use worker::{keep_inbox, last_begun, pull, running, seat, Seat};
+pub use worker::{Seat, keep_inbox, last_begun, pull, running, seat};
 
 /// What every thread of a pool does once when it is asked to.
 pub type Visit = fn(seat: Seat);

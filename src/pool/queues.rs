@@ -15,7 +15,7 @@
 //! neither starves: under any load, at least one in [`LOW_TURN`] tasks that
 //! start is a low one if there is any.
 
-use std::sync::atomic::{fence, AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 use crossbeam_deque::{Injector, Steal, Stealer, Worker};

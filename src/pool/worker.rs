@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 use std::mem;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::queues::Finder;
 use super::spin::Window;
-use super::{threads, Shared};
+use super::{Shared, threads};
 use crate::channel::outbox;
-use crate::sync::{now_ns, Ordering};
+use crate::sync::{Ordering, now_ns};
 use crate::task::{Kind, Slot};
 
 /// Starts thread `index` of a pool.

@@ -12,7 +12,7 @@
 //! do the same, ask for "close on exec" as well, and note the descriptor. This
 //! costs the call of a function, and no system call.
 
-use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -183,7 +183,7 @@ impl Object {
         address as *const T
     }
 
-    fn relocations(&self) -> impl Iterator<Item = &'static Relocation> {
+    fn relocations(&self) -> impl Iterator<Item = &'static Relocation> + use<> {
         let [calls, calls_size, others, others_size] = self.dynamic([
             tag::PLT_RELOCATIONS,
             tag::PLT_RELOCATIONS_SIZE,

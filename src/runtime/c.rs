@@ -3,7 +3,7 @@
 //! What an entry function returns is read as if anybody had written it: `entry` may
 //! name any function of the library.
 
-use std::ffi::{c_void, CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsString, c_void};
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;

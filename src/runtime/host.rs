@@ -3,22 +3,22 @@
 //! Each is a C boundary: nothing unwinds, and a handle may be of a task that
 //! is long gone.
 
-use std::ffi::{c_char, c_int, c_void, CString};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use nonblocking_ffi_plugin::sys;
 
-use super::{settle, Outcome};
+use super::{Outcome, settle};
 use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::exit;
 use crate::pool;
 use crate::sync::now_ns;
-use crate::task::reply::{Reply, INLINE_BYTES};
+use crate::task::reply::{INLINE_BYTES, Reply};
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::Stale;
-use crate::task::{arena, Failure, Task};
+use crate::task::{Failure, Task, arena};
 
 /// The host table of one runtime, with what its functions need behind it.
 #[repr(C)]

@@ -11,7 +11,7 @@
 //! the dynamic linker's business alone.
 
 use std::collections::BTreeMap;
-use std::ffi::{c_char, c_int, c_uint, c_void, CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -241,7 +241,7 @@ fn link_map(handle: *mut c_void) -> Option<(usize, usize)> {
         name: *const c_char,
         dynamic: usize,
     }
-    extern "C" {
+    unsafe extern "C" {
         fn dlinfo(handle: *mut c_void, request: c_int, info: *mut c_void) -> c_int;
     }
     const RTLD_DI_LINKMAP: c_int = 2;

@@ -28,13 +28,13 @@ pub mod registry;
 pub mod resty_ffi;
 mod stats;
 
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
 use crate::pool::{self, Pool};
 use crate::task::{Kind, Load, Runner, Slot, Task};
-pub use grace::{Grace, GRACE_NS, WORTH_NS};
+pub use grace::{GRACE_NS, Grace, WORTH_NS};
 pub use stats::RuntimeStats;
 
 /// Runs requests in some language. Every function is called on a pool thread.

@@ -4,7 +4,7 @@
 //! a slot's memory must stay a slot's memory. Chunks are handed to one owner
 //! (a client) and, when that owner is gone, to the next.
 
-use std::alloc::{alloc, dealloc, Layout};
+use std::alloc::{Layout, alloc, dealloc};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 

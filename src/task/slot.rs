@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
 
 use crate::error::Error;
-use crate::sync::{now_ns, AtomicPtr};
+use crate::sync::{AtomicPtr, now_ns};
 use crate::task::reply::Reply;
 use crate::task::state::{Claim, Stale, State};
 

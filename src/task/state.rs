@@ -26,7 +26,7 @@
 //!   ends the grace sees `DONE` and takes the reply. Both are one
 //!   read-modify-write of one word, so exactly one of the two delivers.
 
-use crate::sync::{spin_loop, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, spin_loop};
 
 const PHASE: u64 = 0xff;
 const FREE: u64 = 0;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::document::{run, Block, Document, Folder};
+use crate::document::{Block, Document, Folder, run};
 use crate::support::root;
 
 /// Where a document says that this repository is.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::document::{run, Document, Folder};
+use crate::document::{Document, Folder, run};
 use crate::support::root;
 
 /// Where the documents have the jar of the API.

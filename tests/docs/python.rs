@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::document::{run, Document, Folder};
+use crate::document::{Document, Folder, run};
 use crate::support::root;
 
 /// The file name of a block of this kind.

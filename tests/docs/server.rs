@@ -4,10 +4,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use crate::document::{run, Block, Folder};
+use crate::document::{Block, Folder, run};
 use crate::support::http::Client;
 use crate::support::process::{self, Signal};
-use crate::support::{builder, eventually, plugins, root, PATIENCE};
+use crate::support::{PATIENCE, builder, eventually, plugins, root};
 
 /// An nginx with a configuration as it is printed.
 pub struct Server {

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::example::{Example, Site};
 use crate::raw::Answer;
-use crate::support::{eventually, PATIENCE};
+use crate::support::{PATIENCE, eventually};
 
 /// An address of this computer that nobody but this test process uses.
 fn own_address() -> String {

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::document::Folder;
 use crate::raw::{self, Answer};
 use crate::support::builder::Builder;
-use crate::support::{root, Nginx};
+use crate::support::{Nginx, root};
 
 /// Directives of `http` that the harness has itself.
 const OF_THE_HARNESS: [&str; 3] = ["access_log ", "lua_package_path ", "lua_package_cpath "];

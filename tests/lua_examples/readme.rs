@@ -6,10 +6,10 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use crate::document::{document, run, Document, Folder};
-use crate::example::{debian_cpath, DEBIAN_PATH};
+use crate::document::{Document, Folder, document, run};
+use crate::example::{DEBIAN_PATH, debian_cpath};
 use crate::support::process::{self, Signal};
-use crate::support::{eventually, root, PATIENCE};
+use crate::support::{PATIENCE, eventually, root};
 
 const EXAMPLES: [&str; 3] = ["waf", "thumbnail_proxy", "luasocket_client"];
 

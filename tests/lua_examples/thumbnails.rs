@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::document::run;
 use crate::example::{Example, Site};
 use crate::raw::Answer;
-use crate::support::{eventually, root, PATIENCE};
+use crate::support::{PATIENCE, eventually, root};
 
 /// A picture of the size of that of the talk.
 const MOON: (u32, u32) = (2835, 1984);

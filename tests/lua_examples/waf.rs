@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::example::{Example, Site};
 use crate::raw::{browser, exchange};
-use crate::support::{eventually, root, PATIENCE};
+use crate::support::{PATIENCE, eventually, root};
 
 /// A request of a corpus.
 struct Case {
@@ -160,10 +160,11 @@ fn bodies_in_files_are_read() {
     assert_eq!(post(0), 403);
     assert_eq!(post(130_000), 403);
     assert_eq!(post(140_000), 200);
-    assert!(site
-        .nginx
-        .log()
-        .contains("a client request body is buffered to a temporary file"));
+    assert!(
+        site.nginx
+            .log()
+            .contains("a client request body is buffered to a temporary file")
+    );
 }
 
 /// The example, and a runtime beside the firewall's in the same pool, whose tasks

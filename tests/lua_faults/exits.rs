@@ -5,7 +5,7 @@ use crate::start;
 use crate::support::builder::Builder;
 use crate::support::http::Load;
 use crate::support::process::{self, Signal};
-use crate::support::{eventually, Nginx, PATIENCE};
+use crate::support::{Nginx, PATIENCE, eventually};
 
 /// `/work?<seconds>-<id>` answers on a pool of its own, `/mad` takes all threads
 /// of another one for good: with loops, and one with a C function that nobody

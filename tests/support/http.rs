@@ -2,12 +2,12 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{eventually, Nginx, EXIT_PROMISE, PATIENCE};
+use super::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ fn exchange(
         match stream.fill_buf() {
             Ok([]) => return Err(Failure::Closed),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(Failure::Closed)
+                return Err(Failure::Closed);
             }
             // Whoever was frozen for a moment, or stopped, reads on.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::builder::{fresh_directory, nginx};
 use super::process::{self, Signal};
-use super::{eventually, PATIENCE};
+use super::{PATIENCE, eventually};
 
 /// How long is looked at once.
 const WINDOW: Duration = Duration::from_secs(1);

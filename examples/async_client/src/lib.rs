@@ -9,7 +9,7 @@ mod netstring;
 
 use std::time::Duration;
 
-use nonblocking_ffi_plugin::{export_tokio_plugin, Error, Host, Response, Task, TokioPlugin};
+use nonblocking_ffi_plugin::{Error, Host, Response, Task, TokioPlugin, export_tokio_plugin};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, RedisError, Value};
 

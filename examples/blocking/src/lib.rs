@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nonblocking_ffi_plugin::{export_plugin, Error, Host, Plugin, Response, Task};
+use nonblocking_ffi_plugin::{Error, Host, Plugin, Response, Task, export_plugin};
 
 /// Codes of errors, besides [`Error::CODE`].
 mod code {
@@ -158,10 +158,12 @@ mod tests {
                 "{bad}"
             );
         }
-        assert!(parse_seconds("3601")
-            .unwrap_err()
-            .message()
-            .contains("hour"));
+        assert!(
+            parse_seconds("3601")
+                .unwrap_err()
+                .message()
+                .contains("hour")
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@
 mod options;
 mod picture;
 
-use nonblocking_ffi_plugin::{export_plugin, Error, Host, Plugin, Response, Task};
+use nonblocking_ffi_plugin::{Error, Host, Plugin, Response, Task, export_plugin};
 
 use options::Options;
 

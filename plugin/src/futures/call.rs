@@ -1,13 +1,13 @@
 //! One call: its future, its panics, its end.
 
-use std::future::{poll_fn, Future};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::watch::Watch;
 use super::TokioPlugin;
+use super::watch::Watch;
 use crate::{Error, OwnedTask, Response};
 
 /// Runs a call and completes its task.

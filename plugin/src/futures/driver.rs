@@ -3,15 +3,15 @@
 //! Pool threads send it tasks; it spawns a future for each. Sending wakes it
 //! only if it is asleep, where spawning from outside would wake it each time.
 
-use std::sync::{mpsc, Arc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ::tokio::runtime::Runtime;
-use ::tokio::sync::mpsc::{unbounded_channel, UnboundedReceiver, UnboundedSender};
+use ::tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::watch::Watch;
-use super::{call, TokioPlugin};
+use super::{TokioPlugin, call};
 use crate::{AsyncPlugin, Error, Host, OwnedTask};
 
 /// So many tasks are taken at a time.

@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use ::tokio::sync::Notify;
-use ::tokio::time::{interval, MissedTickBehavior};
+use ::tokio::time::{MissedTickBehavior, interval};
 
 use crate::task::Interest;
 

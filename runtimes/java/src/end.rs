@@ -3,9 +3,9 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use nonblocking_ffi_plugin::sys::{nbffi_exit_fn, nbffi_host, NBFFI_OK};
+use nonblocking_ffi_plugin::sys::{NBFFI_OK, nbffi_exit_fn, nbffi_host};
 
 use crate::jvm::Jvm;
 use crate::{runtime, thread};

@@ -1,11 +1,11 @@
 //! The functions of JNI that are used here, for a thread that is attached.
 
-use std::ffi::{c_char, c_void, CStr};
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr::null_mut;
 
 use jni_sys::{
-    jbyte, jclass, jint, jlong, jmethodID, jobject, jvalue, JNIEnv, JNINativeInterface__1_6,
-    JNINativeMethod,
+    JNIEnv, JNINativeInterface__1_6, JNINativeMethod, jbyte, jclass, jint, jlong, jmethodID,
+    jobject, jvalue,
 };
 
 /// The JNI of the calling thread. It must not leave the thread.

@@ -8,14 +8,14 @@
 //! as `java` would. But it calls a hook first, on the thread that makes it: ours
 //! does not return, so that all that is lost is that thread.
 
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jni_sys::{jint, JavaVM, JavaVMInitArgs, JavaVMOption, JNI_OK, JNI_VERSION_10};
+use jni_sys::{JNI_OK, JNI_VERSION_10, JavaVM, JavaVMInitArgs, JavaVMOption, jint};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use nonblocking_ffi_plugin::threads;
 
@@ -286,10 +286,10 @@ fn flush() {
     }
 }
 
-extern "C" {
+unsafe extern "C" {
     /// `va_list` is handed on as it came: a pointer on x86-64 and AArch64.
     fn vsnprintf(into: *mut c_char, size: usize, format: *const c_char, list: *mut c_void)
-        -> c_int;
+    -> c_int;
 }
 
 /// The JVM's printf.

@@ -44,7 +44,7 @@ mod signals;
 mod thread;
 
 use std::ffi::{c_char, c_int, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nonblocking_ffi_plugin::sys;
 
@@ -64,7 +64,7 @@ static PLUGIN: sys::nbffi_plugin = sys::nbffi_plugin {
 };
 
 /// The entry function.
-#[no_mangle]
+#[unsafe(no_mangle)]
 pub extern "C" fn nbffi_plugin_entry(_host_abi_version: u32) -> *const sys::nbffi_plugin {
     &PLUGIN
 }

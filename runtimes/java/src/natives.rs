@@ -4,16 +4,16 @@
 //! None blocks.
 
 use std::ffi::c_void;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use jni_sys::{
-    jboolean, jbyteArray, jclass, jint, jlong, jmethodID, jobject, JNIEnv, JNINativeMethod,
+    JNIEnv, JNINativeMethod, jboolean, jbyteArray, jclass, jint, jlong, jmethodID, jobject,
 };
 use nonblocking_ffi_plugin::sys;
 
-use crate::env::{native, Env};
+use crate::env::{Env, native};
 use crate::frame::Frame;
 use crate::runtime;
 

@@ -13,7 +13,7 @@
 //!   small stacks of its own making, and its handler ends the process if it is
 //!   not on the thread's stack for signals, so the JVM's has to be there, too.
 
-use std::ffi::{c_int, c_void, CStr};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::MaybeUninit;
 
 /// What the JVM may keep, and must get.

@@ -7,11 +7,11 @@
 //! again, as a new Java thread, the next time that it runs something.
 
 use std::cell::RefCell;
-use std::ffi::{c_void, CString};
+use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jni_sys::{jobject, JNIEnv, JavaVMAttachArgs, JNI_OK, JNI_VERSION_10};
+use jni_sys::{JNI_OK, JNI_VERSION_10, JNIEnv, JavaVMAttachArgs, jobject};
 
 use crate::env::Env;
 use crate::frame::Frame;

@@ -4,7 +4,7 @@ mod support;
 
 use std::cell::RefCell;
 
-use support::{classes, Outcome, Runtime};
+use support::{Outcome, Runtime, classes};
 
 fn load(folder: &str, method: &str) -> Option<Runtime> {
     Some(Runtime::load(&classes(folder)?, method).unwrap())

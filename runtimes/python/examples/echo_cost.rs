@@ -8,7 +8,7 @@
 //! `python` is the option of that name: an interpreter or a libpython.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::process::ExitCode;
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};

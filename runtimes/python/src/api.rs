@@ -5,7 +5,7 @@
 //! below. Nothing of Python's structures is looked into, but for those that the
 //! caller of a function fills in himself.
 
-use std::ffi::{c_char, c_int, c_long, c_ulong, c_void, CStr};
+use std::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};

@@ -54,7 +54,16 @@ pub fn interpreter(program: &Path) -> Result<Answer, String> {
 
 fn parse(text: &str) -> Option<Answer> {
     let lines: Vec<&str> = text.lines().collect();
-    let [version, executable, prefix, libdir, multiarch, instsoname, ldlibrary, shared] = lines[..]
+    let [
+        version,
+        executable,
+        prefix,
+        libdir,
+        multiarch,
+        instsoname,
+        ldlibrary,
+        shared,
+    ] = lines[..]
     else {
         return None;
     };

@@ -21,15 +21,15 @@
 //! | `is_handled(signal)` | whether the process has a handler for it |
 //! | `set_type(dict, type)` | makes a plain dictionary one of another type |
 
-use std::ffi::{c_int, c_long, CStr};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ffi::{CStr, c_int, c_long};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nonblocking_ffi_plugin::{faults, sys};
 
-use crate::api::{Api, FastCall, PyMethodDef, PyObject, METH_FASTCALL};
+use crate::api::{Api, FastCall, METH_FASTCALL, PyMethodDef, PyObject};
 use crate::object::{Gil, Raised, Ref, Result};
 use crate::reply::{self, Reply};
 use crate::{child, runtime, threads};

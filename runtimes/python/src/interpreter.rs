@@ -20,10 +20,10 @@
 //! been the same from the first version on, and it is checked that what is
 //! around it is as it should be.
 
-use std::ffi::{c_int, c_void, CStr, CString};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{mpsc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use crate::api::{Api, LibPython, PyStatus};
 use crate::builtins;

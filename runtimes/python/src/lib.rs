@@ -73,7 +73,7 @@ pub mod runtime;
 pub mod threads;
 
 use std::ffi::{c_char, c_int, c_void};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nonblocking_ffi_plugin::sys;
 

@@ -1,9 +1,9 @@
 //! Python's objects: owned references, texts, errors. All of it needs the GIL,
 //! which a [`Gil`] shows that the thread has.
 
-use std::ffi::{c_char, CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
-use std::ptr::{null, null_mut, NonNull};
+use std::ptr::{NonNull, null, null_mut};
 
 use crate::api::{Api, PyObject, PyThreadState};
 

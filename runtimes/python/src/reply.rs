@@ -9,7 +9,7 @@ use std::ptr::null_mut;
 
 use nonblocking_ffi_plugin::sys::nbffi_task;
 
-use crate::api::{Py_buffer, PY_BUF_SIMPLE};
+use crate::api::{PY_BUF_SIMPLE, Py_buffer};
 use crate::object::{Gil, Ref, Result};
 use crate::runtime::{self, LARGE};
 

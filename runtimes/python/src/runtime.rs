@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::exit;
 use crate::inbox::Inbox;
 use crate::interpreter::{self, Interpreter};
-use crate::object::{Gil, Ref, Result, NOTHING};
+use crate::object::{Gil, NOTHING, Ref, Result};
 use crate::reply::{self, Reply};
 use crate::threads::{self, Attached};
 

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use host::{cancel, is_pending, wait, Outcome, Runtime};
-use nonblocking_ffi_plugin::sys::{nbffi_host, NBFFI_LOG_ERR, NBFFI_LOG_NOTICE, NBFFI_LOG_WARN};
+use host::{Outcome, Runtime, cancel, is_pending, wait};
+use nonblocking_ffi_plugin::sys::{NBFFI_LOG_ERR, NBFFI_LOG_NOTICE, NBFFI_LOG_WARN, nbffi_host};
 
 const SOURCE: &str = r#"
 import asyncio, sys, threading, time
@@ -252,10 +252,11 @@ fn a_loop_serves_many_at_a_time_and_cancels() {
     let outcome = late(&rt);
     assert!(outcome.failure().contains("Stopped"), "{outcome:?}");
     let rt = load("wrong");
-    assert!(rt
-        .call("")
-        .failure()
-        .starts_with("TypeError: float was returned"));
+    assert!(
+        rt.call("")
+            .failure()
+            .starts_with("TypeError: float was returned")
+    );
     let rt = load("leave");
     for _ in 0..3 {
         assert!(rt.call("").failure().starts_with("SystemExit: 1"));

@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::path::PathBuf;
 
 use host::Runtime;
-use libloading::os::unix::{Library, Symbol, RTLD_GLOBAL, RTLD_NOW};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 use nonblocking_ffi_python::locate::{self, Wanted};
 
 #[test]

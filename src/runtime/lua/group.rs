@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::vm::{Spent, Vm};
 use super::watchdog::Watched;
-use crate::channel::{outbox, Mailbox};
+use crate::channel::{Mailbox, outbox};
 use crate::pool::{self, Chores, Pool, Seat};
 use crate::sync::now_ns;
 use crate::task::slot::deadline_after;

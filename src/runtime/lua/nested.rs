@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::memory;
-use crate::runtime::{registry, Runtime};
+use crate::runtime::{Runtime, registry};
 use crate::sync::now_ns;
 use crate::task::slot::deadline_after;
 use crate::task::state::Claim;
-use crate::task::{arena, Kind, Priority, Recipient, Runner, Slot, Task};
+use crate::task::{Kind, Priority, Recipient, Runner, Slot, Task, arena};
 
 /// How often a thread that waits asks whether its own task is still wanted.
 const LOOK: Duration = Duration::from_millis(10);

@@ -34,8 +34,8 @@ use pcre2_sys as sys;
 use super::belongings::{in_foreign_code, is_stopped};
 pub use scratch::set_jit_stack;
 use scratch::{Scratch, WORKSPACE};
-use template::append;
 pub use template::Template;
+use template::append;
 
 /// Bits of the options that `ngx.re` has letters for; `vm/re.lua` has the same.
 pub mod option {

@@ -6,18 +6,18 @@
 //! *dispatcher*, which runs one task that it finds on the [`Desk`].
 
 use std::cell::{Cell, UnsafeCell};
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::File;
 use std::ptr;
 use std::sync::Arc;
 
 use mlua::ffi as lua;
 
+use super::LuaHost;
 use super::belongings::Belongings;
 use super::group::{self, Group};
 use super::heap::{self, Heap};
-use super::watchdog::{Ended, Watched, NO_TASK};
-use super::LuaHost;
+use super::watchdog::{Ended, NO_TASK, Watched};
 use crate::error::Error;
 
 /// Places on the stack of a VM.

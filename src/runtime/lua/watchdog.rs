@@ -22,7 +22,7 @@ use mlua::ffi as lua;
 use super::unwind::{Row, Rows};
 use crate::channel::Mailbox;
 use crate::pool::spawn_helper;
-use crate::sync::{fence, now_ns, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence, now_ns};
 use crate::task::arena;
 
 /// How often it looks.
@@ -47,7 +47,7 @@ pub struct Guard {
     _opaque: [u8; 0],
 }
 
-extern "C" {
+unsafe extern "C" {
     fn nbffi_guard_install() -> c_int;
     fn nbffi_guard_new(state: *mut lua::lua_State) -> *mut Guard;
     fn nbffi_guard_free(guard: *mut Guard);

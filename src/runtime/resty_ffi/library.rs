@@ -15,7 +15,7 @@
 //! was open is copied into memory, where `$ORIGIN` means nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{c_char, c_int, c_void, CStr, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::FromRawFd;
@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{RTLD_GLOBAL, RTLD_LAZY};
 
-use crate::runtime::library::{detail, file_of, this, Library, Visibility};
+use crate::runtime::library::{Library, Visibility, detail, file_of, this};
 
 /// `libffi_init` of a library.
 pub type InitFn = unsafe extern "C" fn(cfg: *mut c_char, tq: *mut c_void) -> c_int;

@@ -19,7 +19,7 @@ mod leases;
 pub mod library;
 pub mod queue;
 
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 
 use nonblocking_ffi_plugin::faults;
@@ -30,7 +30,7 @@ use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::process::signals::Handlers;
 use crate::task::reply::Reply;
-use crate::task::{arena, Task};
+use crate::task::{Task, arena};
 use leases::Lease;
 use library::Source;
 

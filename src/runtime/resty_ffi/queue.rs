@@ -24,7 +24,7 @@ use crate::pool::cores;
 use crate::pool::idle::Idle;
 use crate::pool::spin::Window;
 use crate::runtime::Intake;
-use crate::sync::{now_ns, Semaphore};
+use crate::sync::{Semaphore, now_ns};
 use crate::task::{Load, Slot};
 
 /// The seats of a queue.

@@ -3,7 +3,7 @@
 #![allow(dead_code, missing_docs, reason = "each user of it uses a part")]
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
