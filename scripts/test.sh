@@ -65,8 +65,8 @@ run_cargo() {
 run_loom() {
     title "loom models"
     RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$PWD/target/loom \
-        cargo_test "$CARGO" test --release --locked --package resty-nonblocking-ffi \
-        --no-default-features --features vendored-luajit --lib loom_
+        cargo_test "$CARGO" test --release --locked --package nonblocking-ffi-core \
+        --lib loom_
     if [ "$ran" -eq 0 ]; then
         echo "FAILED: no loom model ran"
         add 0 1

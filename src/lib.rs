@@ -9,6 +9,7 @@
 //! | [`sync`]    | atomics, behind one facade so that loom can replace them |
 //! | [`error`]   | one error enum, one status code per variant |
 //! | [`errlog`]  | a line in nginx's log that nginx cannot write |
+//! | [`signals`] | signals of the process, its threads and its children |
 //! | [`stats`]   | counters and histograms |
 //! | [`task`]    | slots, their states, deadlines, cancellation, replies |
 //! | [`channel`] | completions and the wake-up of the event loop |
@@ -16,8 +17,6 @@
 //! | [`runtime`] | what runs tasks: the plugin ABI for C, Lua in VMs |
 //! | [`client`]  | the main thread's side of a Lua VM: post, grace, drain |
 //! | [`exit`]    | leaving the process while pool threads run |
-//! | [`process`] | what children inherit: signals, descriptors |
-//! | [`ffi`]     | the C functions that Lua calls |
 //!
 //! # The path of a call
 //!
@@ -30,27 +29,15 @@
 //! Each of the three steps is one atomic transition of the slot's state word
 //! ([`task::state`]), which is what makes every call end exactly once.
 
-#[cfg(all(feature = "host-luajit", feature = "vendored-luajit"))]
-compile_error!(
-    "host-luajit and vendored-luajit exclude each other: with --features vendored-luajit, say \
-     --no-default-features"
-);
-#[cfg(not(any(feature = "host-luajit", feature = "vendored-luajit")))]
-compile_error!("one of host-luajit (the default) and vendored-luajit is needed");
-
 pub mod channel;
 pub mod client;
 pub mod errlog;
 pub mod error;
 pub mod exit;
-pub mod ffi;
 pub mod memory;
 pub mod pool;
-pub mod process;
 pub mod runtime;
+pub mod signals;
 pub mod stats;
 pub mod sync;
 pub mod task;
-
-#[global_allocator]
-static MEMORY: memory::Memory = memory::Memory;

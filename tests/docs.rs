@@ -36,7 +36,7 @@ use std::path::Path;
 use std::process::Command;
 
 use document::{Block, Document, Folder, document, documents, run};
-use nonblocking_ffi::error::Error;
+use nonblocking_ffi_core::error::Error;
 use server::Server;
 use support::{Nginx, root};
 

@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nonblocking_ffi::channel::Mailbox;
-use nonblocking_ffi::client::{Client, Posted, Request};
-use nonblocking_ffi::error::Error;
-use nonblocking_ffi::pool::{self, Pool};
-use nonblocking_ffi::runtime::host::HostTable;
-use nonblocking_ffi::runtime::{Host, Options, Outcome, Runtime};
-use nonblocking_ffi::sync::now_ns;
-use nonblocking_ffi::task::{Priority, Recipient, Slot};
+use nonblocking_ffi_core::channel::Mailbox;
+use nonblocking_ffi_core::client::{Client, Posted, Request};
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::pool::{self, Pool};
+use nonblocking_ffi_core::runtime::host::HostTable;
+use nonblocking_ffi_core::runtime::{Host, Options, Outcome, Runtime};
+use nonblocking_ffi_core::sync::now_ns;
+use nonblocking_ffi_core::task::{Priority, Recipient, Slot};
 use nonblocking_ffi_plugin::sys;
 
 const TASKS: u64 = 60_000;

@@ -10,7 +10,7 @@ use std::process::Command;
 fn run(compiler: &str) -> Option<String> {
     Command::new(compiler).arg("--version").output().ok()?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = root.join("src/runtime/lua");
+    let sources = root.join("crates/lua-vm/src");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stopping-{compiler}"));
     std::fs::create_dir_all(&folder).unwrap();
     let (library, program) = (folder.join("libguard.so"), folder.join("program"));

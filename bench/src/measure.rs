@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nonblocking_ffi::stats::Histogram;
+use nonblocking_ffi_core::stats::Histogram;
 
 use crate::Result;
 use crate::http::Client;

@@ -36,8 +36,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::errlog;
-use crate::process::signals::is_main_thread;
 use crate::runtime;
+use crate::signals::is_main_thread;
 pub use hooks::{Hook, add};
 
 /// The process whose exit is guarded: a child that a plugin forks is not ours.

@@ -1,10 +1,10 @@
 //! Starting a pool thread: name, niceness, timers.
 //!
-//! No signal is blocked in it, see [`crate::process::signals`].
+//! No signal is blocked in it, see [`crate::signals`].
 
 use std::thread::Builder;
 
-use crate::process::signals;
+use crate::signals;
 
 /// Linux cuts a thread's name after this many bytes.
 const NAME_BYTES: usize = 15;

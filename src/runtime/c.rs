@@ -16,7 +16,7 @@ use super::host::HostTable;
 use super::library::{self, Library, Visibility};
 use super::{Host, Outcome};
 use crate::channel::Mailbox;
-use crate::process::signals::Handlers;
+use crate::signals::Handlers;
 
 /// Room for the message of a plugin whose init failed.
 const MESSAGE_BYTES: usize = 4096;

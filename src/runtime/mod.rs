@@ -23,12 +23,12 @@ mod golang;
 mod grace;
 pub mod host;
 mod library;
-pub mod lua;
 pub mod registry;
 pub mod resty_ffi;
 mod stats;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
@@ -56,6 +56,29 @@ pub trait Host: Send + Sync {
     /// then `call` is never called. Asked once, on the main thread.
     fn intake(&self) -> Option<&'static dyn Intake> {
         None
+    }
+}
+
+/// For who keeps one beside its runtime.
+impl<H: Host + ?Sized> Host for Arc<H> {
+    fn init(&self, runtime: *const ()) -> Result<(), String> {
+        (**self).init(runtime)
+    }
+
+    fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome {
+        (**self).call(task, tag, request)
+    }
+
+    fn close(&self) {
+        (**self).close();
+    }
+
+    fn may_nest(&self) -> bool {
+        (**self).may_nest()
+    }
+
+    fn intake(&self) -> Option<&'static dyn Intake> {
+        (**self).intake()
     }
 }
 

@@ -1,4 +1,4 @@
--- The C functions of the shared object, as src/ffi/ defines them. Raise
+-- The C functions of the shared object, as crates/ffi/src/ defines them. Raise
 -- INTERFACE in both places when a function or a structure changes.
 
 local ffi = require "ffi"

@@ -28,7 +28,7 @@ use super::library::settle;
 use super::{Host, Intake, Outcome};
 use crate::channel::Mailbox;
 use crate::error::Error;
-use crate::process::signals::Handlers;
+use crate::signals::Handlers;
 use crate::task::reply::Reply;
 use crate::task::{Task, arena};
 use leases::Lease;

@@ -1,5 +1,5 @@
 -- The first code of a worker VM, and its dispatcher: what runs each task. The
--- core calls both (src/runtime/lua/vm.rs).
+-- core calls both (crates/lua-vm/src/vm.rs).
 
 local ffi = require "ffi"
 local codec = require "resty.nonblocking_ffi.codec"

@@ -1,6 +1,6 @@
--- The C functions that code in a worker VM calls, as src/ffi/vm.rs and
--- src/ffi/regex.rs define them. Raise INTERFACE, in cdefs.lua and in
--- src/ffi/mod.rs, when one changes.
+-- The C functions that code in a worker VM calls, as crates/ffi/src/vm.rs and
+-- crates/ffi/src/regex.rs define them. Raise INTERFACE, in cdefs.lua and in
+-- crates/ffi/src/lib.rs, when one changes.
 
 local ffi = require "ffi"
 

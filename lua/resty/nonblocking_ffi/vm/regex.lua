@@ -27,7 +27,7 @@ local sub = string.sub
 local _M = {}
 
 
--- Bits of src/runtime/lua/regex.rs, and one of our own.
+-- Bits of crates/lua-vm/src/regex.rs, and one of our own.
 local DUPNAMES = lshift(1, 7)
 local DFA = lshift(1, 10)
 local ONCE = lshift(1, 11)

@@ -6,6 +6,7 @@
 //! | [`calls`]   | post, drain, release, cancel: the call path |
 //! | [`client`]  | a Lua VM's life: channel, log lines, exit |
 //! | [`lua`]     | Lua runtimes |
+//! | [`process`] | what children of the worker inherit |
 //! | [`resty_ffi`] | plugins of lua-resty-ffi: what they call, making theirs |
 //! | [`runtime`] | pools and runtimes: making and freeing |
 //! | [`stats`]   | figures |
@@ -19,10 +20,19 @@
 //! is success, `-n` the error of code `n`. Longer errors go into a caller-owned
 //! buffer.
 
+#[cfg(all(feature = "host-luajit", feature = "vendored-luajit"))]
+compile_error!(
+    "host-luajit and vendored-luajit exclude each other: with --features vendored-luajit, say \
+     --no-default-features"
+);
+#[cfg(not(any(feature = "host-luajit", feature = "vendored-luajit")))]
+compile_error!("one of host-luajit (the default) and vendored-luajit is needed");
+
 pub mod calls;
 pub mod client;
 pub mod clock;
 pub mod lua;
+pub mod process;
 pub mod regex;
 pub mod resty_ffi;
 pub mod runtime;
@@ -34,7 +44,11 @@ use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::Error;
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::memory;
+
+#[global_allocator]
+static MEMORY: memory::Memory = memory::Memory;
 
 /// Changes whenever a function or structure here does, so that Lua files and
 /// shared object of different versions do not meet.

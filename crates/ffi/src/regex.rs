@@ -1,5 +1,5 @@
 //! Regular expressions for `ngx.re` in worker VMs, see
-//! [`crate::runtime::lua::regex`]. `lua/resty/nonblocking_ffi/vm/cdefs.lua`
+//! [`nonblocking_ffi_lua_vm::regex`]. `lua/resty/nonblocking_ffi/vm/cdefs.lua`
 //! declares these.
 //!
 //! They are called on pool threads. A pattern and a template belong to the VM
@@ -9,8 +9,8 @@
 use std::ffi::c_char;
 
 use super::{ErrorBuffer, Text, guard};
-use crate::runtime::lua::belongings::{give_back, keep};
-use crate::runtime::lua::regex::{self, NO_MEMORY, Regex, Template};
+use nonblocking_ffi_lua_vm::belongings::{give_back, keep};
+use nonblocking_ffi_lua_vm::regex::{self, NO_MEMORY, Regex, Template};
 
 /// What Lua wants to know of a pattern.
 #[derive(Debug, Clone, Copy)]

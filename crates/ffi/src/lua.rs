@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{Text, guard};
-use crate::client::Client;
-use crate::memory;
-use crate::pool::Pool;
-use crate::runtime::lua::LuaHost;
-use crate::runtime::lua::group::{Config, Group, Limits};
-use crate::runtime::{Options, Runtime};
+use nonblocking_ffi_core::client::Client;
+use nonblocking_ffi_core::memory;
+use nonblocking_ffi_core::pool::Pool;
+use nonblocking_ffi_core::runtime::{Options, Runtime};
+use nonblocking_ffi_lua_vm::LuaHost;
+use nonblocking_ffi_lua_vm::group::{Config, Group, Limits};
 
 /// What [`nbffi_runtime_new_lua`] is given beside a name.
 #[derive(Debug, Clone, Copy)]

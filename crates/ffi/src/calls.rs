@@ -1,12 +1,12 @@
 //! Post, drain, release, cancel: the call path.
 
 use super::{PANICKED, guard};
-use crate::client::{Client, Posted, Request};
-use crate::error::Error;
-use crate::runtime::Runtime;
-use crate::sync::now_ns;
-use crate::task::state::Cancel;
-use crate::task::{Priority, Slot, arena};
+use nonblocking_ffi_core::client::{Client, Posted, Request};
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::runtime::Runtime;
+use nonblocking_ffi_core::sync::now_ns;
+use nonblocking_ffi_core::task::state::Cancel;
+use nonblocking_ffi_core::task::{Priority, Slot, arena};
 
 /// What [`nbffi_post`] returns for a task that is done already.
 const DONE: i32 = -100;

@@ -4,15 +4,15 @@ use std::ffi::c_char;
 use std::ptr;
 
 use super::{ErrorBuffer, Text, guard};
-use crate::error::Error;
-use crate::pool;
-use crate::runtime::host;
-use crate::runtime::lua::LuaHost;
-use crate::runtime::lua::nested::{self, Refused};
-use crate::runtime::lua::vm::{Now, Vm, now};
-use crate::sync::now_ns;
-use crate::task::arena;
-use crate::task::slot::NO_DEADLINE;
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::pool;
+use nonblocking_ffi_core::runtime::host;
+use nonblocking_ffi_core::sync::now_ns;
+use nonblocking_ffi_core::task::arena;
+use nonblocking_ffi_core::task::slot::NO_DEADLINE;
+use nonblocking_ffi_lua_vm::LuaHost;
+use nonblocking_ffi_lua_vm::nested::{self, Refused};
+use nonblocking_ffi_lua_vm::vm::{Now, Vm, now};
 
 /// What [`nbffi_vm_call`] returns beside error codes.
 const UNKNOWN: i32 = -1;

@@ -3,10 +3,10 @@
 
 use std::ptr;
 
-use mlua::ffi::lua_State;
+use nonblocking_ffi_lua_vm::belongings::{SideState, keep};
+use nonblocking_ffi_lua_vm::lua_State;
 
 use super::guard;
-use crate::runtime::lua::belongings::{SideState, keep};
 
 /// Makes a state that lives as long as the VM. Null if there is no memory.
 #[unsafe(no_mangle)]

@@ -8,12 +8,12 @@
 use std::ffi::{c_char, c_int, c_void};
 
 use super::{ErrorBuffer, NO_MEMORY, Text, guard};
-use crate::client::Client;
-use crate::memory;
-use crate::pool::Pool;
-use crate::runtime::resty_ffi::library::Source;
-use crate::runtime::resty_ffi::{self, Plugin};
-use crate::runtime::{Options, Runtime};
+use nonblocking_ffi_core::client::Client;
+use nonblocking_ffi_core::memory;
+use nonblocking_ffi_core::pool::Pool;
+use nonblocking_ffi_core::runtime::resty_ffi::library::Source;
+use nonblocking_ffi_core::runtime::resty_ffi::{self, Plugin};
+use nonblocking_ffi_core::runtime::{Options, Runtime};
 
 /// Bit of `flags`: the library's symbols are for everybody.
 const GLOBAL: u32 = 1;

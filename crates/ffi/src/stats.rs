@@ -1,11 +1,11 @@
 //! Figures. All are doubles: Lua's own numbers.
 
 use super::guard;
-use crate::client::Client;
-use crate::error::Error;
-use crate::pool::{Pool, PoolStats};
-use crate::runtime::Runtime;
-use crate::stats::Summary;
+use nonblocking_ffi_core::client::Client;
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::pool::{Pool, PoolStats};
+use nonblocking_ffi_core::runtime::Runtime;
+use nonblocking_ffi_core::stats::Summary;
 
 /// What a runtime says of itself.
 #[derive(Debug, Default)]

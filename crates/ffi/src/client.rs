@@ -7,13 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{ErrorBuffer, PANICKED, Text, guard};
-use crate::channel::socket::Doorway;
-use crate::client::Client;
-use crate::errlog;
-use crate::error::Error;
-use crate::exit;
-use crate::memory;
 use crate::process;
+use nonblocking_ffi_core::channel::socket::Doorway;
+use nonblocking_ffi_core::client::Client;
+use nonblocking_ffi_core::errlog;
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::exit;
+use nonblocking_ffi_core::memory;
 
 /// nginx's level "warn".
 const WARN: u8 = 5;

@@ -3,12 +3,12 @@
 use std::ptr::NonNull;
 
 use super::{ErrorBuffer, NO_MEMORY, PANICKED, Text, guard};
-use crate::client::Client;
-use crate::memory;
-use crate::pool::{self, Pool};
-use crate::runtime::c::Plugin;
-use crate::runtime::{Options, Runtime};
-use crate::task::Kind;
+use nonblocking_ffi_core::client::Client;
+use nonblocking_ffi_core::memory;
+use nonblocking_ffi_core::pool::{self, Pool};
+use nonblocking_ffi_core::runtime::c::Plugin;
+use nonblocking_ffi_core::runtime::{Options, Runtime};
+use nonblocking_ffi_core::task::Kind;
 
 /// How many processors this process may use.
 #[unsafe(no_mangle)]

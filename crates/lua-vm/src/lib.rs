@@ -28,14 +28,16 @@ mod unwind;
 pub mod vm;
 mod watchdog;
 
+pub use mlua::ffi::lua_State;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Host, Outcome};
-use crate::error::Error;
-use crate::pool::{self, Pool};
-use crate::task::arena;
 use group::Group;
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::pool::{self, Pool};
+use nonblocking_ffi_core::runtime::{Host, Outcome};
+use nonblocking_ffi_core::task::arena;
 use vm::{Desk, Vm};
 
 /// Functions that one runtime may be asked for. Their names come from code; a
@@ -43,6 +45,11 @@ use vm::{Desk, Vm};
 const MAX_FUNCTIONS: usize = 65_535;
 /// The lowest bits of a tag: how the arguments are encoded.
 const ENCODING_BITS: u32 = 4;
+
+/// An address in LuaJIT's code: it tells which object of the process has it.
+pub fn luajit() -> *const () {
+    mlua::ffi::lua_close as *const ()
+}
 
 /// A Lua runtime: one module, in the VMs of one group.
 #[derive(Debug)]
@@ -155,7 +162,7 @@ impl LuaHost {
     }
 }
 
-impl Host for Arc<LuaHost> {
+impl Host for LuaHost {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
         let seat = pool::seat().ok_or("not on a pool thread")?;
         // Loads the module: encoding 0 of function 0 is just that.

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::guard;
-use crate::sync::now_ns;
+use nonblocking_ffi_core::sync::now_ns;
 
 /// Seconds since 1970.
 #[unsafe(no_mangle)]

@@ -18,7 +18,7 @@ use super::belongings::Belongings;
 use super::group::{self, Group};
 use super::heap::{self, Heap};
 use super::watchdog::{Ended, NO_TASK, Watched};
-use crate::error::Error;
+use nonblocking_ffi_core::error::Error;
 
 /// Places on the stack of a VM.
 const MESSAGE_HANDLER: c_int = 1;

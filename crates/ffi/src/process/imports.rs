@@ -135,7 +135,7 @@ impl Object {
     }
 
     fn is_luajit(&self) -> bool {
-        self.contains(mlua::ffi::lua_close as *const () as usize)
+        self.contains(nonblocking_ffi_lua_vm::luajit().addr())
     }
 
     /// Whether it is a dynamic module of nginx: these define `ngx_modules`.

@@ -10,13 +10,13 @@ use std::ptr::{self, NonNull};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::error::Error;
-use crate::memory;
-use crate::runtime::{Runtime, registry};
-use crate::sync::now_ns;
-use crate::task::slot::deadline_after;
-use crate::task::state::Claim;
-use crate::task::{Kind, Priority, Recipient, Runner, Slot, Task, arena};
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::memory;
+use nonblocking_ffi_core::runtime::{Runtime, registry};
+use nonblocking_ffi_core::sync::now_ns;
+use nonblocking_ffi_core::task::slot::deadline_after;
+use nonblocking_ffi_core::task::state::Claim;
+use nonblocking_ffi_core::task::{Kind, Priority, Recipient, Runner, Slot, Task, arena};
 
 /// How often a thread that waits asks whether its own task is still wanted.
 const LOOK: Duration = Duration::from_millis(10);

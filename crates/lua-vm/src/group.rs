@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::vm::{Spent, Vm};
 use super::watchdog::Watched;
-use crate::channel::{Mailbox, outbox};
-use crate::pool::{self, Chores, Pool, Seat};
-use crate::sync::now_ns;
-use crate::task::slot::deadline_after;
+use nonblocking_ffi_core::channel::{Mailbox, outbox};
+use nonblocking_ffi_core::pool::{self, Chores, Pool, Seat};
+use nonblocking_ffi_core::sync::now_ns;
+use nonblocking_ffi_core::task::slot::deadline_after;
 
 /// nginx's level for what an operator should know.
 pub const WARN: u8 = 5;

@@ -7,7 +7,7 @@
 //!
 //! | file            | what a child gets then |
 //! |-----------------|------------------------|
-//! | [`signals`]     | no blocked signal, every handler at its default, and its exit status is the language's |
+//! | [`signals`]    | no blocked signal, every handler at its default, and its exit status is the language's |
 //! | [`descriptors`] | none of nginx's descriptors |
 //! | [`imports`]     | how nginx's later descriptors are known: its calls into libc are replaced |
 //!
@@ -21,9 +21,10 @@
 
 use std::sync::Once;
 
-pub mod descriptors;
+use nonblocking_ffi_core::signals;
+
+mod descriptors;
 mod imports;
-pub mod signals;
 
 /// Changes this worker as described above, once. On the main thread, before any
 /// plugin is loaded. Returns what could not be done.
