@@ -59,10 +59,10 @@ fn serve(mut stream: UnixStream) -> io::Result<()> {
         }
         buffer.copy_within(begin..filled, 0);
         filled -= begin;
-        if let Some(length) = message_end(&buffer[..filled]) {
-            if length > buffer.len() {
-                buffer.resize(length, 0);
-            }
+        if let Some(length) = message_end(&buffer[..filled])
+            && length > buffer.len()
+        {
+            buffer.resize(length, 0);
         }
     }
 }

@@ -340,10 +340,10 @@ unsafe extern "C" fn next<const WAIT: bool>(
         // SAFETY: the plugin passes what `init` was given.
         let host = unsafe { HostTable::from_ptr(host) };
         let runtime = host.runtime.load(Ordering::Relaxed);
-        if host.blocking.load(Ordering::Relaxed) {
-            if let Some((slot, generation)) = pool::last_begun(runtime) {
-                settle(slot, generation, Outcome::Done);
-            }
+        if host.blocking.load(Ordering::Relaxed)
+            && let Some((slot, generation)) = pool::last_begun(runtime)
+        {
+            settle(slot, generation, Outcome::Done);
         }
         let Some(slot) = pool::pull(runtime, WAIT) else {
             return 0;
