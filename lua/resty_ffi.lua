@@ -8,14 +8,14 @@
 -- Unlike everything in resty/, it adds to the global table `ngx`, since that is
 -- where code written for lua-resty-ffi expects the function.
 
-local channel = require "resty.nonblocking_ffi.channel"
-local host = require "resty.nonblocking_ffi.hosts.resty_ffi"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local host = require "resty.nonblocking_ffi.languages.resty_ffi"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local load = require "resty.nonblocking_ffi.load"
-local options = require "resty.nonblocking_ffi.options"
-local phase = require "resty.nonblocking_ffi.phase"
-local pools = require "resty.nonblocking_ffi.pool"
-local task = require "resty.nonblocking_ffi.task"
+local options = require "resty.nonblocking_ffi.core.options"
+local phase = require "resty.nonblocking_ffi.core.phase"
+local pools = require "resty.nonblocking_ffi.core.pool"
+local task = require "resty.nonblocking_ffi.core.task"
 
 local begin_close = lifecycle.begin_close
 local call = task.call

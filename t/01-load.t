@@ -699,7 +699,7 @@ location = /t {
         local dirs = { "/tmp" }
         assert(nbffi.setup(inherit({}, { socket_dirs = dirs })))
         dirs[1] = 5
-        local defaults = require("resty.nonblocking_ffi.options").defaults
+        local defaults = require("resty.nonblocking_ffi.core.options").defaults
         ngx.say(defaults.socket_dirs[1], " ", #defaults.socket_dirs)
         ngx.say(select(2, pcall(nbffi.setup, { socket_dirs = {} })))
     }

@@ -1182,12 +1182,12 @@ GET /t
 === TEST 19: a LuaJIT without string.buffer: every type travels just the same
 --- http_config eval: $::HttpConfig
 --- user_files
->>> resty/nonblocking_ffi/codec.lua
+>>> resty/nonblocking_ffi/lua/codec.lua
 -- In front of the real one, here and in VMs.
 package.preload["string.buffer"] = nil
 package.loaded["string.buffer"] = nil
 without_buffer = not pcall(require, "string.buffer")
-return dofile("$TEST_NGINX_PWD/lua/resty/nonblocking_ffi/codec.lua")
+return dofile("$TEST_NGINX_PWD/lua/resty/nonblocking_ffi/lua/codec.lua")
 --- config
 location = /t {
     content_by_lua_block {

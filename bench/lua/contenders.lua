@@ -27,7 +27,7 @@ local bit = require "bit"
 local cjson = require "cjson"
 local has_buffer, buffer = pcall(require, "string.buffer")
 local languages = require "languages"
-local lua_buffer = require "resty.nonblocking_ffi.buffer"
+local lua_buffer = require "resty.nonblocking_ffi.lua.buffer"
 local nbffi = require "resty.nonblocking_ffi"
 local semaphore = require "ngx.semaphore"
 

@@ -19,10 +19,10 @@
 --     cdefs.lua     the C functions of the shared object
 
 local ffi = require "ffi"
-local channel = require "resty.nonblocking_ffi.channel"
+local channel = require "resty.nonblocking_ffi.core.channel"
 local future = require "resty.nonblocking_ffi.future"
-local options = require "resty.nonblocking_ffi.options"
-local pools = require "resty.nonblocking_ffi.pool"
+local options = require "resty.nonblocking_ffi.core.options"
+local pools = require "resty.nonblocking_ffi.core.pool"
 local load = require "resty.nonblocking_ffi.load"
 
 

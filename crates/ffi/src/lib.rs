@@ -1,5 +1,5 @@
 //! The C functions that Lua calls, mirroring the core's modules. Nothing else
-//! is exported. `lua/resty/nonblocking_ffi/cdefs.lua` declares them.
+//! is exported. `lua/resty/nonblocking_ffi/core/cdefs.lua` declares them.
 //!
 //! | file        | role |
 //! |-------------|------|

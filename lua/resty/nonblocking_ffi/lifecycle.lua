@@ -2,10 +2,10 @@
 -- have counted, and their end.
 
 local ffi = require "ffi"
-local cdefs = require "resty.nonblocking_ffi.cdefs"
-local channel = require "resty.nonblocking_ffi.channel"
-local phase = require "resty.nonblocking_ffi.phase"
-local waiting = require "resty.nonblocking_ffi.waiter"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local phase = require "resty.nonblocking_ffi.core.phase"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
 local clock = channel.clock

@@ -1,15 +1,15 @@
 -- Loading: which runtimes there are in this VM, and making new ones.
 
-local cdefs = require "resty.nonblocking_ffi.cdefs"
-local channel = require "resty.nonblocking_ffi.channel"
-local codec = require "resty.nonblocking_ffi.codec"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local codec = require "resty.nonblocking_ffi.lua.codec"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
-local options = require "resty.nonblocking_ffi.options"
-local phase = require "resty.nonblocking_ffi.phase"
-local pools = require "resty.nonblocking_ffi.pool"
+local options = require "resty.nonblocking_ffi.core.options"
+local phase = require "resty.nonblocking_ffi.core.phase"
+local pools = require "resty.nonblocking_ffi.core.pool"
 local runtime = require "resty.nonblocking_ffi.runtime"
-local task = require "resty.nonblocking_ffi.task"
-local waiting = require "resty.nonblocking_ffi.waiter"
+local task = require "resty.nonblocking_ffi.core.task"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
 local clock = channel.clock
@@ -48,11 +48,11 @@ local COMMON = {
 -- All are there from the start: later there may be no descriptor to read a file
 -- with.
 local HOSTS = {
-    c = require "resty.nonblocking_ffi.hosts.c",
-    lua = require "resty.nonblocking_ffi.hosts.lua",
-    python = require "resty.nonblocking_ffi.hosts.python",
-    java = require "resty.nonblocking_ffi.hosts.java",
-    go = require "resty.nonblocking_ffi.hosts.go",
+    c = require "resty.nonblocking_ffi.languages.c",
+    lua = require "resty.nonblocking_ffi.languages.lua",
+    python = require "resty.nonblocking_ffi.languages.python",
+    java = require "resty.nonblocking_ffi.languages.java",
+    go = require "resty.nonblocking_ffi.languages.go",
 }
 local LANGUAGES = [["c", "lua", "python", "java" or "go"]]
 

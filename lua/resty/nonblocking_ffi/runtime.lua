@@ -1,10 +1,10 @@
 -- The class of runtimes whose requests and responses are bytes: plugins.
 
-local codec = require "resty.nonblocking_ffi.codec"
+local codec = require "resty.nonblocking_ffi.lua.codec"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
-local options = require "resty.nonblocking_ffi.options"
-local task = require "resty.nonblocking_ffi.task"
-local waiting = require "resty.nonblocking_ffi.waiter"
+local options = require "resty.nonblocking_ffi.core.options"
+local task = require "resty.nonblocking_ffi.core.task"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local concat = table.concat
 local error = error

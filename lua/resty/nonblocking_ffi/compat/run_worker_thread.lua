@@ -9,7 +9,7 @@
 
 local ffi = require "ffi"
 local nbffi = require "resty.nonblocking_ffi"
-local phase = require "resty.nonblocking_ffi.phase"
+local phase = require "resty.nonblocking_ffi.core.phase"
 local values = require "resty.nonblocking_ffi.compat.values"
 
 local C = ffi.C

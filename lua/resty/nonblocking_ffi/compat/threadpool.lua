@@ -11,8 +11,8 @@
 -- The pools are fields of this table, beside its two functions.
 
 local nbffi = require "resty.nonblocking_ffi"
-local options = require "resty.nonblocking_ffi.options"
-local phase = require "resty.nonblocking_ffi.phase"
+local options = require "resty.nonblocking_ffi.core.options"
+local phase = require "resty.nonblocking_ffi.core.phase"
 local vm = require "resty.nonblocking_ffi.compat.vm.threadpool"
 
 local error = error

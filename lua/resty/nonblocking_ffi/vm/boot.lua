@@ -2,9 +2,9 @@
 -- core calls both (crates/lua-vm/src/vm.rs).
 
 local ffi = require "ffi"
-local codec = require "resty.nonblocking_ffi.codec"
-local pieces = require "resty.nonblocking_ffi.pieces"
-local startup = require "resty.nonblocking_ffi.startup"
+local codec = require "resty.nonblocking_ffi.lua.codec"
+local chunked = require "resty.nonblocking_ffi.lua.chunked"
+local startup = require "resty.nonblocking_ffi.lua.startup"
 require "resty.nonblocking_ffi.vm.cdefs"
 
 local decode = codec.decode
@@ -23,7 +23,7 @@ local type = type
 
 local STRING = codec.STRING
 local VALUES = codec.VALUES
-local PIECES = codec.PIECES
+local CHUNKED = codec.CHUNKED
 -- What function 0 does: load the module, call a function that comes with its
 -- code, or load the module anew.
 local LOAD = 0
@@ -122,9 +122,9 @@ local function respond(...)
     end
     local encoding = VALUES
     local data, len = buf:ref()
-    if len >= pieces.MIN_BYTES then
-        pieces.encode(buf, count, ...)
-        encoding = PIECES
+    if len >= chunked.MIN_BYTES then
+        chunked.encode(buf, count, ...)
+        encoding = CHUNKED
         data, len = buf:ref()
     end
     C.nbffi_vm_respond(encoding, data, len)

@@ -9,13 +9,13 @@
 -- Encodings, which go with the bytes:
 --   STRING  one value, a string: its bytes
 --   VALUES  the number of values, then each of them
---   PIECES  large results: see pieces.lua
+--   CHUNKED  large results: see chunked.lua
 
 local ffi = require "ffi"
 
 local found, buffer = pcall(require, "string.buffer")
 if not found then
-    buffer = require "resty.nonblocking_ffi.buffer"
+    buffer = require "resty.nonblocking_ffi.lua.buffer"
 end
 
 local concat = table.concat
@@ -51,7 +51,7 @@ local MAX_LEVELS = 20
 local _M = {
     STRING = 0,
     VALUES = 1,
-    PIECES = 2,
+    CHUNKED = 2,
     LACK = LACK,
     new_buffer = new_buffer,
 }

@@ -27,14 +27,14 @@
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
-local cdefs = require "resty.nonblocking_ffi.cdefs"
-local code_cache = require "resty.nonblocking_ffi.code_cache"
-local codec = require "resty.nonblocking_ffi.codec"
-local library = require "resty.nonblocking_ffi.library"
-local log = require "resty.nonblocking_ffi.log"
-local options = require "resty.nonblocking_ffi.options"
-local turns = require "resty.nonblocking_ffi.turns"
-local waiting = require "resty.nonblocking_ffi.waiter"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local code_cache = require "resty.nonblocking_ffi.core.code_cache"
+local codec = require "resty.nonblocking_ffi.lua.codec"
+local library = require "resty.nonblocking_ffi.core.library"
+local log = require "resty.nonblocking_ffi.core.log"
+local options = require "resty.nonblocking_ffi.core.options"
+local yielding = require "resty.nonblocking_ffi.core.yielding"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local concat = table.concat
 local ffi_cast = ffi.cast
@@ -528,7 +528,7 @@ end
 
 -- Says whether posts may wait for the flusher, and others for the channel.
 local function offer(served)
-    turns.served(served)
+    yielding.served(served)
     C.nbffi_may_hold(client, served)
 end
 
@@ -588,7 +588,7 @@ local function serve()
             if not byte and failed ~= "timeout" then
                 sock = nil
             end
-            turns.resume()
+            yielding.resume()
         end
     end
 end
@@ -711,7 +711,7 @@ function _M.open()
     _M.C = C
     _M.client = client
     _M.core_path = path
-    turns.attach(C, ptr)
+    yielding.attach(C, ptr)
     return true
 end
 

@@ -2,10 +2,10 @@
 -- the pool's queue is full. They block the event loop, as they would have
 -- without this library.
 
-local codec = require "resty.nonblocking_ffi.codec"
+local codec = require "resty.nonblocking_ffi.lua.codec"
 local future = require "resty.nonblocking_ffi.future"
-local startup = require "resty.nonblocking_ffi.startup"
-local waiting = require "resty.nonblocking_ffi.waiter"
+local startup = require "resty.nonblocking_ffi.lua.startup"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local package = package
 local require = require

@@ -1,11 +1,11 @@
 -- runtime = "lua": a Lua module, in persistent VMs on the pool's threads.
 
 local ffi = require "ffi"
-local channel = require "resty.nonblocking_ffi.channel"
-local codec = require "resty.nonblocking_ffi.codec"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local codec = require "resty.nonblocking_ffi.lua.codec"
 local env = require "resty.nonblocking_ffi.vm.env"
-local lua_runtime = require "resty.nonblocking_ffi.lua_runtime"
-local options = require "resty.nonblocking_ffi.options"
+local lua_runtime = require "resty.nonblocking_ffi.lua.runtime"
+local options = require "resty.nonblocking_ffi.core.options"
 
 local ffi_new = ffi.new
 local get = options.get

@@ -1,9 +1,9 @@
 -- Named pools, and the tasks that wait for room in one (on_full = "wait").
 
 local ffi = require "ffi"
-local cdefs = require "resty.nonblocking_ffi.cdefs"
-local channel = require "resty.nonblocking_ffi.channel"
-local options = require "resty.nonblocking_ffi.options"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local options = require "resty.nonblocking_ffi.core.options"
 
 local ffi_new = ffi.new
 local error = error

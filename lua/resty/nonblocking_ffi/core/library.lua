@@ -1,7 +1,7 @@
 -- Finding and opening shared objects.
 
 local ffi = require "ffi"
-local cdefs = require "resty.nonblocking_ffi.cdefs"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
 
 local concat = table.concat
 local find = string.find

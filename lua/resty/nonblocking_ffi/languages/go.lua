@@ -1,9 +1,9 @@
 -- runtime = "go": a library built with the Go package nonblockingffi. It is a
 -- plugin by itself, so all there is to do is to say which of its functions.
 
-local library = require "resty.nonblocking_ffi.library"
-local options = require "resty.nonblocking_ffi.options"
-local pools = require "resty.nonblocking_ffi.pool"
+local library = require "resty.nonblocking_ffi.core.library"
+local options = require "resty.nonblocking_ffi.core.options"
+local pools = require "resty.nonblocking_ffi.core.pool"
 
 local concat = table.concat
 local is_text = options.is_text

@@ -1,9 +1,9 @@
 -- runtime = "python": a function or an object in Python, in the one CPython of
 -- the worker. Its host is a plugin, runtimes/python.
 
-local library = require "resty.nonblocking_ffi.library"
-local options = require "resty.nonblocking_ffi.options"
-local pools = require "resty.nonblocking_ffi.pool"
+local library = require "resty.nonblocking_ffi.core.library"
+local options = require "resty.nonblocking_ffi.core.options"
+local pools = require "resty.nonblocking_ffi.core.pool"
 
 local concat = table.concat
 local find = string.find

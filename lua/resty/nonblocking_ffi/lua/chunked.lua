@@ -14,7 +14,7 @@
 --   links   false, or key and id, in turns, for tables of earlier records
 -- The last table's items are the results: { n = their number, ... }.
 
-local codec = require "resty.nonblocking_ffi.codec"
+local codec = require "resty.nonblocking_ffi.lua.codec"
 
 local ceil = math.ceil
 local new_buffer = codec.new_buffer

@@ -1,8 +1,8 @@
 -- runtime = "java": a method of a Java class, in the one JVM of the worker. Its
 -- host is a plugin, runtimes/java.
 
-local library = require "resty.nonblocking_ffi.library"
-local options = require "resty.nonblocking_ffi.options"
+local library = require "resty.nonblocking_ffi.core.library"
+local options = require "resty.nonblocking_ffi.core.options"
 
 local concat = table.concat
 local find = string.find

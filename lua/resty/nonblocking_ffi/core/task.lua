@@ -9,13 +9,13 @@
 --             none
 
 local ffi = require "ffi"
-local cdefs = require "resty.nonblocking_ffi.cdefs"
-local channel = require "resty.nonblocking_ffi.channel"
-local codec = require "resty.nonblocking_ffi.codec"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local codec = require "resty.nonblocking_ffi.lua.codec"
 local future = require "resty.nonblocking_ffi.future"
-local phase = require "resty.nonblocking_ffi.phase"
-local pools = require "resty.nonblocking_ffi.pool"
-local waiting = require "resty.nonblocking_ffi.waiter"
+local phase = require "resty.nonblocking_ffi.core.phase"
+local pools = require "resty.nonblocking_ffi.core.pool"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
 local clock = channel.clock

@@ -3,7 +3,7 @@
 
 local ffi = require "ffi"
 local semaphore = require "ngx.semaphore"
-local code_cache = require "resty.nonblocking_ffi.code_cache"
+local code_cache = require "resty.nonblocking_ffi.core.code_cache"
 
 local C = ffi.C
 local collectgarbage = collectgarbage

@@ -1,9 +1,9 @@
 -- A library that was written for lua-resty-ffi. Only for resty_ffi.lua, which
 -- makes the original's results of those of the core.
 
-local channel = require "resty.nonblocking_ffi.channel"
-local library = require "resty.nonblocking_ffi.library"
-local options = require "resty.nonblocking_ffi.options"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local library = require "resty.nonblocking_ffi.core.library"
+local options = require "resty.nonblocking_ffi.core.options"
 local runtime = require "resty.nonblocking_ffi.runtime"
 
 local find = string.find

@@ -1,15 +1,15 @@
 -- The class of Lua runtimes: a module's functions, run in VMs of pool threads.
 
 local ffi = require "ffi"
-local cdefs = require "resty.nonblocking_ffi.cdefs"
-local channel = require "resty.nonblocking_ffi.channel"
-local codec = require "resty.nonblocking_ffi.codec"
-local inline = require "resty.nonblocking_ffi.inline"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local channel = require "resty.nonblocking_ffi.core.channel"
+local codec = require "resty.nonblocking_ffi.lua.codec"
+local inline = require "resty.nonblocking_ffi.lua.inline"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
-local options = require "resty.nonblocking_ffi.options"
-local pieces = require "resty.nonblocking_ffi.pieces"
-local task = require "resty.nonblocking_ffi.task"
-local turns = require "resty.nonblocking_ffi.turns"
+local options = require "resty.nonblocking_ffi.core.options"
+local chunked = require "resty.nonblocking_ffi.lua.chunked"
+local task = require "resty.nonblocking_ffi.core.task"
+local yielding = require "resty.nonblocking_ffi.core.yielding"
 
 local cast = task.cast
 local crc32 = ngx.crc32_short
@@ -21,8 +21,8 @@ local ffi_new = ffi.new
 local getmetatable = getmetatable
 local getupvalue = debug.getupvalue
 local pcall = pcall
-local pauses = turns.pauses
-local decode_pieces = pieces.decode
+local pauses = yielding.pauses
+local decode_chunked = chunked.decode
 local perform = task.call
 local recycle = codec.recycle
 local release = channel.release
@@ -38,7 +38,7 @@ local STRING = codec.STRING
 local VALUES = codec.VALUES
 local LACK = codec.LACK
 local NO_MEMORY = cdefs.NO_MEMORY
-local PIECES = codec.PIECES
+local CHUNKED = codec.CHUNKED
 -- Tags are the number of a function times this, plus the encoding.
 local FUNCTION = 16
 -- What function 0 does beside calling a function that comes with its code.
@@ -136,11 +136,11 @@ end
 
 
 -- The results in pieces: a string, or a completion that has to be released.
-local function from_pieces(res)
+local function from_chunks(res)
     if type(res) == "string" then
-        return release_after(nil, pcall(decode_pieces, res, #res, pauses()))
+        return release_after(nil, pcall(decode_chunked, res, #res, pauses()))
     end
-    return release_after(res, pcall(decode_pieces, res.data, res.len,
+    return release_after(res, pcall(decode_chunked, res.data, res.len,
                                     pauses()))
 end
 
@@ -156,8 +156,8 @@ local function results(res, err, code, message)
     if code == VALUES then
         return decode_or(failed, res)
     end
-    if code == PIECES then
-        return from_pieces(res)
+    if code == CHUNKED then
+        return from_chunks(res)
     end
     return res
 end
@@ -428,7 +428,7 @@ function _M.new(fields)
     fields.tags = {}
     fields.inline_calls = 0
     -- They are large, and decoded at once.
-    fields.takes = PIECES
+    fields.takes = CHUNKED
     return setmetatable(fields, _MT)
 end
 

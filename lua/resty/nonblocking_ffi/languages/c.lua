@@ -1,7 +1,7 @@
 -- runtime = "c": a shared object with the plugin ABI.
 
-local library = require "resty.nonblocking_ffi.library"
-local options = require "resty.nonblocking_ffi.options"
+local library = require "resty.nonblocking_ffi.core.library"
+local options = require "resty.nonblocking_ffi.core.options"
 
 local is_text = options.is_text
 

@@ -1,4 +1,4 @@
--- Long work in the event loop, spread over its turns.
+-- Long work in the event loop, spread over its yielding.
 --
 -- A coroutine that has worked for BUDGET waits until the event loop has looked
 -- after everything else once: it sends a byte through the channel, which the
@@ -6,7 +6,7 @@
 -- nginx its timer fires within the same turn.)
 
 local semaphore = require "ngx.semaphore"
-local phase = require "resty.nonblocking_ffi.phase"
+local phase = require "resty.nonblocking_ffi.core.phase"
 
 local can_yield = phase.can_yield
 local sleep = ngx.sleep
