@@ -1,4 +1,4 @@
-//! The main thread's side of one Lua VM: post, grace, drain.
+//! The main thread's side of one Lua VM: post, spin wait, drain.
 //!
 //! Everything here is called by the VM's thread only, does no system call but
 //! to wake a pool thread, and takes a time that does not depend on how many
@@ -15,17 +15,17 @@
 
 use std::ptr::{self, NonNull};
 
-use crate::channel::Mailbox;
-use crate::channel::completions::Taken;
-use crate::channel::socket::Doorway;
 use crate::error::Error;
 use crate::memory;
 use crate::pool::Pool;
-use crate::runtime::{GRACE_NS, Grace, Runtime, WORTH_NS};
+use crate::runtime::{Runtime, SPIN_WAIT_NS, SpinWait, WORTH_NS};
 use crate::sync::{now_ns, spin_loop};
 use crate::task::slot::deadline_after;
 use crate::task::state::Cancel;
 use crate::task::{Kind, Load, Priority, Recipient, Runner, Slot, Task, arena};
+use crate::wake::Mailbox;
+use crate::wake::completions::Taken;
+use crate::wake::socket::Listener;
 
 /// Tasks are short if they run for less than this on average: handing one to
 /// another thread costs about as much.
@@ -93,7 +93,7 @@ struct Held {
 /// How a task is offered.
 #[derive(Debug, Clone, Copy, Default)]
 struct How {
-    grace: bool,
+    spin_wait: bool,
     bulk: bool,
 }
 
@@ -120,7 +120,7 @@ pub struct Client {
     watched: Option<&'static Pool>,
     taken: Taken,
     collected: u64,
-    doorway: Option<Doorway>,
+    listener: Option<Listener>,
     /// Runtimes that are closed but that a pool thread has not left.
     leaving: Vec<NonNull<Runtime>>,
 }
@@ -143,7 +143,7 @@ impl Default for Client {
             watched: None,
             taken: Taken::none(),
             collected: 0,
-            doorway: None,
+            listener: None,
             leaving: Vec::new(),
         }
     }
@@ -156,8 +156,8 @@ impl Client {
     }
 
     /// The socket that the cosocket is to connect to.
-    pub fn doorway(&mut self) -> &mut Option<Doorway> {
-        &mut self.doorway
+    pub fn listener(&mut self) -> &mut Option<Listener> {
+        &mut self.listener
     }
 
     /// Allows or forbids to hold posts back: somebody must call `flush`.
@@ -231,28 +231,28 @@ impl Client {
         if self.mailbox.is_closed() {
             return Err(Error::ShuttingDown);
         }
-        let (pool, intake) = (runtime.pool(), runtime.intake());
-        match intake {
-            Some(intake) => intake.reserve()?,
+        let (pool, source) = (runtime.pool(), runtime.source());
+        match source {
+            Some(source) => source.reserve()?,
             None => pool.reserve()?,
         }
         let now = now_ns();
         let short = runtime.typical_run_ns() < SHORT_NS;
         let alone = self.in_flight == 0;
         let busy = self.depth >= HOLD_DEPTH * DEPTH_UNIT;
-        let hold = self.may_hold && short && busy && request.key == 0 && intake.is_none();
+        let hold = self.may_hold && short && busy && request.key == 0 && source.is_none();
         if self.inline_since == 0 {
             self.inline_since = now;
         }
-        let grace = request.waits
+        let spin_wait = request.waits
             && alone
             && !busy
             && now - self.inline_since < INLINE_NS
-            && intake.map_or_else(|| pool.is_searching(), |intake| intake.is_searching())
+            && source.map_or_else(|| pool.is_searching(), |source| source.is_searching())
             && runtime.stats().recent_best_ns() < WORTH_NS
-            && runtime.grace.is_due();
-        let bulk = hold && !grace;
-        let how = How { grace, bulk };
+            && runtime.spin_wait.is_due();
+        let bulk = hold && !spin_wait;
+        let how = How { spin_wait, bulk };
         // SAFETY: passed on from this function's contract.
         let slot = unsafe { self.offer(runtime, Kind::Call, request, now, how) }?;
         if bulk {
@@ -264,15 +264,15 @@ impl Client {
             }
             return Ok(Posted::Held(slot));
         }
-        if let Some(intake) = intake {
-            intake.push(slot);
+        if let Some(source) = source {
+            source.push(slot);
         } else if request.key == 0 {
             pool.push(slot, request.priority);
             pool.notify();
         } else {
             pool.push_to(slot, request.key);
         }
-        if grace && wait_inline(slot, now + GRACE_NS, &runtime.grace, runtime) {
+        if spin_wait && wait_inline(slot, now + SPIN_WAIT_NS, &runtime.spin_wait, runtime) {
             return Ok(Posted::Done(slot));
         }
         self.inline_since = 0;
@@ -318,8 +318,8 @@ impl Client {
         now: u64,
         how: How,
     ) -> Result<&'static Slot, Error> {
-        let load: &'static dyn Load = match runtime.intake() {
-            Some(intake) if kind == Kind::Call => intake,
+        let load: &'static dyn Load = match runtime.source() {
+            Some(source) if kind == Kind::Call => source,
             _ => runtime.pool().load(),
         };
         let slot = self.acquire().inspect_err(|_| {
@@ -351,7 +351,7 @@ impl Client {
             slot.fill(task);
             slot.set_started_ns(0);
         }
-        slot.state.offer(how.grace);
+        slot.state.offer(how.spin_wait);
         let depth = self.depth as i32;
         let sample = (self.in_flight * DEPTH_UNIT) as i32;
         self.depth = (depth + ((sample - depth) >> DEPTH_SHIFT)) as u32;
@@ -525,7 +525,7 @@ fn prefetch(slot: &'static Slot) {
 }
 
 /// Waits for a task without yielding. True if it is done.
-fn wait_inline(slot: &'static Slot, until: u64, grace: &Grace, runtime: &Runtime) -> bool {
+fn wait_inline(slot: &'static Slot, until: u64, spin_wait: &SpinWait, runtime: &Runtime) -> bool {
     let done = loop {
         if (0..LOOKS_PER_CLOCK).any(|_| {
             spin_loop();
@@ -537,12 +537,12 @@ fn wait_inline(slot: &'static Slot, until: u64, grace: &Grace, runtime: &Runtime
             break slot.state.leave_inline();
         }
     };
-    grace.note(done);
+    spin_wait.note(done);
     let stats = runtime.stats();
     if done {
-        stats.grace_hits.bump();
+        stats.spin_hits.bump();
     } else {
-        stats.grace_misses.bump();
+        stats.spin_misses.bump();
     }
     done
 }

@@ -8,14 +8,15 @@
 //! | [`memory`]  | what Rust code allocates from, and what it does when there is none |
 //! | [`sync`]    | atomics, behind one facade so that loom can replace them |
 //! | [`error`]   | one error enum, one status code per variant |
+//! | [`mod@catch`] | nothing unwinds into C |
 //! | [`errlog`]  | a line in nginx's log that nginx cannot write |
 //! | [`signals`] | signals of the process, its threads and its children |
 //! | [`stats`]   | counters and histograms |
 //! | [`task`]    | slots, their states, deadlines, cancellation, replies |
-//! | [`channel`] | completions and the wake-up of the event loop |
+//! | [`wake`] | completions and the wake-up of the event loop |
 //! | [`pool`]    | work-stealing threads: queues, parking, fairness |
 //! | [`runtime`] | what runs tasks: the plugin ABI for C, Lua in VMs |
-//! | [`client`]  | the main thread's side of a Lua VM: post, grace, drain |
+//! | [`client`]  | the main thread's side of a Lua VM: post, spin wait, drain |
 //! | [`exit`]    | leaving the process while pool threads run |
 //!
 //! # The path of a call
@@ -23,13 +24,13 @@
 //! 1. The main thread takes a slot, writes the request into it (a pointer to
 //!    the Lua string, no copy) and pushes it to a pool ([`client`], [`pool`]).
 //! 2. A pool thread claims it, runs the runtime, stores the reply and pushes
-//!    the slot to the completion queue ([`task`], [`channel`]).
+//!    the slot to the completion queue ([`task`], [`wake`]).
 //! 3. The main thread drains that queue and hands each reply to its waiter.
 //!
 //! Each of the three steps is one atomic transition of the slot's state word
 //! ([`task::state`]), which is what makes every call end exactly once.
 
-pub mod channel;
+pub mod catch;
 pub mod client;
 pub mod errlog;
 pub mod error;
@@ -41,3 +42,4 @@ pub mod signals;
 pub mod stats;
 pub mod sync;
 pub mod task;
+pub mod wake;

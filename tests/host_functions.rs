@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nonblocking_ffi_core::channel::Mailbox;
 use nonblocking_ffi_core::client::{Client, Posted, Request};
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool::{self, Pool};
-use nonblocking_ffi_core::runtime::host::HostTable;
-use nonblocking_ffi_core::runtime::{Host, Options, Outcome, Runtime};
+use nonblocking_ffi_core::runtime::host_api::HostApi;
+use nonblocking_ffi_core::runtime::{Backend, Options, Outcome, Runtime};
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::{Priority, Recipient, Slot};
+use nonblocking_ffi_core::wake::Mailbox;
 use nonblocking_ffi_plugin::sys;
 
 const TASKS: u64 = 60_000;
@@ -57,7 +57,7 @@ unsafe extern "C" fn release(arg: *mut c_void, data: *mut c_void) {
 }
 
 struct Chaos {
-    host: Box<HostTable>,
+    host: Box<HostApi>,
     counts: Arc<Counts>,
     /// A handle that some other task had.
     stale: AtomicU64,
@@ -122,7 +122,7 @@ fn abuse(table: *const sys::nbffi_host, counts: &Arc<Counts>, handle: u64, seed:
     }
 }
 
-impl Host for Chaos {
+impl Backend for Chaos {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
         Ok(())
     }
@@ -183,7 +183,7 @@ fn runtime(
     counts: &Arc<Counts>,
 ) -> (Runtime, std::thread::JoinHandle<()>) {
     let text = |text: &str| CString::new(text).unwrap();
-    let host = HostTable::new(mailbox, text("chaos"), text(""));
+    let host = HostApi::new(mailbox, text("chaos"), text(""));
     let (later, tasks) = channel();
     let responder = {
         let (table, counts) = (Table(host.as_ptr()), counts.clone());

@@ -52,7 +52,7 @@ const FLUSH_TIME: Duration = Duration::from_millis(100);
 const FATAL: c_int = 2;
 
 /// Guards the exit of this process against what has been registered so far.
-pub fn guard() {
+pub fn install() {
     // Relaxed: read by the handler in whichever thread exits; a plain number.
     OWNER.store(std::process::id(), Ordering::Relaxed);
     errlog::prepare();

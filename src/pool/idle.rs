@@ -38,7 +38,7 @@ pub struct Idle {
     /// A bit for each thread that may be picked. Set before the thread is
     /// counted as a sleeper.
     asleep: Box<[AtomicU64]>,
-    beds: Box<[Semaphore]>,
+    parkers: Box<[Semaphore]>,
 }
 
 impl Idle {
@@ -49,7 +49,7 @@ impl Idle {
             asleep: (0..threads.div_ceil(64))
                 .map(|_| AtomicU64::new(0))
                 .collect(),
-            beds: (0..threads).map(|_| Semaphore::new()).collect(),
+            parkers: (0..threads).map(|_| Semaphore::new()).collect(),
         }
     }
 
@@ -68,7 +68,7 @@ impl Idle {
     #[cold]
     fn wake_one(&self, wanted: impl Fn(u32) -> bool) {
         if self.grant(wanted) {
-            self.beds[self.pick()].post();
+            self.parkers[self.pop_sleeper()].post();
         }
     }
 
@@ -102,13 +102,13 @@ impl Idle {
         let bits = self.asleep[index / 64].load(Ordering::SeqCst);
         // A permit that is there already will wake it, too; the fence behind
         // `wait` in `sleep` is the partner.
-        if bits & bit(index) != 0 && !self.beds[index].is_posted() {
-            self.beds[index].post();
+        if bits & bit(index) != 0 && !self.parkers[index].is_posted() {
+            self.parkers[index].post();
         }
     }
 
     /// Takes the lowest bit; the caller has a grant, so there is one.
-    fn pick(&self) -> usize {
+    fn pop_sleeper(&self) -> usize {
         loop {
             for (index, word) in self.asleep.iter().enumerate() {
                 // Acquire and Release: pairs with itself and with `sleep`; the
@@ -138,7 +138,7 @@ impl Idle {
         // As in `notify`: the push before comes before this look.
         fence(Ordering::SeqCst);
         let sleepers = self.counts.load(Ordering::SeqCst) / SLEEPER;
-        self.beds.len() - sleepers as usize
+        self.parkers.len() - sleepers as usize
     }
 
     /// How many threads search (a hint).
@@ -171,22 +171,22 @@ impl Idle {
         self.counts.fetch_add(SLEEPER - SEARCHER, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if is_empty() {
-            self.beds[index].wait();
+            self.parkers[index].wait();
             // Partner of the fence in `wake`: if that found a permit, it was
             // this one, and what follows sees what it was for.
             fence(Ordering::SeqCst);
-            self.get_up(index);
-        } else if !self.get_up(index) {
+            self.cancel_park(index);
+        } else if !self.cancel_park(index) {
             // Picked at this moment: the permit is on its way.
-            self.beds[index].wait();
+            self.parkers[index].wait();
         }
     }
 
     /// Makes thread `index` a searcher again if it was not picked. False if it
     /// was, and so is one.
-    fn get_up(&self, index: usize) -> bool {
+    fn cancel_park(&self, index: usize) -> bool {
         let word = &self.asleep[index / 64];
-        // Acquire and Release: as in `pick`.
+        // Acquire and Release: as in `pop_sleeper`.
         while word.load(Ordering::Acquire) & bit(index) != 0 {
             if !self.grant(|_| true) {
                 // Whoever has the last grant picks this thread, or one that is
@@ -198,7 +198,7 @@ impl Idle {
                 return true;
             }
             // Picked meanwhile: the grant is for somebody else.
-            self.beds[self.pick()].post();
+            self.parkers[self.pop_sleeper()].post();
         }
         false
     }

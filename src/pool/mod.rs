@@ -5,9 +5,9 @@
 //! | [`queues`] | where tasks wait, by priority, and which one is next |
 //! | [`registry`] | the pools of the process, by name |
 //! | [`idle`]   | who searches and who sleeps; no wake-up is lost or wasted |
-//! | [`worker`] | the life of a pool thread |
-//! | [`spin`]   | how long a thread looks on before it sleeps |
-//! | [`threads`]| starting one: signals, name, niceness |
+//! | [`thread`] | the life of a pool thread |
+//! | [`spin`]   | how long an idle thread spins before it parks |
+//! | [`spawn`]  | starting one: signals, name, niceness |
 //!
 //! The main thread posts; threads find, run, and when they find nothing spin
 //! for a few microseconds and then sleep. A pool starts its threads with its
@@ -20,29 +20,29 @@
 pub mod idle;
 pub mod queues;
 mod registry;
+mod spawn;
 pub mod spin;
-mod threads;
-mod worker;
+mod thread;
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
-use crate::channel::Mailbox;
 use crate::error::Error;
 use crate::stats::Counter;
 use crate::sync::now_ns;
 use crate::task::{Load, Priority, Slot, Task};
+use crate::wake::Mailbox;
 use idle::Idle;
 use queues::Queues;
 
 pub use registry::{find, obtain};
-pub use threads::{cores, spawn_helper, thread_name};
-pub use worker::{Seat, keep_inbox, last_begun, pull, running, seat};
+pub use spawn::{cores, spawn_helper, thread_name};
+pub use thread::{ThreadId, keep_inbox, last_begun, pull, running, thread_id};
 
 /// What every thread of a pool does once when it is asked to.
-pub type Visit = fn(seat: Seat);
+pub type Broadcast = fn(thread: ThreadId);
 
 /// What a thread of a pool does when it has nothing else to do.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ pub struct Chores {
     /// Whether there is something to do. Quick.
     pub is_due: fn() -> bool,
     /// Does some of it, for as long as a task may wait: some 50 microseconds.
-    pub some: fn(seat: Seat),
+    pub some: fn(thread: ThreadId),
 }
 
 /// Another thread is woken for short tasks if they add up to this.
@@ -105,10 +105,10 @@ pub struct Shared {
     engaged: CachePadded<AtomicU32>,
     /// Processors of this process. On one, nobody spins.
     cores: usize,
-    /// What threads do when `visits` has changed.
-    visit: OnceLock<Visit>,
-    /// How often threads have been recalled, to `visit` if there is such a function.
-    visits: AtomicU32,
+    /// What threads do when `interrupts` has changed.
+    broadcast: OnceLock<Broadcast>,
+    /// How often threads have been interrupted, to run `broadcast` if there is one.
+    interrupts: AtomicU32,
     /// What threads do before they sleep.
     chores: OnceLock<Chores>,
 }
@@ -202,8 +202,8 @@ impl Pool {
             nested: AtomicU64::new(0),
             engaged: CachePadded::new(AtomicU32::new(config.threads as u32)),
             cores: cores(),
-            visit: OnceLock::new(),
-            visits: AtomicU32::new(0),
+            broadcast: OnceLock::new(),
+            interrupts: AtomicU32::new(0),
             chores: OnceLock::new(),
             config,
         };
@@ -241,7 +241,7 @@ impl Pool {
         let mut started = before;
         let mut refused = None;
         while started < wanted && refused.is_none() {
-            match worker::start(shared, started) {
+            match thread::start(shared, started) {
                 Ok(()) => {
                     started += 1;
                     // Relaxed, both: a thread is sure to come and look.
@@ -336,7 +336,7 @@ impl Pool {
     /// Counts a task that the calling thread, which may be another pool's, runs
     /// at once: it is not queued.
     pub fn reserve_nested(&self) {
-        // Relaxed: figures.
+        // Relaxed: statistics.
         self.shared.nested.fetch_add(1, Ordering::Relaxed);
         self.shared.posted.fetch_add(1, Ordering::Relaxed);
     }
@@ -352,10 +352,10 @@ impl Pool {
     pub fn push_to(&self, slot: &'static Slot, key: u32) {
         let shared = self.shared;
         // A thread that was not started would never look.
-        let seat = key as usize % self.started().max(1);
-        shared.queues.push_to(slot, seat);
-        shared.idle.wake(seat);
-        if shared.queues.is_engaged(seat) {
+        let thread = key as usize % self.started().max(1);
+        shared.queues.push_to(slot, thread);
+        shared.idle.wake(thread);
+        if shared.queues.is_engaged(thread) {
             shared.idle.notify();
         }
     }
@@ -366,23 +366,23 @@ impl Pool {
         let _ = self.shared.chores.set(chores);
     }
 
-    /// Has every thread call `visit` once, soon: when it is between tasks.
+    /// Has every thread call `broadcast` once, soon: when it is between tasks.
     /// A pool has only one such function.
-    pub fn visit(&self, visit: Visit) {
-        let _ = self.shared.visit.set(visit);
-        self.recall();
+    pub fn broadcast(&self, broadcast: Broadcast) {
+        let _ = self.shared.broadcast.set(broadcast);
+        self.interrupt();
     }
 
     /// Has threads that run or await tasks inside of a runtime leave it, as soon as
     /// the task that they run is over.
-    pub fn recall(&self) {
+    pub fn interrupt(&self) {
         let shared = self.shared;
-        // Release: pairs with the Acquire in `Thread::pay_visit`; `wake` orders
+        // Release: pairs with the Acquire in `Thread::answer_interrupt`; `wake` orders
         // it before the look at who sleeps.
-        shared.visits.fetch_add(1, Ordering::Release);
-        // One that is started later finds that it owes the visit.
-        for seat in 0..self.started() {
-            shared.idle.wake(seat);
+        shared.interrupts.fetch_add(1, Ordering::Release);
+        // One that is started later finds that it has been interrupted.
+        for thread in 0..self.started() {
+            shared.idle.wake(thread);
         }
     }
 
@@ -433,7 +433,7 @@ impl Pool {
             .saturating_sub(ended)
     }
 
-    /// The pool's figures.
+    /// The pool's statistics.
     pub fn stats(&self) -> PoolStats {
         let shared = self.shared;
         let sum = |pick: fn(&ThreadState) -> &Counter| {

@@ -1,11 +1,10 @@
-//! How long a thread that finds nothing looks on before it sleeps.
+//! How long an idle thread spins before it parks.
 //!
-//! On a virtual machine, waking a thread on another core costs some 20 us. How
-//! long to look adapts as KVM's halt polling does: a sleep that was so short
-//! that spinning would have bridged it doubles the window, up to
-//! [`MAX_SPIN_NS`]; one that was longer halves it, and below [`MIN_SPIN_NS`] it
-//! is nothing. So a thread spins while tasks follow each other closely, and
-//! only then.
+//! On a virtual machine, waking a thread on another core costs some 20 us. The
+//! window adapts as KVM's halt polling does: a sleep that spinning would have
+//! bridged doubles it, up to [`MAX_SPIN_NS`]; a longer one halves it, and below
+//! [`MIN_SPIN_NS`] it is nothing. So a thread spins only while tasks follow each
+//! other closely.
 
 use crate::sync::{now_ns, spin_loop};
 

@@ -12,11 +12,11 @@ use std::sync::OnceLock;
 
 use nonblocking_ffi_plugin::{faults, sys};
 
-use super::host::HostTable;
+use super::host_api::HostApi;
 use super::library::{self, Library, Visibility};
-use super::{Host, Outcome};
-use crate::channel::Mailbox;
+use super::{Backend, Outcome};
 use crate::signals::Handlers;
+use crate::wake::Mailbox;
 
 /// Room for the message of a plugin whose init failed.
 const MESSAGE_BYTES: usize = 4096;
@@ -25,7 +25,7 @@ const MESSAGE_BYTES: usize = 4096;
 pub struct Plugin {
     library: OsString,
     entry: CString,
-    host: Box<HostTable>,
+    host: Box<HostApi>,
     loaded: OnceLock<Loaded>,
 }
 
@@ -57,7 +57,7 @@ impl Plugin {
         Self {
             library,
             entry,
-            host: HostTable::new(mailbox, name, config),
+            host: HostApi::new(mailbox, name, config),
             loaded: OnceLock::new(),
         }
     }
@@ -239,7 +239,7 @@ fn check(library: &str, plugin: &sys::nbffi_plugin) -> Result<(), String> {
     Ok(())
 }
 
-impl Host for Plugin {
+impl Backend for Plugin {
     fn init(&self, runtime: *const ()) -> Result<(), String> {
         self.host.belongs_to(runtime);
         let handlers = Handlers::now();

@@ -152,7 +152,7 @@ impl Library {
 /// must not run under threads that use it, and the signal of Go's runtimes is for
 /// all of them.
 pub fn settle() {
-    exit::guard();
+    exit::install();
     golang::share_signal();
 }
 

@@ -3,28 +3,28 @@
 //! | file      | role |
 //! |-----------|------|
 //! | [`c`]     | a plugin: a shared object with the plugin ABI |
-//! | [`host`]  | the host functions that plugins call |
+//! | [`host_api`]  | the host functions that plugins call |
 //! | [`lua`]   | Lua modules, in persistent VMs |
 //! | [`registry`] | runtimes by name, for calls from VMs |
 //! | [`resty_ffi`] | plugins that were written for lua-resty-ffi |
 //! | [`library`] | opening a shared object, and finding functions in it |
 //! | [`elf`]   | a look at its file before |
 //! | [`golang`] | several Go runtimes in one process |
-//! | [`grace`] | whether the caller should wait a moment before it yields |
+//! | [`spin_wait`] | whether the caller should wait a moment before it yields |
 //! | [`stats`] | what a runtime counts and measures |
 //!
-//! A [`Runtime`] is one language host with one configuration. It is made by the
-//! main thread; a pool thread initialises, runs and closes its [`Host`]. The
+//! A [`Runtime`] is one backend with one configuration. It is made by the
+//! main thread; a pool thread initialises, runs and closes its [`Backend`]. The
 //! main thread frees it when it is closed and its last task has been collected.
 
 pub mod c;
 mod elf;
 mod golang;
-mod grace;
-pub mod host;
+pub mod host_api;
 mod library;
 pub mod registry;
 pub mod resty_ffi;
+mod spin_wait;
 mod stats;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,11 +34,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::error::Error;
 use crate::pool::{self, Pool};
 use crate::task::{Kind, Load, Runner, Slot, Task};
-pub use grace::{GRACE_NS, Grace, WORTH_NS};
+pub use spin_wait::{SPIN_WAIT_NS, SpinWait, WORTH_NS};
 pub use stats::RuntimeStats;
 
 /// Runs requests in some language. Every function is called on a pool thread.
-pub trait Host: Send + Sync {
+pub trait Backend: Send + Sync {
     /// Readies it; the error says what is wrong. Called once, before all else.
     /// `runtime` is what [`pool::pull`] knows the runtime by.
     fn init(&self, runtime: *const ()) -> Result<(), String>;
@@ -54,13 +54,13 @@ pub trait Host: Send + Sync {
     }
     /// Who takes this runtime's tasks instead of the pool, if anybody does:
     /// then `call` is never called. Asked once, on the main thread.
-    fn intake(&self) -> Option<&'static dyn Intake> {
+    fn source(&self) -> Option<&'static dyn TaskSource> {
         None
     }
 }
 
 /// For who keeps one beside its runtime.
-impl<H: Host + ?Sized> Host for Arc<H> {
+impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn init(&self, runtime: *const ()) -> Result<(), String> {
         (**self).init(runtime)
     }
@@ -77,16 +77,16 @@ impl<H: Host + ?Sized> Host for Arc<H> {
         (**self).may_nest()
     }
 
-    fn intake(&self) -> Option<&'static dyn Intake> {
-        (**self).intake()
+    fn source(&self) -> Option<&'static dyn TaskSource> {
+        (**self).source()
     }
 }
 
 /// Takes the tasks of a runtime from the main thread, instead of its pool: for
-/// a host whose own threads ask for tasks. Such a thread begins a task with
+/// a backend whose own threads ask for tasks. Such a thread begins a task with
 /// [`Slot::begin`]. All functions but those of `Load` are the main thread's, and
 /// do not block.
-pub trait Intake: Load {
+pub trait TaskSource: Load {
     /// Whether there is room for one task more.
     fn reserve(&self) -> Result<(), Error>;
     /// Takes an offered task, and wakes who waits for it.
@@ -97,7 +97,7 @@ pub trait Intake: Load {
     fn finish(&self);
 }
 
-/// What becomes of a task that `Host::call` has not completed.
+/// What becomes of a task that `Backend::call` has not completed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It ends with an empty response.
@@ -121,14 +121,14 @@ pub struct Options {
 pub struct Runtime {
     options: Options,
     pool: &'static Pool,
-    host: Box<dyn Host>,
-    intake: Option<&'static dyn Intake>,
+    backend: Box<dyn Backend>,
+    source: Option<&'static dyn TaskSource>,
     stats: RuntimeStats,
     /// Two for each call from another runtime: one until its task is
     /// delivered, one until the caller has left.
     nested: AtomicU32,
     /// Whether waiting inline has paid; the main thread's.
-    pub grace: Grace,
+    pub spin_wait: SpinWait,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -142,15 +142,15 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// A runtime that has not been initialised.
-    pub fn new(options: Options, pool: &'static Pool, host: Box<dyn Host>) -> Self {
+    pub fn new(options: Options, pool: &'static Pool, backend: Box<dyn Backend>) -> Self {
         Self {
             options,
             pool,
-            intake: host.intake(),
-            host,
+            source: backend.source(),
+            backend,
             stats: RuntimeStats::default(),
             nested: AtomicU32::new(0),
-            grace: Grace::default(),
+            spin_wait: SpinWait::default(),
         }
     }
 
@@ -160,8 +160,8 @@ impl Runtime {
     }
 
     /// Who takes its tasks instead of the pool.
-    pub fn intake(&self) -> Option<&'static dyn Intake> {
-        self.intake
+    pub fn source(&self) -> Option<&'static dyn TaskSource> {
+        self.source
     }
 
     /// What it counts.
@@ -171,7 +171,7 @@ impl Runtime {
 
     /// Whether code of other runtimes may run its tasks on their own threads.
     pub fn may_nest(&self) -> bool {
-        self.host.may_nest()
+        self.backend.may_nest()
     }
 
     /// Somebody begins a call from another runtime. Under the registry's lock.
@@ -187,27 +187,27 @@ impl Runtime {
     }
 
     /// Runs a claimed task. Nothing of the slot but `generation` is used after
-    /// the host may have completed the task.
+    /// the backend may have completed the task.
     fn perform(&self, slot: &'static Slot, generation: u32) {
         // SAFETY: the caller claimed the task, and it has not ended. A copy,
-        // since it may end while the host still runs.
+        // since it may end while the backend still runs.
         let task = *unsafe { slot.task() };
         let result = match task.kind {
             Kind::Init => self
-                .host
+                .backend
                 .init(self.address())
                 .inspect(|()| registry::add(self)),
             Kind::Close => {
                 // A thread may still be on its way out of a task that ended, or
                 // wait for the next one.
                 registry::remove(self);
-                self.pool.recall();
+                self.pool.interrupt();
                 // Acquire: pairs with the Release in `leave_nested`.
                 while self.pool.users(self.address()) > 1 || self.nested.load(Ordering::Acquire) > 0
                 {
                     std::thread::yield_now();
                 }
-                self.host.close();
+                self.backend.close();
                 Ok(())
             }
             Kind::Call => return self.call(slot, generation, &task),
@@ -223,12 +223,12 @@ impl Runtime {
         // SAFETY: Lua keeps the request alive until the completion is
         // collected, which is after this task's end.
         let request = unsafe { std::slice::from_raw_parts(task.request, task.request_len) };
-        let outcome = self.host.call(slot.handle(), task.tag, request);
+        let outcome = self.backend.call(slot.handle(), task.tag, request);
         let (slot, generation) = self.last_begun(slot, generation);
         settle(slot, generation, outcome);
     }
 
-    /// The task that the host has now, if it was given this one first.
+    /// The task that the backend has now, if it was given this one first.
     fn last_begun(&self, slot: &'static Slot, generation: u32) -> (&'static Slot, u32) {
         pool::last_begun(self.address()).unwrap_or((slot, generation))
     }
@@ -248,7 +248,7 @@ pub fn current_name() -> Option<&'static str> {
     unsafe { runtime.as_ref() }.map(|runtime| runtime.options.name.as_str())
 }
 
-/// Ends a task that its host has done with, unless it is complete.
+/// Ends a task that its backend has done with, unless it is complete.
 pub fn settle(slot: &'static Slot, generation: u32, outcome: Outcome) {
     let failed = match outcome {
         Outcome::Pending => return,
@@ -267,8 +267,8 @@ pub fn settle(slot: &'static Slot, generation: u32, outcome: Outcome) {
 impl Runner for Runtime {
     fn run(&self, slot: &'static Slot) {
         let generation = slot.state.generation();
-        // A plugin must not unwind, but a host that we wrote might panic; that
-        // is one task's failure, not the worker's. Unwind safety: the host is
+        // A plugin must not unwind, but a backend of this crate might panic; that
+        // is one task's failure, not the worker's. Unwind safety: the backend is
         // only used through `&self`.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(slot, generation)));
         if outcome.is_err() {

@@ -45,10 +45,10 @@ pub struct RuntimeStats {
     pub errors: [Counter; Error::ALL.len()],
     /// Tasks whose deadline passed in the queue, so that they never ran.
     pub expired: Counter,
-    /// Calls that the grace answered.
-    pub grace_hits: Counter,
-    /// Calls that the grace waited for in vain.
-    pub grace_misses: Counter,
+    /// Calls that the spin wait answered.
+    pub spin_hits: Counter,
+    /// Calls whose spin wait was in vain.
+    pub spin_misses: Counter,
     recent: CachePadded<Recent>,
     total: Histogram,
     times: [CachePadded<Times>; SHARDS],

@@ -79,7 +79,7 @@ pub trait Load: Sync {
     fn task_ended(&self);
 }
 
-/// Who is told that a task is done. Implemented by `channel::Mailbox`.
+/// Who is told that a task is done. Implemented by `wake::Mailbox`.
 pub trait Recipient: Sync {
     /// Takes a slot that is done since `ended_ns`, from any thread.
     fn deliver(&'static self, slot: &'static Slot, ended_ns: u64);

@@ -21,9 +21,9 @@
 //!   completion may copy for long, and nobody waits for it.
 //! * Flag `CANCELLED`: nobody waits any more. Set while `QUEUED`, the task will
 //!   not run; set later, the task can ask.
-//! * Flag `INLINE`: the caller looks at this word itself (the grace). Who
-//!   finishes the task sees the flag and leaves the completion queue alone; who
-//!   ends the grace sees `DONE` and takes the reply. Both are one
+//! * Flag `INLINE`: the caller spins on this word (the spin wait). The thread that
+//!   finishes the task sees the flag and leaves the completion queue alone, or the
+//!   caller ends the spin wait, sees `DONE` and takes the reply. Both are one
 //!   read-modify-write of one word, so exactly one of the two delivers.
 
 use crate::sync::{AtomicU64, Ordering, spin_loop};
@@ -84,7 +84,7 @@ impl State {
         (self.0.load(Ordering::Relaxed) >> GENERATION_SHIFT) as u32
     }
 
-    /// FREE -> QUEUED, on the main thread. `inline` starts the grace.
+    /// FREE -> QUEUED, on the main thread. `inline` starts the spin wait.
     pub fn offer(&self, inline: bool) {
         let word = self.0.load(Ordering::Relaxed);
         debug_assert_eq!(word & PHASE, FREE);
@@ -179,7 +179,7 @@ impl State {
         self.0.load(Ordering::Acquire) & PHASE == DONE
     }
 
-    /// Ends the grace. True if the task is done and the caller must take it;
+    /// Ends the spin wait. True if the task is done and the caller must take it;
     /// false if it will come through the completion queue.
     #[must_use]
     pub fn leave_inline(&self) -> bool {
@@ -312,7 +312,7 @@ mod loom_tests {
         })
     }
 
-    /// The grace: the reply is delivered inline or by the queue, never both,
+    /// The spin wait: the reply is delivered inline or by the queue, never both,
     /// never neither.
     #[test]
     fn loom_inline_or_queued_exactly_once() {

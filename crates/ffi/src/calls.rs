@@ -1,6 +1,6 @@
 //! Post, drain, release, cancel: the call path.
 
-use super::{PANICKED, guard};
+use super::{PANICKED, catch};
 use nonblocking_ffi_core::client::{Client, Posted, Request};
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::runtime::Runtime;
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn nbffi_post(
     key: u32,
     done: *mut Completion,
 ) -> i32 {
-    guard(PANICKED, || {
+    catch(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let (client, runtime) = unsafe { (&mut *client, &*runtime) };
         let request = Request {
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn nbffi_post(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
     // SAFETY: by the contract; the VM's thread is the only one here.
-    guard(false, || unsafe { &mut *client }.flush())
+    catch(false, || unsafe { &mut *client }.flush())
 }
 
 /// Sees to it that what was sent is taken care of. True if it should be called
@@ -124,7 +124,7 @@ pub unsafe extern "C" fn nbffi_flush(client: *mut Client) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_watch(client: *mut Client) -> bool {
     // SAFETY: by the contract; the VM's thread is the only one here.
-    guard(false, || unsafe { &mut *client }.watch())
+    catch(false, || unsafe { &mut *client }.watch())
 }
 
 /// Collects up to `room` tasks that are done, into `done`. Returns how many;
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn nbffi_watch(client: *mut Client) -> bool {
 /// `client` is live, `done` has the room.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_drain(client: *mut Client, done: *mut Completion, room: u32) -> u32 {
-    guard(0, || {
+    catch(0, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
         let mut count = 0;
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn nbffi_drain(client: *mut Client, done: *mut Completion,
 /// `client` is live, and `done[0..count]` was collected and not yet released.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_release(client: *mut Client, done: *const Completion, count: u32) {
-    guard((), || {
+    catch((), || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
         for index in 0..count as usize {
@@ -177,7 +177,7 @@ pub unsafe extern "C" fn nbffi_release(client: *mut Client, done: *const Complet
 /// Seconds until the deadline of a task that has not been collected.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_left(slot: u32) -> f64 {
-    guard(0.0, || {
+    catch(0.0, || {
         let Some(slot) = arena::get(slot) else {
             return 0.0;
         };
@@ -194,7 +194,7 @@ pub extern "C" fn nbffi_left(slot: u32) -> f64 {
 /// `client` is live, and `slot` holds a task that has not been collected.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_cancel(client: *mut Client, slot: u32, why: i32) -> i32 {
-    guard(PANICKED, || {
+    catch(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
         let why = Error::ALL.into_iter().find(|error| error.code() == why);

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{ErrorBuffer, PANICKED, Text, guard};
+use super::{ErrorBuffer, PANICKED, Text, catch};
 use crate::process;
-use nonblocking_ffi_core::channel::socket::Doorway;
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::errlog;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::exit;
 use nonblocking_ffi_core::memory;
+use nonblocking_ffi_core::wake::socket::Listener;
 
 /// nginx's level "warn".
 const WARN: u8 = 5;
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
         unsafe { error.write(why) };
         std::ptr::null_mut()
     };
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         if !memory::is_enough_for(0) {
             return refuse(&Error::NoMemory.to_string());
         }
@@ -51,7 +51,7 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
             );
         }
         vms.push(subsystem);
-        exit::guard();
+        exit::install();
         let mut client = Box::<Client>::default();
         // Lua calls `nbffi_more_slots`.
         client.set_grows(false);
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
     // SAFETY: by the contract; the VM's thread is the only one here.
-    let first = guard(Err(Error::Runtime), || unsafe { &mut *client }.grow());
+    let first = catch(Err(Error::Runtime), || unsafe { &mut *client }.grow());
     first.map_or_else(|error| -error.code(), |first| first as i32)
 }
 
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
     // SAFETY: by the contract; the VM's thread is the only one here.
-    guard((), || unsafe { &mut *client }.use_fresh());
+    catch((), || unsafe { &mut *client }.use_fresh());
 }
 
 /// Listens in a fresh directory below the first of `directories` (separated
@@ -100,16 +100,16 @@ pub unsafe extern "C" fn nbffi_channel_open(
     path: ErrorBuffer,
     error: ErrorBuffer,
 ) -> i32 {
-    guard(PANICKED, || {
+    catch(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let (client, directories) = unsafe { (&mut *client, directories.bytes()) };
         let directories = directories.split(|&byte| byte == 0);
         let candidates = directories.map(|name| Path::new(OsStr::from_bytes(name)));
-        match Doorway::open(candidates) {
-            Ok(doorway) => {
+        match Listener::open(candidates) {
+            Ok(listener) => {
                 // SAFETY: by the contract.
-                unsafe { path.write_bytes(doorway.path().as_os_str().as_bytes()) };
-                *client.doorway() = Some(doorway);
+                unsafe { path.write_bytes(listener.path().as_os_str().as_bytes()) };
+                *client.listener() = Some(listener);
                 0
             }
             Err(text) => {
@@ -133,17 +133,17 @@ pub unsafe extern "C" fn nbffi_channel_accept(
     connected: bool,
     error: ErrorBuffer,
 ) -> i32 {
-    guard(PANICKED, || {
+    catch(PANICKED, || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
-        let Some(doorway) = client.doorway().take() else {
+        let Some(listener) = client.listener().take() else {
             return 0;
         };
         let accepted = if connected {
-            let accepted = doorway.accept();
+            let accepted = listener.accept();
             accepted.and_then(|channel| client.mailbox().connect(channel))
         } else {
-            Err(doorway.why_refused())
+            Err(listener.why_refused())
         };
         match accepted {
             Ok(()) => 0,
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn nbffi_channel_accept(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
     // SAFETY: by the contract.
-    guard(false, || unsafe { &*client }.mailbox().arm())
+    catch(false, || unsafe { &*client }.mailbox().arm())
 }
 
 /// Sends a byte through the channel.
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_wake(client: *const Client) {
     // SAFETY: by the contract.
-    guard((), || unsafe { &*client }.mailbox().wake());
+    catch((), || unsafe { &*client }.mailbox().wake());
 }
 
 /// Says whether posts may be held back until `nbffi_flush`.
@@ -183,7 +183,7 @@ pub unsafe extern "C" fn nbffi_channel_wake(client: *const Client) {
 /// `client` is live.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_may_hold(client: *mut Client, may_hold: bool) {
-    guard((), || {
+    catch((), || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
         client.set_may_hold(may_hold);
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn nbffi_may_hold(client: *mut Client, may_hold: bool) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
     // SAFETY: by the contract.
-    guard((), || unsafe { &*client }.mailbox().set_log_level(level));
+    catch((), || unsafe { &*client }.mailbox().set_log_level(level));
 }
 
 /// Takes the oldest log line of a plugin: returns its nginx level and writes
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn nbffi_log_take(
     line: *mut c_char,
     size: usize,
 ) -> i32 {
-    guard(0, || {
+    catch(0, || {
         // SAFETY: by the contract.
         let Some(record) = unsafe { &*client }.mailbox().take_log() else {
             return 0;
@@ -235,7 +235,7 @@ pub unsafe extern "C" fn nbffi_log_take(
 /// `client` is live.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_block(client: *const Client, seconds: f64) {
-    guard((), || {
+    catch((), || {
         // SAFETY: by the contract.
         let completions = unsafe { &*client }.mailbox().completions();
         wait_while(seconds, || completions.is_empty());
@@ -264,7 +264,7 @@ pub unsafe extern "C" fn nbffi_client_close(
     running: f64,
     ending: f64,
 ) {
-    guard((), || {
+    catch((), || {
         // SAFETY: by the contract; the VM's thread is the only one here.
         let client = unsafe { &mut *client };
         exit::allow(Duration::try_from_secs_f64(ending).unwrap_or(Duration::MAX));

@@ -3,13 +3,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::guard;
+use super::catch;
 use nonblocking_ffi_core::sync::now_ns;
 
 /// Seconds since 1970.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_now() -> f64 {
-    guard(0.0, || {
+    catch(0.0, || {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0.0, |since| since.as_secs_f64())
     })
@@ -18,13 +18,13 @@ pub extern "C" fn nbffi_vm_now() -> f64 {
 /// Seconds since some moment, never running backwards.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_monotonic() -> f64 {
-    guard(0.0, || now_ns() as f64 / 1e9)
+    catch(0.0, || now_ns() as f64 / 1e9)
 }
 
 /// Blocks the calling thread for that many seconds.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_sleep(seconds: f64) {
-    guard((), || {
+    catch((), || {
         if let Ok(time) = Duration::try_from_secs_f64(seconds) {
             std::thread::sleep(time);
         }

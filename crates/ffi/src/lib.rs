@@ -9,7 +9,7 @@
 //! | [`process`] | what children of the worker inherit |
 //! | [`resty_ffi`] | plugins of lua-resty-ffi: what they call, making theirs |
 //! | [`runtime`] | pools and runtimes: making and freeing |
-//! | [`stats`]   | figures |
+//! | [`stats`]   | statistics |
 //! | [`vm`]      | what Lua code in a VM of a pool thread calls |
 //! | [`regex`]   | likewise: regular expressions |
 //! | [`clock`]   | likewise: time |
@@ -42,8 +42,8 @@ pub mod vm;
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nonblocking_ffi_core::catch::catch;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::memory;
 
@@ -52,7 +52,7 @@ static MEMORY: memory::Memory = memory::Memory;
 
 /// Changes whenever a function or structure here does, so that Lua files and
 /// shared object of different versions do not meet.
-const INTERFACE: u32 = 3;
+const INTERFACE: u32 = 4;
 
 /// Text of a caller that is not NUL-terminated.
 #[derive(Debug, Clone, Copy)]
@@ -145,13 +145,6 @@ impl ErrorBuffer {
             }
         }
     }
-}
-
-/// Runs the body of an export; a panic becomes `otherwise`.
-fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
-    // Unwind safety: a panic in here is a defect of ours; the worker goes on
-    // with what the structures hold, all of which stay valid to read and drop.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
 }
 
 /// What is returned for a panic.

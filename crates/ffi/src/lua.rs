@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Text, guard};
+use super::{Text, catch};
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::Pool;
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
     options: *const LuaOptions,
     handle: *mut *mut LuaHandle,
 ) -> *mut Runtime {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         // SAFETY: by the contract; pools live as long as the process.
         let (client, pool, options) = unsafe { (&*client, &*pool, &*options) };
         let texts = [
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_free(handle: *mut LuaHandle) {
     // SAFETY: by the contract; it came from `Box::into_raw`.
-    guard((), || drop(unsafe { Box::from_raw(handle) }));
+    catch((), || drop(unsafe { Box::from_raw(handle) }));
 }
 
 /// The number of a function, by which tasks name it; 0 if the runtime has been
@@ -128,7 +128,7 @@ pub unsafe extern "C" fn nbffi_lua_free(handle: *mut LuaHandle) {
 /// `handle` is live, the text is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text) -> i32 {
-    guard(0, || {
+    catch(0, || {
         if !memory::is_enough_for(name.len) {
             return -1;
         }
@@ -145,7 +145,7 @@ pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text
 /// `handle` is live, the text is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text) -> bool {
-    guard(false, || {
+    catch(false, || {
         if !memory::is_enough_for(others.len) {
             return false;
         }
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text
 /// `handle` is live, `figures` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_lua_stats(handle: *const LuaHandle, figures: *mut VmFigures) {
-    guard((), || {
+    catch((), || {
         // SAFETY: by the contract.
         let group = unsafe { &*handle }.0.group();
         let (vms, memory, stuck) = group.totals();

@@ -8,7 +8,7 @@
 
 use std::ffi::c_char;
 
-use super::{ErrorBuffer, Text, guard};
+use super::{ErrorBuffer, Text, catch};
 use nonblocking_ffi_lua_vm::belongings::{give_back, keep};
 use nonblocking_ffi_lua_vm::regex::{self, NO_MEMORY, Regex, Template};
 
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn nbffi_re_new(
     error: *mut c_char,
     error_size: usize,
 ) -> *mut Regex {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         // SAFETY: by the contract.
         let (pattern, info) = unsafe { (text(pattern, len).bytes(), &mut *info) };
         let error = ErrorBuffer {
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn nbffi_re_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_free(regex: *mut Regex) {
     // SAFETY: by the contract; it came from `keep`.
-    guard((), || unsafe { give_back(regex) });
+    catch((), || unsafe { give_back(regex) });
 }
 
 /// Matches `len` bytes at `subject` from the offset `start` on. Returns the
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn nbffi_re_match(
     valid: bool,
     offsets: *mut i32,
 ) -> i32 {
-    guard(NO_MEMORY, || {
+    catch(NO_MEMORY, || {
         // SAFETY: by the contract.
         let (regex, subject) = unsafe { (&*regex, text(subject, len).bytes()) };
         let room = 2 * (regex.captures as usize + 1);
@@ -132,7 +132,7 @@ pub unsafe extern "C" fn nbffi_re_sub(
     global: bool,
     result: *mut Text,
 ) -> i32 {
-    guard(NO_MEMORY, || {
+    catch(NO_MEMORY, || {
         // SAFETY: by the contract.
         let (regex, template) = unsafe { (&*regex, &*template) };
         // SAFETY: by the contract.
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn nbffi_re_template_new(
     error: *mut c_char,
     error_size: usize,
 ) -> *mut Template {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         // SAFETY: by the contract.
         match Template::new(unsafe { text(source, len).bytes() }) {
             Ok(template) => keep(template),
@@ -183,12 +183,12 @@ pub unsafe extern "C" fn nbffi_re_template_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_template_free(template: *mut Template) {
     // SAFETY: by the contract; it came from `keep`.
-    guard((), || unsafe { give_back(template) });
+    catch((), || unsafe { give_back(template) });
 }
 
 /// Limits the stack of patterns compiled to machine code, for this thread, in
 /// bytes. False if there is no memory for it, or no machine code here.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_re_jit_stack(limit: u32) -> bool {
-    guard(false, || regex::set_jit_stack(limit as usize))
+    catch(false, || regex::set_jit_stack(limit as usize))
 }

@@ -7,7 +7,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use super::{ErrorBuffer, NO_MEMORY, Text, guard};
+use super::{ErrorBuffer, NO_MEMORY, Text, catch};
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::Pool;
@@ -29,7 +29,7 @@ const CONFIGURED: u32 = 4;
 /// was unloaded.
 #[unsafe(no_mangle)]
 pub extern "C" fn ngx_http_lua_ffi_task_poll(tq: *mut c_void) -> *mut c_void {
-    guard(std::ptr::null_mut(), || resty_ffi::poll(tq))
+    catch(std::ptr::null_mut(), || resty_ffi::poll(tq))
 }
 
 /// The request of a task, and its length in `len` unless that is NULL. NULL if
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn ngx_http_lua_ffi_get_req(
     tsk: *mut c_void,
     len: *mut c_int,
 ) -> *mut c_char {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         let (data, length) = resty_ffi::request(tsk);
         if !len.is_null() {
             // SAFETY: by the contract.
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn ngx_http_lua_ffi_respond(
     rsp_len: c_int,
 ) {
     // SAFETY: by the contract.
-    guard((), || unsafe { resty_ffi::respond(tsk, rc, rsp, rsp_len) });
+    catch((), || unsafe { resty_ffi::respond(tsk, rc, rsp, rsp_len) });
 }
 
 /// Makes a runtime of a library that was written for lua-resty-ffi, not yet
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
     max_response: f64,
     error: ErrorBuffer,
 ) -> *mut Runtime {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         let texts = [name, library, otherwise, config];
         if !memory::is_enough_for(texts.iter().map(|text| text.len).sum()) {
             // SAFETY: by the contract.
@@ -138,10 +138,10 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
 /// `runtime` is live.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_finish(runtime: *const Runtime) {
-    guard((), || {
+    catch((), || {
         // SAFETY: by the contract.
-        if let Some(intake) = unsafe { &*runtime }.intake() {
-            intake.finish();
+        if let Some(source) = unsafe { &*runtime }.source() {
+            source.finish();
         }
     });
 }

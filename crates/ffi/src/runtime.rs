@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::{ErrorBuffer, NO_MEMORY, PANICKED, Text, guard};
+use super::{ErrorBuffer, NO_MEMORY, PANICKED, Text, catch};
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::{self, Pool};
@@ -13,7 +13,7 @@ use nonblocking_ffi_core::task::Kind;
 /// How many processors this process may use.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_cores() -> u32 {
-    guard(1, || pool::cores() as u32)
+    catch(1, || pool::cores() as u32)
 }
 
 /// The pool of a name; it is made if there is none, and its threads are
@@ -31,7 +31,7 @@ pub unsafe extern "C" fn nbffi_pool_obtain(
     nice: i32,
     error: ErrorBuffer,
 ) -> *const Pool {
-    guard(std::ptr::null(), || {
+    catch(std::ptr::null(), || {
         if !memory::is_enough_for(name.len) {
             // SAFETY: by the contract.
             unsafe { error.write(NO_MEMORY) };
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn nbffi_runtime_new_c(
     max_response: f64,
     error: ErrorBuffer,
 ) -> *mut Runtime {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         let texts = [name, library, entry, config];
         if !memory::is_enough_for(texts.iter().map(|text| text.len).sum()) {
             // SAFETY: by the contract.
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn nbffi_post_control(
     runtime: *const Runtime,
     close: bool,
 ) -> i32 {
-    guard(PANICKED, || {
+    catch(PANICKED, || {
         let kind = if close { Kind::Close } else { Kind::Init };
         // SAFETY: by the contract; the VM's thread is the only one here.
         match unsafe { (*client).post_control(&*runtime, kind) } {
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn nbffi_post_control(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_in_flight(runtime: *const Runtime) -> f64 {
     // SAFETY: by the contract.
-    guard(0.0, || unsafe { &*runtime }.stats().in_flight() as f64)
+    catch(0.0, || unsafe { &*runtime }.stats().in_flight() as f64)
 }
 
 /// Frees a runtime that was closed, or whose initialisation failed.
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn nbffi_runtime_in_flight(runtime: *const Runtime) -> f64
 /// `client` is live, and so is `runtime`, for the last time.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_runtime_free(client: *mut Client, runtime: *mut Runtime) {
-    guard((), || {
+    catch((), || {
         if let Some(runtime) = NonNull::new(runtime) {
             // SAFETY: by the contract; it came from `Box::into_raw`.
             unsafe { (*client).free_runtime(runtime) };

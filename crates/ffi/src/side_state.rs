@@ -6,12 +6,12 @@ use std::ptr;
 use nonblocking_ffi_lua_vm::belongings::{SideState, keep};
 use nonblocking_ffi_lua_vm::lua_State;
 
-use super::guard;
+use super::catch;
 
 /// Makes a state that lives as long as the VM. Null if there is no memory.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_side_state() -> *mut lua_State {
-    guard(ptr::null_mut(), || {
+    catch(ptr::null_mut(), || {
         let state = SideState::new();
         // SAFETY: what is kept is live.
         state.map_or(ptr::null_mut(), |state| unsafe { &*keep(state) }.as_ptr())

@@ -1,6 +1,6 @@
-//! Figures. All are doubles: Lua's own numbers.
+//! Statistics. All are doubles: Lua's own numbers.
 
-use super::guard;
+use super::catch;
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool::{Pool, PoolStats};
@@ -10,7 +10,7 @@ use nonblocking_ffi_core::stats::Summary;
 /// What a runtime says of itself.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct RuntimeFigures {
+pub struct RuntimeStats {
     posted: f64,
     ok: f64,
     in_flight: f64,
@@ -28,7 +28,7 @@ pub struct RuntimeFigures {
 /// What a client says of itself.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub struct ClientFigures {
+pub struct ClientStats {
     wakeups: f64,
     completions: f64,
     slots: f64,
@@ -36,31 +36,28 @@ pub struct ClientFigures {
     log_dropped: f64,
 }
 
-/// The figures of a runtime.
+/// The statistics of a runtime.
 ///
 /// # Safety
-/// `runtime` is live, `figures` is writable.
+/// `runtime` is live, `out` is writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nbffi_runtime_stats(
-    runtime: *const Runtime,
-    figures: *mut RuntimeFigures,
-) {
-    guard((), || {
+pub unsafe extern "C" fn nbffi_runtime_stats(runtime: *const Runtime, out: *mut RuntimeStats) {
+    catch((), || {
         // SAFETY: by the contract.
-        let (stats, figures) = unsafe { ((*runtime).stats(), &mut *figures) };
+        let (stats, out) = unsafe { ((*runtime).stats(), &mut *out) };
         let [queue_time, run_time, total_time] = stats.times();
         let in_flight = stats.in_flight();
         let begun = stats.started().saturating_sub(stats.nested.get());
         let queued = stats.posted.get().saturating_sub(begun);
-        *figures = RuntimeFigures {
+        *out = RuntimeStats {
             posted: stats.posted.get() as f64,
             ok: stats.ok.get() as f64,
             in_flight: in_flight as f64,
             queued: queued as f64,
             running: in_flight.saturating_sub(queued) as f64,
             expired: stats.expired.get() as f64,
-            grace_hits: stats.grace_hits.get() as f64,
-            grace_misses: stats.grace_misses.get() as f64,
+            grace_hits: stats.spin_hits.get() as f64,
+            grace_misses: stats.spin_misses.get() as f64,
             errors: std::array::from_fn(|index| stats.errors[index].get() as f64),
             queue_time,
             run_time,
@@ -75,7 +72,7 @@ pub unsafe extern "C" fn nbffi_runtime_stats(
 /// `runtime` is live.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_count(runtime: *const Runtime, code: i32) {
-    guard((), || {
+    catch((), || {
         if let Some(error) = Error::ALL.into_iter().find(|error| error.code() == code) {
             // SAFETY: by the contract.
             unsafe { (*runtime).stats().count(Err(error)) };
@@ -83,28 +80,28 @@ pub unsafe extern "C" fn nbffi_count(runtime: *const Runtime, code: i32) {
     });
 }
 
-/// The figures of a pool.
+/// The statistics of a pool.
 ///
 /// # Safety
-/// `pool` is live, `figures` is writable.
+/// `pool` is live, `out` is writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nbffi_pool_stats(pool: *const Pool, figures: *mut PoolStats) {
+pub unsafe extern "C" fn nbffi_pool_stats(pool: *const Pool, out: *mut PoolStats) {
     // SAFETY: by the contract.
-    guard((), || unsafe { *figures = (*pool).stats() });
+    catch((), || unsafe { *out = (*pool).stats() });
 }
 
-/// The figures of a client.
+/// The statistics of a client.
 ///
 /// # Safety
-/// `client` is live, `figures` is writable.
+/// `client` is live, `out` is writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nbffi_client_stats(client: *const Client, figures: *mut ClientFigures) {
-    guard((), || {
+pub unsafe extern "C" fn nbffi_client_stats(client: *const Client, out: *mut ClientStats) {
+    catch((), || {
         // SAFETY: by the contract.
-        let (client, figures) = unsafe { (&*client, &mut *figures) };
+        let (client, out) = unsafe { (&*client, &mut *out) };
         let mailbox = client.mailbox();
         let (slots, completions) = client.totals();
-        *figures = ClientFigures {
+        *out = ClientStats {
             wakeups: mailbox.wakeups.get() as f64,
             completions: completions as f64,
             slots: slots as f64,

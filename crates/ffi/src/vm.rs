@@ -3,10 +3,10 @@
 use std::ffi::c_char;
 use std::ptr;
 
-use super::{ErrorBuffer, Text, guard};
+use super::{ErrorBuffer, Text, catch};
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool;
-use nonblocking_ffi_core::runtime::host;
+use nonblocking_ffi_core::runtime::host_api;
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::arena;
 use nonblocking_ffi_core::task::slot::NO_DEADLINE;
@@ -44,7 +44,7 @@ fn current() -> Option<(Now, &'static Vm, Option<&'static LuaHost>)> {
 /// The bytes are readable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f64) {
-    guard((), || {
+    catch((), || {
         let Some((now, vm, _)) = current() else {
             return;
         };
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f
             generation,
             |_, _| Ok(()),
             |task, reply| {
-                host::answer(task, reply, data)?;
+                host_api::answer(task, reply, data)?;
                 reply.code = encoding.into();
                 Ok(())
             },
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f
 /// The buffer is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
-    guard(false, || match current() {
+    catch(false, || match current() {
         Some((_, _, Some(host))) => {
             // SAFETY: by the contract.
             unsafe { name.write(host.module()) };
@@ -90,7 +90,7 @@ pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
 /// Whether a runtime of the VM's group, by its number, is not closed.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
-    guard(true, || {
+    catch(true, || {
         current().is_some_and(|(_, vm, _)| vm.group().serves(runtime))
     })
 }
@@ -101,7 +101,7 @@ pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
 /// The buffer is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_function(number: u32, name: ErrorBuffer) -> bool {
-    guard(false, || {
+    catch(false, || {
         let function = current().and_then(|(_, _, host)| host?.function_name(number));
         let Some(function) = function else {
             return false;
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn nbffi_vm_function(number: u32, name: ErrorBuffer) -> bo
 /// The buffer is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
-    guard(false, || {
+    catch(false, || {
         let Some((_, _, Some(host))) = current() else {
             return false;
         };
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
 /// `len` bytes at `text` are readable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usize) {
-    guard((), || {
+    catch((), || {
         if let Some((_, vm, _)) = current() {
             // SAFETY: by the contract.
             let text = unsafe { std::slice::from_raw_parts(text.cast(), len) };
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usiz
 /// True if it slept.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_rouse() -> bool {
-    guard(false, || {
+    catch(false, || {
         current().is_some_and(|(_, vm, _)| vm.group().rouse_event_loop())
     })
 }
@@ -156,7 +156,7 @@ pub extern "C" fn nbffi_vm_rouse() -> bool {
 /// Whether nobody waits for the task's result any more.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
-    guard(false, || {
+    catch(false, || {
         current().is_some_and(|(now, ..)| arena::is_unwanted(now.task))
     })
 }
@@ -165,7 +165,7 @@ pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
 /// there is none.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_left() -> f64 {
-    guard(f64::INFINITY, || {
+    catch(f64::INFINITY, || {
         let task = current().and_then(|(now, ..)| arena::resolve(now.task));
         let deadline = task.map_or(NO_DEADLINE, |(slot, _)| {
             // SAFETY: the task runs on this thread.
@@ -184,17 +184,17 @@ pub extern "C" fn nbffi_vm_left() -> f64 {
 /// # Safety
 /// The buffers are as they say.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nbffi_vm_seat(pool: ErrorBuffer, thread: ErrorBuffer) -> i32 {
-    guard(-1, || {
-        let Some(seat) = pool::seat() else {
+pub unsafe extern "C" fn nbffi_vm_thread_id(pool: ErrorBuffer, thread: ErrorBuffer) -> i32 {
+    catch(-1, || {
+        let Some(thread_id) = pool::thread_id() else {
             return -1;
         };
         // SAFETY: by the contract.
         unsafe {
-            pool.write(seat.pool);
-            thread.write(&pool::thread_name(seat.pool, seat.index));
+            pool.write(thread_id.pool);
+            thread.write(&pool::thread_name(thread_id.pool, thread_id.index));
         }
-        seat.index as i32
+        thread_id.index as i32
     })
 }
 
@@ -212,7 +212,7 @@ pub unsafe extern "C" fn nbffi_vm_call(
     seconds: f64,
     answer: *mut Answer,
 ) -> i32 {
-    guard(Error::Runtime.code(), || {
+    catch(Error::Runtime.code(), || {
         let Some((now, vm, _)) = current() else {
             return UNKNOWN;
         };

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::vm::{Spent, Vm};
 use super::watchdog::Watched;
-use nonblocking_ffi_core::channel::{Mailbox, outbox};
-use nonblocking_ffi_core::pool::{self, Chores, Pool, Seat};
+use nonblocking_ffi_core::pool::{self, Chores, Pool, ThreadId};
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::slot::deadline_after;
+use nonblocking_ffi_core::wake::{Mailbox, outbox};
 
 /// nginx's level for what an operator should know.
 pub const WARN: u8 = 5;
@@ -181,7 +181,7 @@ impl Group {
             // Release: pairs with the Acquire in `reconcile`.
             self.closed.store(true, Ordering::Release);
             drop(groups);
-            pool.visit(reconcile);
+            pool.broadcast(reconcile);
         }
     }
 
@@ -198,7 +198,7 @@ impl Group {
     pub fn spread(&self, pool: &'static Pool) {
         // Release: pairs with the Acquire in `reconcile`.
         self.proven.store(true, Ordering::Release);
-        pool.visit(reconcile);
+        pool.broadcast(reconcile);
     }
 
     /// VMs that there are, the bytes that they use, and how many run code that
@@ -231,13 +231,13 @@ impl Group {
         self.mailbox.rouse()
     }
 
-    fn note_vm(&self, seat: Seat, vm: Option<&Vm>) {
+    fn note_vm(&self, seat: ThreadId, vm: Option<&Vm>) {
         if let Some(figures) = self.seats.get(seat.index) {
             *figures.vm() = vm.map(|vm| vm.watched().clone());
         }
     }
 
-    fn note_memory(&self, seat: Seat, vm: &Vm) {
+    fn note_memory(&self, seat: ThreadId, vm: &Vm) {
         if let Some(figures) = self.seats.get(seat.index) {
             // Relaxed: a figure.
             figures.used.store(vm.memory(), Ordering::Relaxed);
@@ -255,7 +255,7 @@ impl SeatFigures {
 /// be; then replaces the VM if it is spent.
 pub fn with_vm<T>(
     group: &Arc<Group>,
-    seat: Seat,
+    seat: ThreadId,
     work: impl FnOnce(&Vm) -> T,
 ) -> Result<T, String> {
     let vm = find_or_make(group, seat)?;
@@ -298,7 +298,7 @@ pub fn with_vm<T>(
     Ok(done)
 }
 
-fn find_or_make(group: &Arc<Group>, seat: Seat) -> Result<*const Vm, String> {
+fn find_or_make(group: &Arc<Group>, seat: ThreadId) -> Result<*const Vm, String> {
     let found = VMS.with_borrow(|vms| {
         let found = vms.iter().find(|vm| Arc::ptr_eq(vm.group(), group));
         found.map(|vm| std::ptr::from_ref::<Vm>(vm))
@@ -316,7 +316,7 @@ fn find_or_make(group: &Arc<Group>, seat: Seat) -> Result<*const Vm, String> {
 }
 
 /// Drops VMs of this thread. Outside of the list's borrow: finalizers run.
-fn discard(seat: Seat, which: impl Fn(&Vm) -> bool) {
+fn discard(seat: ThreadId, which: impl Fn(&Vm) -> bool) {
     let dropped: Vec<_> = VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
     for vm in dropped {
         let group = vm.group().clone();
@@ -332,7 +332,7 @@ fn has_garbage() -> bool {
 }
 
 /// Collects some of it.
-fn collect_some(seat: Seat) {
+fn collect_some(seat: ThreadId) {
     let group = VMS.with_borrow(|vms| {
         let vm = vms.iter().find(|vm| vm.wants_collection());
         vm.map(|vm| vm.group().clone())
@@ -342,7 +342,7 @@ fn collect_some(seat: Seat) {
 }
 
 /// Makes the VMs that this thread lacks, and closes those whose group is.
-fn reconcile(seat: Seat) {
+fn reconcile(seat: ThreadId) {
     // Acquire: pairs with the Release in `leave`.
     discard(seat, |vm| vm.group().closed.load(Ordering::Acquire));
     // Acquire: pairs with the Release in `spread`. Init code that does not end

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use group::Group;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool::{self, Pool};
-use nonblocking_ffi_core::runtime::{Host, Outcome};
+use nonblocking_ffi_core::runtime::{Backend, Outcome};
 use nonblocking_ffi_core::task::arena;
 use vm::{Desk, Vm};
 
@@ -162,9 +162,9 @@ impl LuaHost {
     }
 }
 
-impl Host for LuaHost {
+impl Backend for LuaHost {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
-        let seat = pool::seat().ok_or("not on a pool thread")?;
+        let seat = pool::thread_id().ok_or("not on a pool thread")?;
         // Loads the module: encoding 0 of function 0 is just that.
         let loaded = group::with_vm(&self.group, seat, |vm| {
             let limit = self.group.limits.init_deadline();
@@ -187,7 +187,7 @@ impl Host for LuaHost {
     }
 
     fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome {
-        let Some(seat) = pool::seat() else {
+        let Some(seat) = pool::thread_id() else {
             return Outcome::Failed(0);
         };
         let fail = |error: Error, why: &str| {

@@ -20,10 +20,10 @@ use std::time::Duration;
 use mlua::ffi as lua;
 
 use super::unwind::{Row, Rows};
-use nonblocking_ffi_core::channel::Mailbox;
 use nonblocking_ffi_core::pool::spawn_helper;
 use nonblocking_ffi_core::sync::{AtomicU32, AtomicU64, Ordering, fence, now_ns};
 use nonblocking_ffi_core::task::arena;
+use nonblocking_ffi_core::wake::Mailbox;
 
 /// How often it looks.
 const TICK: Duration = Duration::from_millis(10);

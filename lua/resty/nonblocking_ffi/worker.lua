@@ -31,7 +31,7 @@ function _M.attach(functions)
     C = functions
     local pool = ffi_new("char[?]", NAME_BYTES)
     local thread = ffi_new("char[?]", NAME_BYTES)
-    index = tonumber(C.nbffi_vm_seat({ pool, NAME_BYTES },
+    index = tonumber(C.nbffi_vm_thread_id({ pool, NAME_BYTES },
                                      { thread, NAME_BYTES }))
     pool_name, thread_name = ffi_string(pool), ffi_string(thread)
     answer = ffi_new("nbffi_answer")

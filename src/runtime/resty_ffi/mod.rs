@@ -25,12 +25,12 @@ use std::ptr;
 use nonblocking_ffi_plugin::faults;
 
 use super::library::settle;
-use super::{Host, Intake, Outcome};
-use crate::channel::Mailbox;
+use super::{Backend, Outcome, TaskSource};
 use crate::error::Error;
 use crate::signals::Handlers;
 use crate::task::reply::Reply;
 use crate::task::{Task, arena};
+use crate::wake::Mailbox;
 use leases::Lease;
 use library::Source;
 
@@ -109,7 +109,7 @@ impl Plugin {
     }
 }
 
-impl Host for Plugin {
+impl Backend for Plugin {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
         library::show_exports(POLL)?;
         let handlers = Handlers::now();
@@ -147,7 +147,7 @@ impl Host for Plugin {
         false
     }
 
-    fn intake(&self) -> Option<&'static dyn Intake> {
+    fn source(&self) -> Option<&'static dyn TaskSource> {
         Some(self.lease.queue())
     }
 }

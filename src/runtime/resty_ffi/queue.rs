@@ -3,10 +3,10 @@
 //! The main thread pushes tasks; the plugin's threads *poll*: they take the
 //! oldest, or sleep until there is one. Who is woken, and why no wake-up is
 //! lost, is [`Idle`]'s business, as in a pool. There the threads are known and
-//! numbered; here any thread may poll, so each is given a *seat*, a number of
-//! its own, when it first does, and gives it back when it ends. Threads that find
-//! all seats taken share the last one of each queue: one of them has it, the others
-//! wait for that one to find a task.
+//! numbered; here any thread may poll, so each is given a *parker*, by number,
+//! when it first does, and gives it back when it ends. Threads that find all parkers
+//! taken share the last one of each queue: one of them has it, the others wait for
+//! that one to find a task.
 //!
 //! When the runtime is unloaded the queue is *finished*: the tasks that are in
 //! it still go out, and then every poll ends without one. A queue is never freed,
@@ -23,22 +23,22 @@ use crate::error::Error;
 use crate::pool::cores;
 use crate::pool::idle::Idle;
 use crate::pool::spin::Window;
-use crate::runtime::Intake;
+use crate::runtime::TaskSource;
 use crate::sync::{Semaphore, now_ns};
 use crate::task::{Load, Slot};
 
-/// The seats of a queue.
-const SEATS: usize = 256;
+/// The parkers of a queue.
+const PARKERS: usize = 256;
 /// The one that threads share which have none of their own.
-const SHARED_SEAT: usize = SEATS - 1;
+const SHARED_PARKER: usize = PARKERS - 1;
 
 /// The queue of one runtime.
 #[derive(Debug)]
 pub struct TaskQueue {
     tasks: SegQueue<&'static Slot>,
     idle: Idle,
-    /// Has a permit while nobody is on the shared seat.
-    shared_seat: Semaphore,
+    /// Has a permit while nobody is on the shared parker.
+    shared_parker: Semaphore,
     /// Tasks that wait, less threads that wait for one. Negative if there are
     /// more threads.
     waiting: CachePadded<AtomicI64>,
@@ -55,12 +55,12 @@ pub struct TaskQueue {
 impl TaskQueue {
     /// An empty queue in which so many tasks may wait.
     pub fn new(max_queue: i64) -> Self {
-        let shared_seat = Semaphore::new();
-        shared_seat.post();
+        let shared_parker = Semaphore::new();
+        shared_parker.post();
         Self {
             tasks: SegQueue::new(),
-            idle: Idle::new(SEATS),
-            shared_seat,
+            idle: Idle::new(PARKERS),
+            shared_parker,
             waiting: CachePadded::default(),
             inside: CachePadded::default(),
             generation: AtomicU32::new(0),
@@ -128,16 +128,16 @@ impl TaskQueue {
     }
 
     fn wait(&self, poller: &mut Poller) -> Option<&'static Slot> {
-        if let Some(seat) = poller.seat {
-            return self.search(seat, &mut poller.window);
+        if let Some(parker) = poller.parker {
+            return self.search(parker, &mut poller.window);
         }
-        self.shared_seat.wait();
-        let found = self.search(SHARED_SEAT, &mut poller.window);
-        self.shared_seat.post();
+        self.shared_parker.wait();
+        let found = self.search(SHARED_PARKER, &mut poller.window);
+        self.shared_parker.post();
         found
     }
 
-    fn search(&self, seat: usize, window: &mut Window) -> Option<&'static Slot> {
+    fn search(&self, parker: usize, window: &mut Window) -> Option<&'static Slot> {
         let since = now_ns();
         // One spinning thread is enough: the one that was first.
         let mut first = self.idle.start_searching();
@@ -151,7 +151,7 @@ impl TaskQueue {
             if self.finished.load(Ordering::Acquire) {
                 break self.tasks.pop();
             }
-            self.idle.sleep(seat, || self.has_nothing());
+            self.idle.sleep(parker, || self.has_nothing());
             window.adapt(now_ns().saturating_sub(since));
             first = self.idle.searchers() == 1;
         };
@@ -184,7 +184,7 @@ impl Load for TaskQueue {
     fn task_ended(&self) {}
 }
 
-impl Intake for TaskQueue {
+impl TaskSource for TaskQueue {
     fn reserve(&self) -> Result<(), Error> {
         // Relaxed, all: the main thread alone writes two, and adds to the third.
         if self.finished.load(Ordering::Relaxed) {
@@ -217,7 +217,7 @@ impl Intake for TaskQueue {
 /// What a thread that polls keeps from one poll to the next.
 struct Poller {
     /// Its number in `Idle`, if there was one left.
-    seat: Option<usize>,
+    parker: Option<usize>,
     window: Window,
 }
 
@@ -227,46 +227,46 @@ thread_local! {
 
 /// Runs `wait` with the calling thread's record.
 fn with_poller<T>(wait: impl Fn(&mut Poller) -> T) -> T {
-    let seated = POLLER.try_with(|poller| Some(wait(&mut *poller.try_borrow_mut().ok()?)));
-    // If the thread is ending, its record is gone, and its seat with it.
-    let waited = seated.ok().flatten();
-    waited.unwrap_or_else(|| wait(&mut Poller::standing()))
+    let kept = POLLER.try_with(|poller| Some(wait(&mut *poller.try_borrow_mut().ok()?)));
+    // If the thread is ending, its record is gone, and its parker with it.
+    let waited = kept.ok().flatten();
+    waited.unwrap_or_else(|| wait(&mut Poller::without_parker()))
 }
 
-/// The seats of the process.
-struct Seats {
+/// The parkers of the process, by number.
+struct Parkers {
     free: Vec<usize>,
     /// So many have been given to threads, ever.
     given: usize,
 }
 
-fn seats() -> MutexGuard<'static, Seats> {
+fn parkers() -> MutexGuard<'static, Parkers> {
     // Each thread that polls comes here twice in its life.
-    static SEATS: Mutex<Seats> = Mutex::new(Seats {
+    static PARKERS: Mutex<Parkers> = Mutex::new(Parkers {
         free: Vec::new(),
         given: 0,
     });
-    SEATS.lock().unwrap_or_else(PoisonError::into_inner)
+    PARKERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Poller {
     fn new() -> Self {
-        let mut seats = seats();
-        let mut seat = seats.free.pop();
-        if seat.is_none() && seats.given < SHARED_SEAT {
-            seat = Some(seats.given);
-            seats.given += 1;
+        let mut parkers = parkers();
+        let mut parker = parkers.free.pop();
+        if parker.is_none() && parkers.given < SHARED_PARKER {
+            parker = Some(parkers.given);
+            parkers.given += 1;
         }
         Self {
-            seat,
+            parker,
             window: Window::new(cores()),
         }
     }
 
-    /// One without a seat.
-    fn standing() -> Self {
+    /// One without a parker.
+    fn without_parker() -> Self {
         Self {
-            seat: None,
+            parker: None,
             window: Window::new(1),
         }
     }
@@ -274,8 +274,8 @@ impl Poller {
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        if let Some(seat) = self.seat {
-            seats().free.push(seat);
+        if let Some(parker) = self.parker {
+            parkers().free.push(parker);
         }
     }
 }

@@ -126,7 +126,7 @@ void nbffi_client_stats(nbffi_client *client, nbffi_client_figures *figures);
 
 return {
     -- The interface that these declarations describe.
-    INTERFACE = 3,
+    INTERFACE = 4,
     -- What nbffi_post returns for a task that is done already ...
     DONE = -100,
     -- ... and adds to the slot of one that waits for nbffi_flush.

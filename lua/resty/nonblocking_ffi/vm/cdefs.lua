@@ -40,7 +40,7 @@ bool nbffi_vm_forget(nbffi_buffer names);
 void nbffi_vm_log(uint32_t level, const char *text, size_t len);
 bool nbffi_vm_is_cancelled(void);
 double nbffi_vm_left(void);
-int32_t nbffi_vm_seat(nbffi_buffer pool, nbffi_buffer thread);
+int32_t nbffi_vm_thread_id(nbffi_buffer pool, nbffi_buffer thread);
 int32_t nbffi_vm_call(nbffi_text runtime, nbffi_text request, double seconds,
     nbffi_answer *answer);
 

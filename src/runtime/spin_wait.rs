@@ -1,6 +1,6 @@
 //! Whether a caller should wait a moment for its result before it yields.
 //!
-//! The *grace*: while a pool thread is searching, a task of a microsecond is
+//! The *spin wait*: while a pool thread is searching, a task of a microsecond is
 //! done sooner than a coroutine can yield. It pays only for tasks that have
 //! been that short lately and only if they then really are done in time, so
 //! misses use up a credit, and without credit only one call in
@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// The longest that a caller waits inline, in nanoseconds.
-pub const GRACE_NS: u64 = 4_700;
+pub const SPIN_WAIT_NS: u64 = 4_700;
 /// Tasks are worth waiting for if the short ones run for less than this.
 pub const WORTH_NS: u64 = 4_000;
 
@@ -21,12 +21,12 @@ const PROBE_EVERY: u32 = 64;
 /// The credit of one runtime. Written by the main thread only, so all
 /// orderings are relaxed.
 #[derive(Debug)]
-pub struct Grace {
+pub struct SpinWait {
     credit: AtomicI32,
     skipped: AtomicU32,
 }
 
-impl Default for Grace {
+impl Default for SpinWait {
     fn default() -> Self {
         Self {
             credit: AtomicI32::new(MAX_CREDIT),
@@ -35,7 +35,7 @@ impl Default for Grace {
     }
 }
 
-impl Grace {
+impl SpinWait {
     /// Whether the next call may wait.
     pub fn is_due(&self) -> bool {
         if self.credit.load(Ordering::Relaxed) > 0 {
@@ -65,14 +65,14 @@ mod tests {
 
     #[test]
     fn misses_switch_it_off_and_hits_of_probes_on_again() {
-        let grace = Grace::default();
+        let spin_wait = SpinWait::default();
         for _ in 0..MAX_CREDIT / MISS_COST {
-            assert!(grace.is_due());
-            grace.note(false);
+            assert!(spin_wait.is_due());
+            spin_wait.note(false);
         }
-        let due = (0..PROBE_EVERY).filter(|_| grace.is_due()).count();
+        let due = (0..PROBE_EVERY).filter(|_| spin_wait.is_due()).count();
         assert_eq!(due, 1);
-        grace.note(true);
-        assert!(grace.is_due());
+        spin_wait.note(true);
+        assert!(spin_wait.is_due());
     }
 }

@@ -8,15 +8,15 @@ use std::ptr;
 
 use super::queues::Finder;
 use super::spin::Window;
-use super::{Shared, threads};
-use crate::channel::outbox;
+use super::{Shared, spawn};
 use crate::sync::{Ordering, now_ns};
 use crate::task::{Kind, Slot};
+use crate::wake::outbox;
 
 /// Starts thread `index` of a pool.
 pub fn start(shared: &'static Shared, index: usize) -> Result<(), String> {
     let config = &shared.config;
-    threads::spawn(&config.name, index, config.nice, move || {
+    spawn::spawn(&config.name, index, config.nice, move || {
         // A thread is started once.
         let Some(finder) = shared.queues.finder(index) else {
             return;
@@ -31,7 +31,7 @@ pub fn start(shared: &'static Shared, index: usize) -> Result<(), String> {
             now_ns: 0,
             bulk: false,
             engaged: false,
-            visits: 0,
+            interrupts: 0,
         }
         .live();
     })
@@ -43,9 +43,9 @@ thread_local! {
     static CURRENT: Cell<*mut Thread> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// A thread of a pool.
+/// Names a thread of a pool.
 #[derive(Debug, Clone, Copy)]
-pub struct Seat {
+pub struct ThreadId {
     /// The pool's name.
     pub pool: &'static str,
     /// The thread's number in the pool, from 0.
@@ -53,17 +53,17 @@ pub struct Seat {
 }
 
 /// Which pool thread this is, if it is one.
-pub fn seat() -> Option<Seat> {
+pub fn thread_id() -> Option<ThreadId> {
     // SAFETY: a pointer that is not null is to the calling thread's own record;
     // only fields that never change are read.
     let thread = unsafe { CURRENT.get().as_ref() }?;
-    Some(thread.seat())
+    Some(thread.id())
 }
 
 /// Keeps tasks with keys for the calling pool thread from now on, although it is
 /// inside of a runtime: it will be free in a moment.
 pub fn keep_inbox() {
-    // SAFETY: as in `seat`; what is changed is an atomic.
+    // SAFETY: as in `thread_id`; what is changed is an atomic.
     if let Some(thread) = unsafe { CURRENT.get().as_ref() } {
         thread.shared.queues.disengage(thread.index);
     }
@@ -79,20 +79,20 @@ pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
 /// The runtime that the calling thread is inside of, as [`pull`] knows it; null
 /// if it is inside of none, or no pool thread.
 pub fn running() -> *const () {
-    // SAFETY: as in `seat`; the field that is read is an atomic.
+    // SAFETY: as in `thread_id`; the field that is read is an atomic.
     let thread = unsafe { CURRENT.get().as_ref() };
     thread.map_or(ptr::null(), Thread::running)
 }
 
 /// Begins the next task for the runtime that the calling pool thread is inside
-/// of, if the next task is for it and the thread was not recalled. It must be run as
+/// of, if the next task is for it and the thread was not interrupted. It must be run as
 /// `Runner::run` says. If there is none, the thread may `wait` for one in here, as it
 /// does between tasks.
 pub fn pull(runtime: *const (), wait: bool) -> Option<&'static Slot> {
     // SAFETY: the record is the calling thread's own, and `live` holds no
     // reference to it while a runtime runs, which is when this is called.
     let thread = unsafe { CURRENT.get().as_mut() }?;
-    if !ptr::eq(thread.running(), runtime) || thread.owes_visit() {
+    if !ptr::eq(thread.running(), runtime) || thread.is_interrupted() {
         return None;
     }
     loop {
@@ -134,8 +134,8 @@ struct Thread {
     bulk: bool,
     /// Whether it counts as engaged in a long task.
     engaged: bool,
-    /// How many visits it has paid.
-    visits: u32,
+    /// How many interrupts it has answered.
+    interrupts: u32,
 }
 
 impl Thread {
@@ -161,8 +161,8 @@ impl Thread {
         }
     }
 
-    fn seat(&self) -> Seat {
-        Seat {
+    fn id(&self) -> ThreadId {
+        ThreadId {
             pool: &self.shared.config.name,
             index: self.index,
         }
@@ -181,28 +181,28 @@ impl Thread {
 
     fn find_or_wait(&mut self) -> &'static Slot {
         loop {
-            self.pay_visit();
+            self.answer_interrupt();
             if let Some(slot) = self.find().or_else(|| self.wait()) {
                 return slot;
             }
         }
     }
 
-    /// Whether it has been asked for a visit.
-    fn owes_visit(&self) -> bool {
-        // Relaxed: a hint; `pay_visit` looks again.
-        self.visits != self.shared.visits.load(Ordering::Relaxed)
+    /// Whether it has been interrupted.
+    fn is_interrupted(&self) -> bool {
+        // Relaxed: a hint; `answer_interrupt` looks again.
+        self.interrupts != self.shared.interrupts.load(Ordering::Relaxed)
     }
 
-    fn pay_visit(&mut self) {
-        // Acquire: pairs with the Release in `Pool::recall`.
-        let visits = self.shared.visits.load(Ordering::Acquire);
-        if self.visits != visits {
-            self.visits = visits;
+    fn answer_interrupt(&mut self) {
+        // Acquire: pairs with the Release in `Pool::interrupt`.
+        let interrupts = self.shared.interrupts.load(Ordering::Acquire);
+        if self.interrupts != interrupts {
+            self.interrupts = interrupts;
             outbox::flush();
-            if let Some(visit) = self.shared.visit.get() {
+            if let Some(broadcast) = self.shared.broadcast.get() {
                 // Unwind safety: nothing of this thread's is used in there.
-                let _ = catch_unwind(AssertUnwindSafe(|| visit(self.seat())));
+                let _ = catch_unwind(AssertUnwindSafe(|| broadcast(self.id())));
             }
         }
     }
@@ -223,7 +223,7 @@ impl Thread {
         }
         if let Some(chores) = shared.chores.get() {
             // Unwind safety: nothing of this thread's is used in there.
-            let _ = catch_unwind(AssertUnwindSafe(|| (chores.some)(self.seat())));
+            let _ = catch_unwind(AssertUnwindSafe(|| (chores.some)(self.id())));
         }
         shared.idle.start_searching()
     }
@@ -289,7 +289,7 @@ impl Thread {
     }
 
     /// Waits for a task: spins if that has paid lately, then sleeps. `None` if
-    /// it has been asked for a visit.
+    /// it has been interrupted.
     fn wait(&mut self) -> Option<&'static Slot> {
         let idle_since = match self.now_ns {
             0 => now_ns(),
@@ -305,7 +305,7 @@ impl Thread {
         let found = loop {
             let (finder, bulk) = (&mut self.finder, self.bulk);
             let found = self.window.look(idle_since, first, || finder.find(bulk));
-            if found.is_some() || self.owes_visit() {
+            if found.is_some() || self.is_interrupted() {
                 break found;
             }
             if self.has_chores() {
@@ -313,7 +313,7 @@ impl Thread {
                 continue;
             }
             shared.idle.sleep(self.index, || {
-                shared.queues.is_empty_for(self.index) && !self.owes_visit()
+                shared.queues.is_empty_for(self.index) && !self.is_interrupted()
             });
             shared.threads[self.index].wakeups.bump();
             self.window.adapt(now_ns().saturating_sub(idle_since));

@@ -4,13 +4,12 @@
 //! is long gone.
 
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use nonblocking_ffi_plugin::sys;
 
 use super::{Outcome, settle};
-use crate::channel::Mailbox;
+use crate::catch::catch;
 use crate::error::Error;
 use crate::exit;
 use crate::pool;
@@ -19,10 +18,11 @@ use crate::task::reply::{INLINE_BYTES, Reply};
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::Stale;
 use crate::task::{Failure, Task, arena};
+use crate::wake::Mailbox;
 
 /// The host table of one runtime, with what its functions need behind it.
 #[repr(C)]
-pub struct HostTable {
+pub struct HostApi {
     table: sys::nbffi_host,
     mailbox: &'static Mailbox,
     name: CString,
@@ -34,7 +34,7 @@ pub struct HostTable {
     blocking: AtomicBool,
 }
 
-impl HostTable {
+impl HostApi {
     /// The table of a runtime with this name and configuration, which may not
     /// contain a NUL where C strings cannot.
     pub fn new(mailbox: &'static Mailbox, name: CString, config: CString) -> Box<Self> {
@@ -100,13 +100,6 @@ impl HostTable {
     }
 }
 
-/// Runs the body of a host function; a panic becomes `otherwise`.
-fn guard<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
-    // Unwind safety: what a body changes is behind the state word, which
-    // stays consistent.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
-}
-
 /// Bytes of a plugin; `None` for a null pointer with a length.
 ///
 /// # Safety
@@ -160,10 +153,10 @@ fn allowed(task: &Task, len: u64) -> Result<usize, Error> {
 }
 
 unsafe extern "C" fn log(host: *const sys::nbffi_host, level: c_int, msg: *const c_char, len: u64) {
-    guard((), || {
+    catch((), || {
         // SAFETY: the plugin passes what `init` was given, before `close` has
         // returned.
-        let host = unsafe { HostTable::from_ptr(host) };
+        let host = unsafe { HostApi::from_ptr(host) };
         // SAFETY: the plugin's message.
         if let Some(text) = unsafe { bytes(msg.cast(), len) } {
             let level = level.clamp(sys::NBFFI_LOG_EMERG, sys::NBFFI_LOG_DEBUG);
@@ -187,16 +180,16 @@ unsafe fn hand_out(text: &CString, len: *mut u64) -> *const c_char {
 
 unsafe extern "C" fn config_of(host: *const sys::nbffi_host, len: *mut u64) -> *const c_char {
     // SAFETY: the plugin passes what `init` was given, and a valid `len`.
-    unsafe { hand_out(&HostTable::from_ptr(host).config, len) }
+    unsafe { hand_out(&HostApi::from_ptr(host).config, len) }
 }
 
 unsafe extern "C" fn name_of(host: *const sys::nbffi_host, len: *mut u64) -> *const c_char {
     // SAFETY: the plugin passes what `init` was given, and a valid `len`.
-    unsafe { hand_out(&HostTable::from_ptr(host).name, len) }
+    unsafe { hand_out(&HostApi::from_ptr(host).name, len) }
 }
 
 unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
-    guard(0, || edit(handle, |task, _| task.deadline_ns).unwrap_or(0))
+    catch(0, || edit(handle, |task, _| task.deadline_ns).unwrap_or(0))
 }
 
 unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
@@ -208,7 +201,7 @@ unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
 }
 
 unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
-    guard(std::ptr::null_mut(), || {
+    catch(std::ptr::null_mut(), || {
         let place = edit(handle, |task, reply| {
             let place = allowed(task, size).and_then(|size| reply.allocate(size));
             place.map_err(|why| reply.refuse(why)).ok()
@@ -221,7 +214,7 @@ unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
 }
 
 unsafe extern "C" fn respond_buffer(handle: u64, len: u64) -> c_int {
-    guard(sys::NBFFI_INVALID, || {
+    catch(sys::NBFFI_INVALID, || {
         status(complete(
             handle,
             |task, reply| {
@@ -251,7 +244,7 @@ pub fn answer(task: &Task, reply: &mut Reply, data: &[u8]) -> Result<(), Error> 
 }
 
 unsafe extern "C" fn respond(handle: u64, data: *const c_void, len: u64) -> c_int {
-    guard(sys::NBFFI_INVALID, || {
+    catch(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's data, which stays until this returns.
         let data = unsafe { bytes(data, len) };
         status(complete(
@@ -269,7 +262,7 @@ unsafe extern "C" fn respond_owned(
     release: Option<sys::nbffi_release_fn>,
     arg: *mut c_void,
 ) -> c_int {
-    let result = guard(Err(Failure::Invalid), || {
+    let result = catch(Err(Failure::Invalid), || {
         complete(
             handle,
             |_, _| {
@@ -293,7 +286,7 @@ unsafe extern "C" fn respond_owned(
 }
 
 unsafe extern "C" fn fail(handle: u64, code: i64, msg: *const c_char, len: u64) -> c_int {
-    guard(sys::NBFFI_INVALID, || {
+    catch(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's message, which stays until this returns.
         let message = unsafe { bytes(msg.cast(), len) };
         status(complete(
@@ -315,7 +308,7 @@ unsafe extern "C" fn fail(handle: u64, code: i64, msg: *const c_char, len: u64) 
 }
 
 unsafe extern "C" fn set_status(handle: u64, code: i64, msg: *const c_char, len: u64) -> c_int {
-    guard(sys::NBFFI_INVALID, || {
+    catch(sys::NBFFI_INVALID, || {
         // SAFETY: the plugin's message, which stays until this returns.
         let message = unsafe { bytes(msg.cast(), len) };
         let set = edit(handle, |_, reply| {
@@ -336,9 +329,9 @@ unsafe extern "C" fn next<const WAIT: bool>(
     request: *mut *const c_void,
     len: *mut u64,
 ) -> c_int {
-    guard(0, || {
+    catch(0, || {
         // SAFETY: the plugin passes what `init` was given.
-        let host = unsafe { HostTable::from_ptr(host) };
+        let host = unsafe { HostApi::from_ptr(host) };
         let runtime = host.runtime.load(Ordering::Relaxed);
         if host.blocking.load(Ordering::Relaxed)
             && let Some((slot, generation)) = pool::last_begun(runtime)
@@ -365,7 +358,7 @@ unsafe extern "C" fn at_exit(
     function: Option<sys::nbffi_exit_fn>,
     arg: *mut c_void,
 ) -> c_int {
-    guard(sys::NBFFI_NO_MEMORY, || {
+    catch(sys::NBFFI_NO_MEMORY, || {
         let Some(function) = function else {
             return sys::NBFFI_INVALID;
         };

@@ -14,20 +14,20 @@ use std::path::{Path, PathBuf};
 
 /// A listening socket that nobody has connected to yet.
 #[derive(Debug)]
-pub struct Doorway {
+pub struct Listener {
     listener: UnixListener,
     directory: PathBuf,
     path: PathBuf,
 }
 
-impl Doorway {
+impl Listener {
     /// Listens in a fresh directory below the first of `candidates` in which
     /// that works. The error names what went wrong with each.
     pub fn open<'a>(candidates: impl Iterator<Item = &'a Path>) -> Result<Self, String> {
         let mut tried = Vec::new();
         for candidate in candidates {
             match Self::open_in(candidate) {
-                Ok(doorway) => return Ok(doorway),
+                Ok(listener) => return Ok(listener),
                 Err(error) => tried.push(format!("{}: {error}", candidate.display())),
             }
         }
@@ -95,7 +95,7 @@ impl Doorway {
     }
 }
 
-impl Drop for Doorway {
+impl Drop for Listener {
     fn drop(&mut self) {
         remove(&self.path, &self.directory);
     }
@@ -157,11 +157,11 @@ mod tests {
     fn the_first_directory_that_works_is_used_and_left_clean() {
         let base = std::env::temp_dir();
         let candidates = [Path::new("/nonexistent"), base.as_path()];
-        let doorway = Doorway::open(candidates.into_iter()).unwrap();
-        let path = doorway.path().to_path_buf();
+        let listener = Listener::open(candidates.into_iter()).unwrap();
+        let path = listener.path().to_path_buf();
         let mut client = UnixStream::connect(&path).unwrap();
-        let ours = doorway.accept().unwrap();
-        drop(doorway);
+        let ours = listener.accept().unwrap();
+        drop(listener);
         assert!(!path.exists() && !path.parent().unwrap().exists());
         ring(ours.as_raw_fd());
         let mut byte = [0];
@@ -174,17 +174,17 @@ mod tests {
     #[test]
     fn a_refused_connection_is_the_paths_fault_or_nginxs() {
         let base = std::env::temp_dir();
-        let doorway = Doorway::open([base.as_path()].into_iter()).unwrap();
-        let reason = doorway.why_refused().to_string();
+        let listener = Listener::open([base.as_path()].into_iter()).unwrap();
+        let reason = listener.why_refused().to_string();
         assert!(reason.contains("worker_connections"), "{reason}");
-        std::fs::remove_file(doorway.path()).unwrap();
-        assert_eq!(doorway.why_refused().kind(), io::ErrorKind::NotFound);
+        std::fs::remove_file(listener.path()).unwrap();
+        assert_eq!(listener.why_refused().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn the_error_names_every_directory() {
         let candidates = [Path::new("/nonexistent"), Path::new("/proc/self")];
-        let error = Doorway::open(candidates.into_iter()).unwrap_err();
+        let error = Listener::open(candidates.into_iter()).unwrap_err();
         assert!(error.contains("/nonexistent: "), "{error}");
         assert!(error.contains("/proc/self: "), "{error}");
     }
