@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use crate::calls::{Raw, request_address};
+use crate::glue::write_message;
 use crate::sys::{self, nbffi_host, nbffi_plugin, nbffi_task};
 use crate::task::Submission;
 use crate::{AsyncPlugin, Calls, Error, Host, OwnedTask, Plugin, Task};
@@ -105,28 +106,6 @@ unsafe fn init<P>(
             unsafe { write_message(error.message(), err, err_size) };
             1
         }
-    }
-}
-
-/// Writes as much of a message as fits, in whole characters, and a NUL.
-///
-/// # Safety
-///
-/// `err` is NULL or has room for `err_size` bytes.
-unsafe fn write_message(message: &str, err: *mut c_char, err_size: u64) {
-    if err.is_null() || err_size == 0 {
-        return;
-    }
-    // A NUL of the message's own would cut it short.
-    let message = message.replace('\0', "\u{fffd}");
-    let mut len = message.len().min(err_size as usize - 1);
-    while !message.is_char_boundary(len) {
-        len -= 1;
-    }
-    // SAFETY: len + 1 <= err_size.
-    unsafe {
-        std::ptr::copy_nonoverlapping(message.as_ptr(), err.cast::<u8>(), len);
-        *err.add(len) = 0;
     }
 }
 

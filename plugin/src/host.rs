@@ -225,7 +225,7 @@ type Work = Box<dyn FnOnce(Instant) + Send>;
 unsafe extern "C" fn run_at_exit(arg: *mut c_void, deadline_ns: u64) {
     // SAFETY: made by `at_exit` from a box; called once.
     let work = unsafe { Box::from_raw(arg.cast::<Work>()) };
-    let left = Duration::from_nanos(deadline_ns.saturating_sub(crate::task::monotonic_ns()));
+    let left = Duration::from_nanos(deadline_ns.saturating_sub(crate::glue::monotonic_ns()));
     // Nobody can be told of a panic; it must not reach the host. Unwind safety:
     // nothing of this function's is used after it.
     let _ = catch_unwind(AssertUnwindSafe(|| work(Instant::now() + left)));

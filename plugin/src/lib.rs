@@ -54,6 +54,8 @@ mod export;
 pub mod faults;
 #[cfg(feature = "tokio")]
 mod futures;
+#[doc(hidden)]
+pub mod glue;
 mod host;
 mod plugin;
 mod response;

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
+use crate::glue::monotonic_ns;
 use crate::sys::{self, nbffi_host, nbffi_task};
 use crate::{Error, Response};
 
@@ -359,16 +360,4 @@ impl Submission {
             })
             .unwrap_or(false)
     }
-}
-
-/// CLOCK_MONOTONIC in nanoseconds, the clock of deadlines. `Instant` is the
-/// same clock but does not tell its value.
-pub(crate) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: now is writable. It cannot fail: the clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -28,14 +28,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nonblocking_ffi_plugin::{faults, sys};
+use nonblocking_ffi_runtimes_common::entry::PANIC;
+use nonblocking_ffi_runtimes_common::{log, monotonic_ns, task};
 
 use crate::api::{Api, FastCall, METH_FASTCALL, PyMethodDef, PyObject};
 use crate::object::{Gil, Raised, Ref, Result};
 use crate::reply::{self, Reply};
-use crate::{child, runtime, threads};
+use crate::{child, inbox, threads};
 
 /// The name of the module.
 const NAME: &CStr = c"_nonblocking_ffi";
+/// What a task is failed with that nobody wants any more before it has begun.
+const GIVEN_UP: &str = "the task was given up before it began";
 /// Linux cuts a thread's name after this many bytes.
 const THREAD_NAME: &CStr = c"nbffi-asyncio";
 
@@ -129,7 +133,7 @@ unsafe extern "C" fn enter<B: Builtin>(
         Ok(Ok(result)) => result.into_ptr(),
         Ok(Err(Raised)) => null_mut(),
         Err(_) => {
-            gil.type_error("panic in the Python host");
+            gil.type_error(PANIC);
             null_mut()
         }
     }
@@ -203,7 +207,7 @@ impl Builtin for Unwanted {
     const ARGUMENTS: usize = 1;
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
-        truth(gil, runtime::is_unwanted(arguments.number(0)?))
+        truth(gil, task::is_unwanted(arguments.number(0)?))
     }
 }
 
@@ -213,12 +217,9 @@ impl Builtin for Remaining {
     const ARGUMENTS: usize = 1;
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
-        let task = arguments.number(0)?;
-        // SAFETY: any number may be passed, from any thread.
-        let deadline = runtime::tasks().map_or(0, |tasks| unsafe { (tasks.deadline_ns)(task) });
-        match deadline {
+        match task::deadline_ns(arguments.number(0)?) {
             sys::NBFFI_NO_DEADLINE => none(gil),
-            deadline => gil.int(deadline.saturating_sub(runtime::monotonic_ns())),
+            deadline => gil.int(deadline.saturating_sub(monotonic_ns())),
         }
     }
 }
@@ -230,12 +231,7 @@ impl Builtin for SetStatus {
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
         let (task, code) = (arguments.number(0)?, arguments.signed(1)?);
-        let message = arguments.text(2)?;
-        if let Some(tasks) = runtime::tasks() {
-            let (data, len) = (message.as_ptr().cast(), message.len() as u64);
-            // SAFETY: any task may be passed; the host copies the message.
-            unsafe { (tasks.set_status)(task, code, data, len) };
-        }
+        task::set_status(task, code, arguments.text(2)?.as_bytes());
         none(gil)
     }
 }
@@ -246,8 +242,14 @@ impl Builtin for Log {
     const ARGUMENTS: usize = 3;
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
-        let (runtime, level) = (arguments.number(0)?, arguments.signed(1)?);
-        runtime::log(runtime, level as i32, &arguments.text(2)?);
+        let (runtime, level) = (arguments.number(0)?, arguments.signed(1)? as c_int);
+        let text = arguments.text(2)?;
+        if child::is_child() {
+            // Nobody reads this process's part of the log.
+            log::to_stderr(&text);
+        } else if !log::log(runtime, level, &text) {
+            log::log_for_any(level, &text);
+        }
         none(gil)
     }
 }
@@ -279,7 +281,7 @@ impl Builtin for InboxOf {
     const ARGUMENTS: usize = 1;
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
-        match runtime::inbox(arguments.number(0)?) {
+        match inbox::of(arguments.number(0)?) {
             Some(inbox) => gil.int(inbox.descriptor() as u64),
             None => none(gil),
         }
@@ -292,20 +294,24 @@ impl Builtin for Take {
     const ARGUMENTS: usize = 1;
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
-        let Some(inbox) = runtime::inbox(arguments.number(0)?) else {
+        let Some(inbox) = inbox::of(arguments.number(0)?) else {
             return none(gil);
         };
-        while let Some(waiting) = inbox.take() {
-            if runtime::is_unwanted(waiting.task) {
-                reply::fail(waiting.task, 0, runtime::GIVEN_UP);
+        while let Some(request) = inbox.take() {
+            let refuse = |why: &str| {
+                // SAFETY: taken just now, so it is nobody else's.
+                unsafe { task::fail(request.task, 0, why.as_bytes()) };
+            };
+            if task::is_unwanted(request.task) {
+                refuse(GIVEN_UP);
                 continue;
             }
             // SAFETY: taken just now, so nobody has completed it.
-            let request = reply::bytes(gil, unsafe { waiting.request() });
-            let taken = request.and_then(|r| gil.tuple([gil.int(waiting.task)?, r]));
+            let bytes = reply::bytes(gil, unsafe { request.bytes() });
+            let taken = bytes.and_then(|bytes| gil.tuple([gil.int(request.task)?, bytes]));
             if taken.is_err() {
                 // Nobody else would ever end it.
-                reply::fail(waiting.task, 0, &gil.take_message());
+                refuse(&gil.take_message());
                 continue;
             }
             return taken;
@@ -321,7 +327,10 @@ impl Builtin for Respond {
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
         let task = arguments.number(0)?;
-        Reply::of(gil, arguments.object(1))?.send(gil, task);
+        let reply = Reply::of(gil, arguments.object(1))?;
+        // SAFETY: python/loop.py ends what `take` gave it, which has copied the
+        // request.
+        unsafe { reply.send(gil, task) };
         none(gil)
     }
 }
@@ -333,7 +342,9 @@ impl Builtin for Fail {
 
     fn call(gil: Gil, arguments: Arguments<'_>) -> Result<Ref> {
         let (task, code) = (arguments.number(0)?, arguments.signed(1)?);
-        reply::fail(task, code, &arguments.text(2)?);
+        let message = arguments.text(2)?;
+        // SAFETY: as in `Respond`.
+        unsafe { task::fail(task, code, message.as_bytes()) };
         none(gil)
     }
 }
@@ -382,7 +393,6 @@ impl Builtin for Forked {
     const ARGUMENTS: usize = 0;
 
     fn call(gil: Gil, _arguments: Arguments<'_>) -> Result<Ref> {
-        runtime::note_fork();
         child::enter();
         none(gil)
     }

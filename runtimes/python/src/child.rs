@@ -48,6 +48,12 @@ pub fn enter() {
     end_without_parent();
 }
 
+/// Whether this process is a child.
+pub fn is_child() -> bool {
+    // Relaxed: written by `enter`, before there was another thread.
+    PARENT.load(Ordering::Relaxed) != 0
+}
+
 /// A thread of the parent has ended, which was the parent to the kernel.
 extern "C" fn on_end_of_thread(_signal: c_int) {
     end_without_parent();

@@ -1,11 +1,12 @@
-//! The fields that `hosts/python.lua` sends as the plugin's configuration:
-//! `key:length:value\n` for each, in any order; the keys of lists repeat.
+//! What one runtime is to be, as `hosts/python.lua` sends it.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// What one runtime is to be.
+use nonblocking_ffi_runtimes_common::fields::{self, Fields};
+
+/// The options of one runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `package.module:function`.
@@ -25,26 +26,19 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// If they are not framed as they should be, or a key is unknown: the Lua
-    /// files are of another release then.
-    pub fn parse(mut text: &[u8]) -> Result<Self, String> {
+    /// If the Lua side has sent something else.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         let mut config = Self::default();
-        while !text.is_empty() {
-            let (key, value, rest) = field(text).ok_or_else(|| {
-                "the configuration is not framed as hosts/python.lua does it".to_owned()
-            })?;
+        for field in Fields::new(text, "python") {
+            let (key, value) = field?;
             match key {
-                b"entry" => config.entry = String::from_utf8_lossy(value).into_owned(),
-                b"config" => config.config = value.to_vec(),
-                b"path" => config.path.push(path(value)),
-                b"venv" => config.venv = Some(path(value)),
-                b"python" => config.python = Some(path(value)),
-                _ => {
-                    let key = String::from_utf8_lossy(key);
-                    return Err(format!("the configuration has an unknown field \"{key}\""));
-                }
+                "entry" => config.entry = String::from_utf8_lossy(value).into_owned(),
+                "config" => config.config = value.to_vec(),
+                "path" => config.path.push(path(value)),
+                "venv" => config.venv = Some(path(value)),
+                "python" => config.python = Some(path(value)),
+                _ => return Err(fields::unknown(key)),
             }
-            text = rest;
         }
         if config.entry.is_empty() {
             return Err("entry is missing: \"package.module:function\"".to_owned());
@@ -57,50 +51,28 @@ fn path(value: &[u8]) -> PathBuf {
     OsString::from_vec(value.to_vec()).into()
 }
 
-/// The first field: key, value, and what follows.
-fn field(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (key, rest) = split(text, b':')?;
-    let (length, rest) = split(rest, b':')?;
-    let length: usize = std::str::from_utf8(length).ok()?.parse().ok()?;
-    let value = rest.get(..length)?;
-    let rest = rest[length..].strip_prefix(b"\n")?;
-    Some((key, value, rest))
-}
-
-fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
-    let place = text.iter().position(|&byte| byte == at)?;
-    Some((&text[..place], &text[place + 1..]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn reads_fields_of_any_bytes() {
-        let text = b"path:2:/a\npath:5:/b:\nc\nconfig:4:\xff:\n1\nentry:3:m:f\nvenv:2:/v\n";
-        let config = Config::parse(text).unwrap();
-        assert_eq!(config.entry, "m:f");
-        assert_eq!(config.path, [PathBuf::from("/a"), PathBuf::from("/b:\nc")]);
-        assert_eq!(config.config, b"\xff:\n1");
-        assert_eq!(config.venv, Some("/v".into()));
-        assert_eq!(config.python, None);
-    }
-
-    #[test]
-    fn refuses_what_is_not_framed() {
-        let good = b"entry:3:m:f\n".to_vec();
-        assert!(Config::parse(&good).is_ok());
-        for end in 0..good.len() {
-            assert!(Config::parse(&good[..end]).is_err(), "{end}");
-        }
-        for text in [
-            "entry:4:m:f\n",
-            "entry:x:m:f\n",
-            "entry:-1:\n",
-            "oops:1:x\n",
+    fn fields_become_options() {
+        let text = b"path:2:/a\npath:2:/b\nconfig:4:\xff:\n1\nentry:3:m:f\nvenv:2:/v\n";
+        let expected = Config {
+            entry: "m:f".to_owned(),
+            config: b"\xff:\n1".to_vec(),
+            path: vec!["/a".into(), "/b".into()],
+            venv: Some("/v".into()),
+            python: None,
+        };
+        assert_eq!(Config::parse(text), Ok(expected));
+        for (text, said) in [
+            ("oops:1:x\n", "unknown field \"oops\""),
+            ("oops", "config is not a list of fields"),
+            ("path:2:/a\n", "entry is missing"),
         ] {
-            assert!(Config::parse(text.as_bytes()).is_err(), "{text}");
+            let error = Config::parse(text.as_bytes()).unwrap_err();
+            assert!(error.starts_with(said), "{error}");
         }
     }
 }

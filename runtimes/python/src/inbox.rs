@@ -5,40 +5,64 @@
 //! asleep. *Armed* means that the loop has found nothing and will sleep: who
 //! pushes takes that flag away, and alone has to wake it.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_queue::SegQueue;
-use nonblocking_ffi_plugin::sys::nbffi_task;
+use nonblocking_ffi_runtimes_common::host::Request;
 
-/// A task and its request.
-#[derive(Debug)]
-pub struct Waiting {
-    /// The task.
-    pub task: nbffi_task,
-    request: *const u8,
-    len: usize,
+/// The inboxes of all runtimes that are open, by the runtime's number.
+static INBOXES: Mutex<BTreeMap<u64, Arc<Inbox>>> = Mutex::new(BTreeMap::new());
+
+fn inboxes() -> MutexGuard<'static, BTreeMap<u64, Arc<Inbox>>> {
+    INBOXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-// SAFETY: the request is readable from any thread until the task is completed.
-unsafe impl Send for Waiting {}
+/// The inbox of a runtime.
+pub fn of(runtime: u64) -> Option<Arc<Inbox>> {
+    inboxes().get(&runtime).cloned()
+}
 
-impl Waiting {
-    /// The request.
+/// A runtime's inbox, which [`of`] finds until this is dropped.
+#[derive(Debug)]
+pub struct Registered {
+    runtime: u64,
+    inbox: Arc<Inbox>,
+}
+
+impl Registered {
+    /// An empty one.
     ///
-    /// # Safety
+    /// # Errors
     ///
-    /// The task has not been completed, and is not while this is used.
-    pub unsafe fn request(&self) -> &[u8] {
-        // SAFETY: by the contract.
-        unsafe { crate::reply::slice(self.request, self.len) }
+    /// If there is no descriptor left.
+    pub fn new(runtime: u64) -> Result<Self, String> {
+        let inbox = Arc::new(Inbox::new()?);
+        inboxes().insert(runtime, inbox.clone());
+        Ok(Self { runtime, inbox })
+    }
+}
+
+impl std::ops::Deref for Registered {
+    type Target = Inbox;
+
+    fn deref(&self) -> &Inbox {
+        &self.inbox
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        inboxes().remove(&self.runtime);
     }
 }
 
 /// The tasks that wait for one loop.
 #[derive(Debug)]
 pub struct Inbox {
-    queue: SegQueue<Waiting>,
+    queue: SegQueue<Request>,
     armed: AtomicBool,
     event: OwnedFd,
 }
@@ -70,12 +94,8 @@ impl Inbox {
     }
 
     /// Gives the loop a task.
-    ///
-    /// # Safety
-    ///
-    /// `len` bytes at `request` are readable until the task is completed.
-    pub unsafe fn push(&self, task: nbffi_task, request: *const u8, len: usize) {
-        self.queue.push(Waiting { task, request, len });
+    pub fn push(&self, request: Request) {
+        self.queue.push(request);
         // SeqCst: after the push, and partner of the store in `take`, which
         // comes before a last look at the queue: either that look sees the
         // task, or the flag is seen here.
@@ -88,7 +108,7 @@ impl Inbox {
     }
 
     /// The next task; `None` if there is none, and the descriptor will tell.
-    pub fn take(&self) -> Option<Waiting> {
+    pub fn take(&self) -> Option<Request> {
         if let Some(waiting) = self.queue.pop() {
             return Some(waiting);
         }
@@ -108,7 +128,10 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+
+    fn request(task: u64) -> Request {
+        Request::new(task, std::ptr::null(), 0)
+    }
 
     fn readable(inbox: &Inbox, timeout: i32) -> bool {
         let mut poll = libc::pollfd {
@@ -125,8 +148,7 @@ mod tests {
         let inbox = Inbox::new().unwrap();
         assert!(inbox.take().is_none());
         for task in 1..=3 {
-            // SAFETY: no bytes.
-            unsafe { inbox.push(task, std::ptr::null(), 0) };
+            inbox.push(request(task));
         }
         assert!(readable(&inbox, 0));
         let taken: Vec<u64> = std::iter::from_fn(|| inbox.take())
@@ -148,8 +170,7 @@ mod tests {
                 let inbox = inbox.clone();
                 std::thread::spawn(move || {
                     for number in 0..EACH {
-                        // SAFETY: no bytes.
-                        unsafe { inbox.push(thread * EACH + number, std::ptr::null(), 0) };
+                        inbox.push(request(thread * EACH + number));
                     }
                 })
             })

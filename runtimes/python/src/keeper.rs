@@ -32,9 +32,10 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nonblocking_ffi_runtimes_common::task;
+
 use crate::interpreter::Interpreter;
 use crate::object::Gil;
-use crate::runtime;
 use crate::threads::{self, Record};
 
 /// How often it looks while something runs.
@@ -192,7 +193,7 @@ impl Sighting {
         match self.is_loop {
             // The GIL is needed to know which task a loop is in.
             true => self.ticks >= TURN_TICKS,
-            false => self.ticks >= 1 && runtime::is_unwanted(self.task),
+            false => self.ticks >= 1 && task::is_unwanted(self.task),
         }
     }
 
@@ -203,7 +204,7 @@ impl Sighting {
             let mut of = 0;
             self.with_record(|record| of = record.runtime());
             let task = interpreter.task_of_loop(gil, of);
-            if !task.is_some_and(runtime::is_unwanted) {
+            if !task.is_some_and(task::is_unwanted) {
                 return;
             }
         }

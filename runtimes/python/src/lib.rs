@@ -72,119 +72,13 @@ pub mod reply;
 pub mod runtime;
 pub mod threads;
 
-use std::ffi::{c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use nonblocking_ffi_plugin::sys;
+use nonblocking_ffi_runtimes_common::entry;
 
-use runtime::Runtime;
-
-/// What this library needs of the host: it takes what newer ones offer if it is
-/// there.
-const ABI_VERSION: u32 = 1 << 16;
-
-static DESCRIPTOR: sys::nbffi_plugin = sys::nbffi_plugin {
-    abi_version: ABI_VERSION,
-    size: size_of::<sys::nbffi_plugin>() as u32,
-    // Tasks of `async def` end later; all others end within `call`.
-    flags: sys::NBFFI_ASYNC,
-    reserved: 0,
-    init: Some(init),
-    call: Some(call),
-    close: Some(close),
-};
+static PLUGIN: sys::nbffi_plugin = entry::plugin::<runtime::Runtime>();
 
 /// The entry function of the plugin.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_plugin_entry(_host_abi_version: u32) -> *const sys::nbffi_plugin {
-    &DESCRIPTOR
-}
-
-unsafe extern "C" fn init(
-    host: *const sys::nbffi_host,
-    state: *mut *mut c_void,
-    err: *mut c_char,
-    err_size: u64,
-) -> c_int {
-    // SAFETY: the host calls init as the header says.
-    let made = catch_unwind(AssertUnwindSafe(|| unsafe { Runtime::open(host) }));
-    match made.unwrap_or_else(|_| Err("panic in the Python host".to_owned())) {
-        Ok(runtime) => {
-            // SAFETY: the host passes a pointer to write to.
-            unsafe { *state = Box::into_raw(runtime).cast() };
-            0
-        }
-        Err(message) => {
-            // SAFETY: err has room for err_size bytes.
-            unsafe { write_message(&message, err, err_size) };
-            1
-        }
-    }
-}
-
-unsafe extern "C" fn call(
-    state: *mut c_void,
-    task: sys::nbffi_task,
-    request: *const c_void,
-    len: u64,
-) -> c_int {
-    // SAFETY: what init stored; it lives until close, which comes after the
-    // last call has returned.
-    let runtime = unsafe { &*state.cast::<Runtime>() };
-    let ran = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: the request is readable until the task is completed.
-        unsafe { runtime.call(task, request.cast(), len as usize) }
-    }));
-    c_int::from(ran.is_err())
-}
-
-unsafe extern "C" fn close(state: *mut c_void) {
-    // SAFETY: init made it from a box, and this is the last use.
-    let runtime = unsafe { Box::from_raw(state.cast::<Runtime>()) };
-    // A panic here has nobody to be told; the runtime's memory is lost then.
-    let _ = catch_unwind(AssertUnwindSafe(|| runtime.close()));
-}
-
-/// Writes as much of a message as fits, in whole characters, and a NUL.
-///
-/// # Safety
-///
-/// `err` is NULL or has room for `err_size` bytes.
-unsafe fn write_message(message: &str, err: *mut c_char, err_size: u64) {
-    if err.is_null() || err_size == 0 {
-        return;
-    }
-    // A NUL of the message's own would cut it short.
-    let message = message.replace('\0', "\u{fffd}");
-    let message = cut(&message, err_size as usize - 1);
-    // SAFETY: the message is shorter than err_size.
-    unsafe {
-        std::ptr::copy_nonoverlapping(message.as_ptr(), err.cast::<u8>(), message.len());
-        *err.add(message.len()) = 0;
-    }
-}
-
-/// The first bytes of a text, at most `limit`, in whole characters.
-pub(crate) fn cut(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_cut_between_characters() {
-        let mut room = [0x55 as c_char; 6];
-        // SAFETY: six bytes of room.
-        unsafe { write_message("a\0büü", room.as_mut_ptr(), 6) };
-        let bytes = room.map(|c| c as u8);
-        assert_eq!(&bytes, b"a\xef\xbf\xbdb\0");
-        // SAFETY: no room at all.
-        unsafe { write_message("x", std::ptr::null_mut(), 0) };
-    }
+    &PLUGIN
 }

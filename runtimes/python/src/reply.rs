@@ -8,10 +8,13 @@ use std::ffi::c_char;
 use std::ptr::null_mut;
 
 use nonblocking_ffi_plugin::sys::nbffi_task;
+use nonblocking_ffi_runtimes_common::task;
 
 use crate::api::{PY_BUF_SIMPLE, Py_buffer};
 use crate::object::{Gil, Ref, Result};
-use crate::runtime::{self, LARGE};
+
+/// What is larger is copied without the GIL.
+const LARGE: usize = 64 * 1024;
 
 /// Bytes that are ready to be sent, and what keeps them.
 #[derive(Debug)]
@@ -104,31 +107,24 @@ impl Reply {
     }
 
     /// Completes a task with it.
-    pub fn send(mut self, gil: Gil, task: nbffi_task) {
-        if let Some(functions) = runtime::tasks() {
-            // SAFETY: the bytes are kept until this has returned. Whatever the
-            // host says, the task is complete then: bytes with a length are
-            // never an invalid argument.
-            let send = || unsafe { (functions.respond)(task, self.data.cast(), self.len as u64) };
-            if self.len > LARGE {
-                gil.without(send);
-            } else {
-                send();
-            }
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the task's request afterwards.
+    pub unsafe fn send(mut self, gil: Gil, task: nbffi_task) {
+        // SAFETY: by the contract; the bytes are kept until this has returned.
+        // Whatever the host says, the task is complete then: bytes with a length
+        // are never an invalid argument.
+        let send = || unsafe { task::respond(task, self.data, self.len as u64) };
+        if self.len > LARGE {
+            gil.without(send);
+        } else {
+            send();
         }
         if let Keep::Buffer(buffer) = &mut self.keep {
             // SAFETY: the buffer that was got, once.
             unsafe { (gil.PyBuffer_Release)(&mut **buffer) };
         }
-    }
-}
-
-/// Fails a task.
-pub fn fail(task: nbffi_task, code: i64, message: &str) {
-    if let Some(functions) = runtime::tasks() {
-        let (data, len) = (message.as_ptr().cast(), message.len() as u64);
-        // SAFETY: any task may be passed; the host copies the message.
-        unsafe { (functions.fail)(task, code, data, len) };
     }
 }
 
@@ -147,17 +143,4 @@ pub fn bytes(gil: Gil, request: &[u8]) -> Result<Ref> {
         gil.without(|| std::ptr::copy_nonoverlapping(request.as_ptr(), to, request.len()));
         Ok(object)
     }
-}
-
-/// Bytes of C; NULL is nothing.
-///
-/// # Safety
-///
-/// `data` is NULL or points to `len` bytes that are readable for `'a`.
-pub unsafe fn slice<'a>(data: *const u8, len: usize) -> &'a [u8] {
-    if data.is_null() {
-        return &[];
-    }
-    // SAFETY: by the contract.
-    unsafe { std::slice::from_raw_parts(data, len) }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nonblocking_ffi_plugin::sys::*;
 use nonblocking_ffi_python::nbffi_plugin_entry;
-use nonblocking_ffi_python::runtime::monotonic_ns;
+use nonblocking_ffi_runtimes_common::monotonic_ns;
 
 /// How long anything may take that is not timed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
