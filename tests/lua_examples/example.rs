@@ -73,12 +73,23 @@ impl Example {
             debian_cpath(),
         );
         let builder = Nginx::builder()
+            // On a busy machine, nicer threads would not get to run in time.
+            .setup("nice = 0")
             .http(&without(&http, &OF_THE_HARNESS))
             .init(&(path + &init))
             .init_worker(&init_worker)
             .server(&without(&server, &["listen "]))
             .location("/port", "ngx.print(ngx.var.server_port)");
         Self { folder, builder }
+    }
+
+    /// Changes a file of the copy: `old` is in it, and becomes `new`.
+    pub fn edit(self, file: &str, old: &str, new: &str) -> Self {
+        let path = self.folder.0.join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(old), "{file}: no {old}");
+        fs::write(path, text.replace(old, new)).unwrap();
+        self
     }
 
     /// Adds to the configuration.

@@ -30,7 +30,12 @@ fn start() -> Site {
         local rt = assert(nbffi.load { runtime = 'lua', module = 'thumb', name = 'test' })
         local jpeg, status, why = rt:call('make', ngx.unescape_uri(ngx.var.arg_name), 300, 200)
         ngx.print(jpeg and 'a picture' or status)";
-    let example = Example::new("thumbnail_proxy", &[]);
+    // So that all have an answer on a busy machine.
+    let example = Example::new("thumbnail_proxy", &[]).edit(
+        "thumb_proxy.lua",
+        "timeout = 30,",
+        "timeout = 80,",
+    );
     let site = example
         .with(|builder| builder.location("/make", make))
         .start();
