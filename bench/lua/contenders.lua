@@ -37,6 +37,7 @@ local char = string.char
 local byte = string.byte
 local lshift = bit.lshift
 local ngx = ngx
+local random = math.random
 local rshift = bit.rshift
 local run_worker_thread = ngx.run_worker_thread -- luacheck: ignore 143
 local tcp = ngx.socket.tcp
@@ -302,6 +303,33 @@ local function lua_contenders(runtime)
     contenders["codec-buffer"] = codec(buffer.encode, buffer.decode)
     contenders["codec-lua"] = codec(lua_buffer.encode, lua_buffer.decode)
     contenders["codec-cjson"] = codec(cjson.encode, cjson.decode)
+
+    -- More documents than the cache of one VM has room for, but not more than
+    -- those of all four have.
+    assert(nbffi.pool("keys", { threads = 4 }))
+    local keyed = assert(nbffi.load {
+        runtime = "lua", module = "bench_thread", pool = "keys",
+    })
+    local targets = {}
+    for i = 1, 64 do
+        targets[i] = { "cached", key = "document " .. i }
+    end
+    local function cached(target)
+        return {
+            ask = function(request)
+                local number = random(64)
+                if keyed:call(target(number), number) ~= number then
+                    return nil, "a wrong answer"
+                end
+                return request
+            end,
+            answer = "same",
+        }
+    end
+    contenders["cached"] = cached(function() return "cached" end)
+    contenders["cached-key"] = cached(function(number)
+        return targets[number]
+    end)
 
     document = make_document()
     contenders["json-all"] = checks(function()

@@ -330,6 +330,18 @@ pub const WORKLOADS: &[Workload] = &[
         ],
     },
     Workload {
+        name: "lua-key",
+        title: "Lua: 16 calls in flight of a function that uses a cache of its VM, on 4 threads",
+        unit: Unit::MicrosPerCall,
+        reference: "any thread",
+        contenders: &[
+            looped("any thread", "cached", SMALL, 16),
+            looped("the thread of its key", "cached-key", SMALL, 16),
+            looped("any thread, one call", "cached", SMALL, 1),
+            looped("the thread of its key, one call", "cached-key", SMALL, 1),
+        ],
+    },
+    Workload {
         name: "lua-codec",
         title: "Lua: the nested tables as bytes and back, in the event loop",
         unit: Unit::MicrosPerCall,
