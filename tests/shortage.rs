@@ -48,7 +48,7 @@ fn keys_go_to_threads_that_exist_and_missing_threads_come_later() {
         .init("nbffi.pool('short', { threads = 8 }) nbffi.pool('other', { threads = 1 })")
         .location(
             "/short",
-            "-- Not the watchdog's thread: it is there then.
+            "-- Not the interrupter's thread: it is there then.
              assert(keyed('other'))
              harness.threads(3)
              local rt = assert(keyed('short'))
@@ -94,7 +94,7 @@ fn keys_go_to_threads_that_exist_and_missing_threads_come_later() {
     assert_eq!(lines("[short] has "), 2, "said once");
 }
 
-/// What could not start at all is tried again: the pool, the watchdog.
+/// What could not start at all is tried again: the pool, the interrupter.
 #[test]
 fn a_shortage_of_threads_that_has_passed_is_forgotten() {
     let nginx = Nginx::builder()
@@ -111,7 +111,7 @@ fn a_shortage_of_threads_that_has_passed_is_forgotten() {
              ngx.print(call_with_keys(rt))",
         )
         .location(
-            "/watchdog",
+            "/interrupter",
             "-- All threads of the pool, and no other.
              harness.threads(tonumber(ngx.var.args))
              assert(harness.fault({ pool = 'short' }):call('echo'))
@@ -126,10 +126,10 @@ fn a_shortage_of_threads_that_has_passed_is_forgotten() {
             "{error}"
         );
     }
-    for path in ["/watchdog?4", "/watchdog?0"] {
+    for path in ["/interrupter?4", "/interrupter?0"] {
         let error = nginx.text(path);
         assert!(
-            error.contains("cannot start the thread \"watchdog\""),
+            error.contains("cannot start the thread \"interrupter\""),
             "{error}"
         );
     }

@@ -24,7 +24,7 @@ fn run(compiler: &str) -> Option<String> {
         Command::new(compiler)
             .args(["-fPIC", "-shared", "-pthread", "-o"])
             .arg(&library)
-            .args(["guard.c", "unwind.c"].map(|file| sources.join(file))),
+            .args(["interrupt.c", "unwind.c"].map(|file| sources.join(file))),
     );
     compile(
         Command::new(compiler)

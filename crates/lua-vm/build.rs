@@ -2,14 +2,14 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    for file in ["guard.h", "guard.c", "unwind.c"] {
+    for file in ["interrupt.h", "interrupt.c", "unwind.c"] {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     cc::Build::new()
-        .file("src/guard.c")
+        .file("src/interrupt.c")
         .file("src/unwind.c")
         .flag_if_supported("-std=gnu11")
         .warnings(true)
         .extra_warnings(true)
-        .compile("nonblocking_ffi_guard");
+        .compile("nonblocking_ffi_interrupt");
 }

@@ -4,7 +4,7 @@
  * "runs in a VM" are a few instructions in memory of no file, as compiled code is.
  * tests/stopping.rs builds it with each C library there is. For x86-64.
  */
-#include "guard.h"
+#include "interrupt.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -54,15 +54,15 @@ static const unsigned char calling[] = {
     0x53, 0x48, 0x89, 0xfb, 0x90, 0x90, 0x90, 0x90, 0xff, 0xd3, 0xeb, 0xfc
 };
 
-static __typeof__(&nbffi_guard_install) install;
-static __typeof__(&nbffi_guard_new) new;
-static __typeof__(&nbffi_guard_free) release;
-static __typeof__(&nbffi_guard_stop) stop;
-static __typeof__(&nbffi_guard_unknown) unknown;
-static __typeof__(&nbffi_guard_is_stopped) is_stopped;
-static __typeof__(&nbffi_guard_call) call;
-static __typeof__(&nbffi_guard_ranges) tell_ranges;
-static __typeof__(&nbffi_guard_rows) tell_rows;
+static __typeof__(&nbffi_interrupt_install) install;
+static __typeof__(&nbffi_interrupt_new) new;
+static __typeof__(&nbffi_interrupt_free) release;
+static __typeof__(&nbffi_interrupt_stop) stop;
+static __typeof__(&nbffi_interrupt_unknown) unknown;
+static __typeof__(&nbffi_interrupt_is_stopped) is_stopped;
+static __typeof__(&nbffi_interrupt_call) call;
+static __typeof__(&nbffi_unwind_ranges) tell_ranges;
+static __typeof__(&nbffi_unwind_rows) tell_rows;
 
 static int number;
 static void *code;
@@ -71,7 +71,7 @@ static void *code;
 typedef struct {
     const unsigned char *body;
     size_t size;
-    nbffi_guard *_Atomic guard;
+    nbffi_interrupt *_Atomic interrupt;
     _Atomic pid_t thread;
     _Atomic int started, result;
 } job;
@@ -154,15 +154,15 @@ thread(void *argument)
             return NULL;
         }
         CHECK(mprotect(code, 4096, PROT_READ | PROT_WRITE) == 0);
-        atomic_store(&jobs[i].guard, new((lua_State *) &jobs[i]));
-        CHECK(jobs[i].guard != NULL);
+        atomic_store(&jobs[i].interrupt, new((lua_State *) &jobs[i]));
+        CHECK(jobs[i].interrupt != NULL);
         atomic_store(&jobs[i].thread, (pid_t) syscall(SYS_gettid));
         /* Once: a thread that was stopped can be stopped again. */
         if (i == 0) {
             unblock();
         }
         atomic_store(&jobs[i].started, 1);
-        atomic_store(&jobs[i].result, call(jobs[i].guard, 7, 0, 0));
+        atomic_store(&jobs[i].result, call(jobs[i].interrupt, 7, 0, 0));
     }
 }
 
@@ -186,7 +186,7 @@ static uintptr_t
 stop_it(job *what, int wanted)
 {
     for (int i = 0; i < PATIENCE; i++) {
-        uintptr_t met = unknown(what->guard);
+        uintptr_t met = unknown(what->interrupt);
 
         if (wanted && met != 0) {
             return met;
@@ -194,11 +194,11 @@ stop_it(job *what, int wanted)
         if (atomic_load(&what->result) != 0) {
             CHECK(!wanted);
             CHECK(what->result == ABANDONED);
-            CHECK(is_stopped(what->guard));
-            release(what->guard);
+            CHECK(is_stopped(what->interrupt));
+            release(what->interrupt);
             return 0;
         }
-        stop(what->guard, 7, what->thread);
+        stop(what->interrupt, 7, what->thread);
         usleep(1000);
     }
     CHECK(!"it runs on");
@@ -241,15 +241,15 @@ try_all(pthread_t runner)
         CHECK(attempt < 3);
         what = begin(calling, sizeof(calling));
         for (int i = 0; i < 20 && what->result == 0; i++) {
-            stop(what->guard, 7, what->thread);
-            for (int j = 0; what->guard->signalled && j < PATIENCE; j++) {
+            stop(what->interrupt, 7, what->thread);
+            for (int j = 0; what->interrupt->signalled && j < PATIENCE; j++) {
                 usleep(1000);
             }
         }
         if (what->result == 0) {
             break;
         }
-        release(what->guard);
+        release(what->interrupt);
     }
     tell_ranges(bounds, 1, 0, 0, 0);
     stop_it(what, 0);
@@ -259,22 +259,22 @@ try_all(pthread_t runner)
 static void
 try_many(void)
 {
-    nbffi_guard *guard = new(NULL);
+    nbffi_interrupt *interrupt = new(NULL);
     struct timespec none = {0, 0};
     sigset_t set;
     int taken = 0;
 
-    CHECK(guard != NULL);
+    CHECK(interrupt != NULL);
     sigemptyset(&set);
     sigaddset(&set, number);
     for (int i = 0; i < 100; i++) {
-        stop(guard, 7, (pid_t) syscall(SYS_gettid));
+        stop(interrupt, 7, (pid_t) syscall(SYS_gettid));
     }
     while (sigtimedwait(&set, NULL, &none) == number) {
         taken++;
     }
     CHECK(taken == 1);
-    release(guard);
+    release(interrupt);
 }
 
 int
@@ -299,15 +299,15 @@ main(int count, char **arguments)
     }
 #define FIND(variable, name)                                                   \
     CHECK((variable = (__typeof__(variable)) dlsym(library, #name)) != NULL)
-    FIND(install, nbffi_guard_install);
-    FIND(new, nbffi_guard_new);
-    FIND(release, nbffi_guard_free);
-    FIND(stop, nbffi_guard_stop);
-    FIND(unknown, nbffi_guard_unknown);
-    FIND(is_stopped, nbffi_guard_is_stopped);
-    FIND(call, nbffi_guard_call);
-    FIND(tell_ranges, nbffi_guard_ranges);
-    FIND(tell_rows, nbffi_guard_rows);
+    FIND(install, nbffi_interrupt_install);
+    FIND(new, nbffi_interrupt_new);
+    FIND(release, nbffi_interrupt_free);
+    FIND(stop, nbffi_interrupt_stop);
+    FIND(unknown, nbffi_interrupt_unknown);
+    FIND(is_stopped, nbffi_interrupt_is_stopped);
+    FIND(call, nbffi_interrupt_call);
+    FIND(tell_ranges, nbffi_unwind_ranges);
+    FIND(tell_rows, nbffi_unwind_rows);
     CHECK((number = install()) > 0);
     try_many();
     atomic_store(&opened, 1);

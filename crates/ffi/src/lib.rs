@@ -13,9 +13,8 @@
 //! | [`vm`]      | what Lua code in a VM of a pool thread calls |
 //! | [`regex`]   | likewise: regular expressions |
 //! | [`clock`]   | likewise: time |
-//! | [`side_state`] | likewise: a Lua state beside the VM |
 //!
-//! Every function but those of the last four is called by the thread of the
+//! Every function but those of the last three is called by the thread of the
 //! Lua VM that made the client, catches panics, and returns a status: 0 or more
 //! is success, `-n` the error of code `n`. Longer errors go into a caller-owned
 //! buffer.
@@ -36,7 +35,6 @@ pub mod process;
 pub mod regex;
 pub mod resty_ffi;
 pub mod runtime;
-pub mod side_state;
 pub mod stats;
 pub mod vm;
 

@@ -7,8 +7,8 @@ use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::Pool;
 use nonblocking_ffi_core::runtime::{Options, Runtime};
-use nonblocking_ffi_lua_vm::LuaHost;
-use nonblocking_ffi_lua_vm::group::{Config, Group, Limits};
+use nonblocking_ffi_lua_vm::LuaBackend;
+use nonblocking_ffi_lua_vm::shared::{Config, Limits};
 
 /// What [`nbffi_runtime_new_lua`] is given beside a name.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +50,7 @@ pub struct VmFigures {
 
 /// A Lua runtime, as Lua holds it beside the runtime itself.
 #[derive(Debug)]
-pub struct LuaHandle(Arc<LuaHost>);
+pub struct LuaHandle(Arc<LuaBackend>);
 
 /// Makes a Lua runtime, not yet initialised, and in `handle` what the functions
 /// below are given; both are freed with the runtime. Null if there is no memory.
@@ -98,16 +98,14 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
         };
         // SAFETY: by the contract.
         let (module, name) = unsafe { (options.module.string(), name.string()) };
-        let host = LuaHost::new(module, pool, |number| {
-            Group::obtain(pool, client.mailbox(), config, number)
-        });
+        let backend = LuaBackend::new(module, pool, client.mailbox(), config);
         // SAFETY: by the contract.
-        unsafe { *handle = Box::into_raw(Box::new(LuaHandle(host.clone()))) };
+        unsafe { *handle = Box::into_raw(Box::new(LuaHandle(backend.clone()))) };
         let options = Options {
             name,
             max_response: options.max_response as usize,
         };
-        Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(host))))
+        Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(backend))))
     })
 }
 
@@ -133,7 +131,7 @@ pub unsafe extern "C" fn nbffi_lua_function(handle: *const LuaHandle, name: Text
             return -1;
         }
         // SAFETY: by the contract.
-        let number = unsafe { (*handle).0.function_number(&name.string()) };
+        let number = unsafe { (&*handle).0.module.function_number(&name.string()) };
         number.unwrap_or(0) as i32
     })
 }
@@ -150,7 +148,7 @@ pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text
             return false;
         }
         // SAFETY: by the contract.
-        unsafe { (*handle).0.reload(&others.string()) };
+        unsafe { (&*handle).0.module.reload(&others.string()) };
         true
     })
 }
@@ -163,20 +161,15 @@ pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text
 pub unsafe extern "C" fn nbffi_lua_stats(handle: *const LuaHandle, figures: *mut VmFigures) {
     catch((), || {
         // SAFETY: by the contract.
-        let group = unsafe { &*handle }.0.group();
-        let (vms, memory, stuck) = group.totals();
-        let [made, out_of_memory, stopped, recycled] = group.figures.all();
-        // SAFETY: by the contract.
-        unsafe {
-            *figures = VmFigures {
-                vms: vms as f64,
-                memory: memory as f64,
-                stuck: stuck as f64,
-                made: made as f64,
-                out_of_memory: out_of_memory as f64,
-                stopped: stopped as f64,
-                recycled: recycled as f64,
-            };
-        }
+        let (stats, figures) = unsafe { ((&*handle).0.group.stats(), &mut *figures) };
+        *figures = VmFigures {
+            vms: stats.vms as f64,
+            memory: stats.memory as f64,
+            stuck: stats.stuck as f64,
+            made: stats.made as f64,
+            out_of_memory: stats.out_of_memory as f64,
+            stopped: stats.stopped as f64,
+            recycled: stats.recycled as f64,
+        };
     });
 }

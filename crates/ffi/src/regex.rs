@@ -2,14 +2,14 @@
 //! [`nonblocking_ffi_lua_vm::regex`]. `lua/resty/nonblocking_ffi/vm/cdefs.lua`
 //! declares these.
 //!
-//! They are called on pool threads. A pattern and a template belong to the VM
-//! that made them; everything else belongs to the calling thread. Arguments are
-//! plain ones, no structures: LuaJIT's compiler cannot pass those.
+//! Pool threads call them. Patterns and replacements belong to the VM that made them;
+//! everything else belongs to the calling thread. No argument is a structure, which
+//! LuaJIT's compiler could not pass.
 
 use std::ffi::c_char;
 
 use super::{ErrorBuffer, Text, catch};
-use nonblocking_ffi_lua_vm::belongings::{give_back, keep};
+use nonblocking_ffi_lua_vm::current;
 use nonblocking_ffi_lua_vm::regex::{self, NO_MEMORY, Regex, Template};
 
 /// What Lua wants to know of a pattern.
@@ -31,6 +31,33 @@ pub struct RegexInfo {
 
 fn text(data: *const c_char, len: usize) -> Text {
     Text { data, len }
+}
+
+/// Keeps a value for the VM that runs, or writes why that cannot be.
+///
+/// # Safety
+/// The buffer is as it says.
+unsafe fn keep<T: 'static>(value: Result<T, String>, error: ErrorBuffer) -> *mut T {
+    let kept = value.and_then(|value| {
+        let kept = current::with(|vm| vm.resources.keep(value));
+        kept.ok_or_else(|| "not in a VM of a pool thread".to_owned())
+    });
+    kept.unwrap_or_else(|why| {
+        // SAFETY: by the contract.
+        unsafe { error.write(&why) };
+        std::ptr::null_mut()
+    })
+}
+
+/// Frees a value that [`keep`] returned.
+///
+/// # Safety
+/// It is live and of the VM that runs, and is not used again.
+unsafe fn release<T: 'static>(value: *mut T) {
+    catch((), || {
+        // SAFETY: by the contract.
+        current::with(|vm| unsafe { vm.resources.release(value) });
+    });
 }
 
 /// Compiles `len` bytes at `pattern`, with options of [`regex::option`]. Null
@@ -55,46 +82,45 @@ pub unsafe extern "C" fn nbffi_re_new(
             data: error,
             size: error_size,
         };
-        match Regex::new(pattern, options) {
-            Ok(regex) => {
+        let compiled = Regex::new(pattern, options)
+            .inspect(|regex| {
+                let found = regex.info();
                 *info = RegexInfo {
-                    names: regex.names,
-                    name_count: regex.name_count,
-                    name_size: regex.name_size,
-                    captures: regex.captures,
+                    names: found.names,
+                    name_count: found.name_count,
+                    name_size: found.name_size,
+                    captures: found.captures,
                     error_offset: 0,
-                    utf: regex.utf,
+                    utf: found.utf,
                 };
-                keep(regex)
-            }
-            Err(why) => {
+            })
+            .map_err(|why| {
                 info.error_offset = why.offset as u32;
-                // SAFETY: by the contract.
-                unsafe { error.write(&why.message) };
-                std::ptr::null_mut()
-            }
-        }
+                why.message
+            });
+        // SAFETY: by the contract.
+        unsafe { keep(compiled, error) }
     })
 }
 
 /// Frees a pattern.
 ///
 /// # Safety
-/// It is live, for the last time.
+/// As for [`release`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_free(regex: *mut Regex) {
-    // SAFETY: by the contract; it came from `keep`.
-    catch((), || unsafe { give_back(regex) });
+    // SAFETY: by the contract.
+    unsafe { release(regex) };
 }
 
 /// Matches `len` bytes at `subject` from the offset `start` on. Returns the
-/// number of pairs of offsets that were set, or PCRE2's negative error code, -1
-/// for no match; or [`regex::STOPPED`]. `offsets` has a pair for the match and for each group, -1 for
-/// one that did not take part. `valid`: this subject was matched before from
-/// offset 0, so is known to be UTF-8.
+/// number of pairs of offsets that were set, or PCRE2's negative error code, -1 for no
+/// match, or [`regex::STOPPED`]. `offsets` has a pair for the match and for each group,
+/// -1 for one that did not take part. `valid` as in [`Regex::find`].
 ///
 /// # Safety
-/// `regex` is live, `subject` readable, `offsets` has room for all pairs.
+/// `regex` is live, `subject` readable, `offsets` has room for all pairs, and `valid`
+/// is true.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_match(
     regex: *const Regex,
@@ -107,13 +133,13 @@ pub unsafe extern "C" fn nbffi_re_match(
     catch(NO_MEMORY, || {
         // SAFETY: by the contract.
         let (regex, subject) = unsafe { (&*regex, text(subject, len).bytes()) };
-        let room = 2 * (regex.captures as usize + 1);
-        // SAFETY: by the contract.
-        let offsets = unsafe { std::slice::from_raw_parts_mut(offsets, room) };
-        match regex.find(subject, start as usize, valid, offsets) {
-            Ok(pairs) => pairs as i32,
-            Err(code) => code,
-        }
+        let room = 2 * (regex.info().captures as usize + 1);
+        // SAFETY: by the contract, also `valid`.
+        let found = unsafe {
+            let offsets = std::slice::from_raw_parts_mut(offsets, room);
+            regex.find(subject, start as usize, valid, offsets)
+        };
+        found.map_or_else(|code| code, |pairs| pairs as i32)
     })
 }
 
@@ -141,10 +167,7 @@ pub unsafe extern "C" fn nbffi_re_sub(
             // SAFETY: by the contract.
             unsafe { *result = text(bytes.as_ptr().cast(), bytes.len()) };
         });
-        match count {
-            Ok(count) => count as i32,
-            Err(code) => code,
-        }
+        count.map_or_else(|code| code, |count| count as i32)
     })
 }
 
@@ -160,30 +183,23 @@ pub unsafe extern "C" fn nbffi_re_template_new(
     error_size: usize,
 ) -> *mut Template {
     catch(std::ptr::null_mut(), || {
+        let error = ErrorBuffer {
+            data: error,
+            size: error_size,
+        };
         // SAFETY: by the contract.
-        match Template::new(unsafe { text(source, len).bytes() }) {
-            Ok(template) => keep(template),
-            Err(why) => {
-                let error = ErrorBuffer {
-                    data: error,
-                    size: error_size,
-                };
-                // SAFETY: by the contract.
-                unsafe { error.write(&why) };
-                std::ptr::null_mut()
-            }
-        }
+        unsafe { keep(Template::new(text(source, len).bytes()), error) }
     })
 }
 
 /// Frees a replacement.
 ///
 /// # Safety
-/// It is live, for the last time.
+/// As for [`release`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_re_template_free(template: *mut Template) {
-    // SAFETY: by the contract; it came from `keep`.
-    catch((), || unsafe { give_back(template) });
+    // SAFETY: by the contract.
+    unsafe { release(template) };
 }
 
 /// Limits the stack of patterns compiled to machine code, for this thread, in

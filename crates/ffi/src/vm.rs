@@ -10,9 +10,10 @@ use nonblocking_ffi_core::runtime::host_api;
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::arena;
 use nonblocking_ffi_core::task::slot::NO_DEADLINE;
-use nonblocking_ffi_lua_vm::LuaHost;
+use nonblocking_ffi_lua_vm::module::Module;
 use nonblocking_ffi_lua_vm::nested::{self, Refused};
-use nonblocking_ffi_lua_vm::vm::{Now, Vm, now};
+use nonblocking_ffi_lua_vm::resources::ScratchState;
+use nonblocking_ffi_lua_vm::{current, lua_State};
 
 /// What [`nbffi_vm_call`] returns beside error codes.
 const UNKNOWN: i32 = -1;
@@ -30,13 +31,6 @@ pub struct Answer {
     message_len: f64,
 }
 
-/// The VM that runs, and the host whose task it runs, if it runs one.
-fn current() -> Option<(Now, &'static Vm, Option<&'static LuaHost>)> {
-    let now = now()?;
-    // SAFETY: both live while the VM runs, which is while this is called.
-    unsafe { Some((now, now.vm.as_ref()?, now.host.as_ref())) }
-}
-
 /// Ends the task with `len` bytes at `data`; `encoding` says how Lua is to read
 /// them.
 ///
@@ -45,13 +39,14 @@ fn current() -> Option<(Now, &'static Vm, Option<&'static LuaHost>)> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f64) {
     catch((), || {
-        let Some((now, vm, _)) = current() else {
+        let task = current::with(|vm| {
+            let task = arena::resolve(vm.task)?;
+            vm.responded();
+            Some(task)
+        });
+        let Some((slot, generation)) = task.flatten() else {
             return;
         };
-        let Some((slot, generation)) = arena::resolve(now.task) else {
-            return;
-        };
-        vm.watched().responded();
         let data = if len > 0.0 {
             // SAFETY: by the contract.
             unsafe { std::slice::from_raw_parts(data, len as usize) }
@@ -71,61 +66,66 @@ pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f
     });
 }
 
-/// Writes the name of the runtime's module; false if there is none.
+/// Asks the module whose task runs.
+fn of_module<T>(ask: impl FnOnce(&Module) -> Option<T>) -> Option<T> {
+    current::with(|vm| vm.module.and_then(ask)).flatten()
+}
+
+/// Writes a text; false if there is none.
+///
+/// # Safety
+/// The buffer is as it says.
+unsafe fn write(buffer: ErrorBuffer, text: Option<impl AsRef<str>>) -> bool {
+    // SAFETY: by the contract.
+    text.map(|text| unsafe { buffer.write(text.as_ref()) })
+        .is_some()
+}
+
+/// Writes the name of the runtime's module; false if no task runs.
 ///
 /// # Safety
 /// The buffer is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_module(name: ErrorBuffer) -> bool {
-    catch(false, || match current() {
-        Some((_, _, Some(host))) => {
-            // SAFETY: by the contract.
-            unsafe { name.write(host.module()) };
-            true
-        }
-        _ => false,
+    catch(false, || {
+        let module = of_module(|module| Some(module.name.clone()));
+        // SAFETY: by the contract.
+        unsafe { write(name, module) }
     })
 }
 
-/// Whether a runtime of the VM's group, by its number, is not closed.
-#[unsafe(no_mangle)]
-pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
-    catch(true, || {
-        current().is_some_and(|(_, vm, _)| vm.group().serves(runtime))
-    })
-}
-
-/// Writes the name of a function of the runtime; false if there is none.
+/// Writes the name of a function of the module; false if there is none.
 ///
 /// # Safety
 /// The buffer is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_function(number: u32, name: ErrorBuffer) -> bool {
     catch(false, || {
-        let function = current().and_then(|(_, _, host)| host?.function_name(number));
-        let Some(function) = function else {
-            return false;
-        };
+        let function = of_module(|module| module.function_name(number));
         // SAFETY: by the contract.
-        unsafe { name.write(&function) };
-        true
+        unsafe { write(name, function) }
     })
 }
 
-/// Writes the names of modules that are to be loaded anew beside the runtime's
-/// own, one per line; false if there is no runtime.
+/// Writes the names of the modules to load again with the runtime's own, one per line;
+/// false if no task runs.
 ///
 /// # Safety
 /// The buffer is as it says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
     catch(false, || {
-        let Some((_, _, Some(host))) = current() else {
-            return false;
-        };
+        let forget = of_module(|module| Some(module.forget()));
         // SAFETY: by the contract.
-        unsafe { names.write(&host.forget()) };
-        true
+        unsafe { write(names, forget) }
+    })
+}
+
+/// Whether a runtime of the VM's group, given by its number, is still open.
+#[unsafe(no_mangle)]
+pub extern "C" fn nbffi_vm_serves(runtime: u32) -> bool {
+    catch(true, || {
+        current::with(|vm| vm.shared.serves(runtime)).unwrap_or(false)
     })
 }
 
@@ -136,20 +136,32 @@ pub unsafe extern "C" fn nbffi_vm_forget(names: ErrorBuffer) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_vm_log(level: u32, text: *const c_char, len: usize) {
     catch((), || {
-        if let Some((_, vm, _)) = current() {
-            // SAFETY: by the contract.
-            let text = unsafe { std::slice::from_raw_parts(text.cast(), len) };
-            vm.group().log(level.clamp(1, 8) as u8, text);
-        }
+        // SAFETY: by the contract.
+        let text = unsafe { Text { data: text, len }.bytes() };
+        current::with(|vm| vm.shared.log(level.clamp(1, 8) as u8, text));
     });
 }
 
-/// Has the event loop take a turn if it sleeps, in which it looks at its clock.
-/// True if it slept.
+/// Makes a Lua state beside the VM, which lives as long as the VM. For C functions of
+/// nginx that want a state and may not fail for lack of memory; see `vm/shdict.lua`.
+/// Null if there is no memory.
+#[unsafe(no_mangle)]
+pub extern "C" fn nbffi_vm_scratch_state() -> *mut lua_State {
+    catch(ptr::null_mut(), || {
+        let state = current::with(|vm| {
+            let state = vm.resources.keep(ScratchState::new()?);
+            // SAFETY: it was just kept.
+            Some(unsafe { &*state }.as_ptr())
+        });
+        state.flatten().unwrap_or(ptr::null_mut())
+    })
+}
+
+/// Wakes the event loop if it sleeps, so that it reads its clock. True if it slept.
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_rouse() -> bool {
     catch(false, || {
-        current().is_some_and(|(_, vm, _)| vm.group().rouse_event_loop())
+        current::with(|vm| vm.shared.rouse_event_loop()).unwrap_or(false)
     })
 }
 
@@ -157,7 +169,7 @@ pub extern "C" fn nbffi_vm_rouse() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
     catch(false, || {
-        current().is_some_and(|(now, ..)| arena::is_unwanted(now.task))
+        current::with(|vm| arena::is_unwanted(vm.task)).unwrap_or(false)
     })
 }
 
@@ -166,7 +178,7 @@ pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_left() -> f64 {
     catch(f64::INFINITY, || {
-        let task = current().and_then(|(now, ..)| arena::resolve(now.task));
+        let task = current::with(|vm| arena::resolve(vm.task)).flatten();
         let deadline = task.map_or(NO_DEADLINE, |(slot, _)| {
             // SAFETY: the task runs on this thread.
             unsafe { slot.task() }.deadline_ns
@@ -213,19 +225,16 @@ pub unsafe extern "C" fn nbffi_vm_call(
     answer: *mut Answer,
 ) -> i32 {
     catch(Error::Runtime.code(), || {
-        let Some((now, vm, _)) = current() else {
-            return UNKNOWN;
-        };
         // SAFETY: by the contract.
         let (name, request) = unsafe { (runtime.string(), request.bytes()) };
-        vm.watched().nest(true);
-        let result = nested::call(&name, request, seconds, now.task);
-        vm.watched().nest(false);
+        let result = current::with(|vm| {
+            current::in_foreign_code(|| nested::call(&name, request, seconds, vm.task))
+        });
         let slot = match result {
-            Ok(slot) => slot,
-            Err(Refused::Unknown) => return UNKNOWN,
-            Err(Refused::IsLua) => return IS_LUA,
-            Err(Refused::Failed(error)) => return error.code(),
+            Some(Ok(slot)) => slot,
+            None | Some(Err(Refused::Unknown)) => return UNKNOWN,
+            Some(Err(Refused::IsLua)) => return IS_LUA,
+            Some(Err(Refused::Failed(error))) => return error.code(),
         };
         // SAFETY: the slot is done, and this thread's until its next call.
         let reply = unsafe { slot.reply() };

@@ -1,137 +1,95 @@
 //! VM groups: which runtimes share Lua VMs.
 //!
-//! A group belongs to one pool and has one VM on each of its threads. VMs are
-//! made when the group is, by every thread at its next pause, and again when
-//! one is spent; they are closed by their threads when the group's last
-//! runtime is.
+//! A group belongs to one pool and has one VM on each of its threads. Each thread makes
+//! its VM at its next pause after the first VM of the group has started. It replaces the
+//! VM when that is spent, and closes it when the group's last runtime is closed.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::vm::{Spent, Vm};
-use super::watchdog::Watched;
+use crate::interrupter::Target;
+use crate::shared::{Config, ERR, Shared, WARN};
+use crate::vm::{Spent, Vm};
 use nonblocking_ffi_core::pool::{self, Chores, Pool, ThreadId};
-use nonblocking_ffi_core::sync::now_ns;
-use nonblocking_ffi_core::task::slot::deadline_after;
 use nonblocking_ffi_core::wake::{Mailbox, outbox};
-
-/// nginx's level for what an operator should know.
-pub const WARN: u8 = 5;
-/// nginx's level for errors.
-const ERR: u8 = 4;
-
-/// What bounds the VMs of a group.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limits {
-    /// The most memory of a VM, in bytes.
-    pub max_memory: usize,
-    /// A VM that has more than this after a task is replaced.
-    pub recycle_memory: usize,
-    /// A VM that has run so many tasks is replaced.
-    pub recycle_tasks: u64,
-    /// How many seconds the start of a VM may take, init code included.
-    pub init_seconds: f64,
-}
-
-impl Limits {
-    /// When something must have ended that begins now and may take as long as
-    /// the start of a VM.
-    pub fn init_deadline(&self) -> u64 {
-        deadline_after(now_ns(), self.init_seconds)
-    }
-}
 
 /// A group.
 #[derive(Debug)]
 pub struct Group {
-    /// Tells groups of a pool apart.
-    key: Vec<u8>,
+    /// What its VMs share.
+    pub shared: Arc<Shared>,
     /// The pool's name.
     pool: String,
-    /// Bounds of its VMs.
-    pub limits: Limits,
-    /// `package.path` of its VMs.
-    pub package_path: Vec<u8>,
-    /// `package.cpath` of its VMs.
-    pub package_cpath: Vec<u8>,
-    /// The path of our shared object.
-    pub core: Vec<u8>,
-    /// What `vm/boot.lua` is to know, encoded.
-    pub boot: Vec<u8>,
-    mailbox: &'static Mailbox,
-    /// The numbers of the runtimes that use it.
-    users: Mutex<Vec<u32>>,
     /// Whether a first VM has started, so that the others may.
     proven: AtomicBool,
     closed: AtomicBool,
-    /// Its figures.
-    pub figures: Figures,
-    /// Of each thread.
-    seats: Box<[SeatFigures]>,
+    counters: Counters,
+    /// By the number of the thread.
+    threads: Box<[ThreadVm]>,
 }
 
-/// What a group counts.
+/// What a group counts: VMs that were made, and those that were replaced.
 #[derive(Debug, Default)]
-pub struct Figures {
-    /// VMs that were made.
-    pub made: AtomicU64,
-    /// VMs that were replaced since they hit the memory limit,
-    pub memory: AtomicU64,
-    /// since their code had to be stopped, or had changed them,
-    pub stopped: AtomicU64,
-    /// or since they had served their time.
-    pub recycled: AtomicU64,
+struct Counters {
+    made: AtomicU64,
+    out_of_memory: AtomicU64,
+    stopped: AtomicU64,
+    recycled: AtomicU64,
 }
 
-impl Figures {
-    /// In the order of their declaration.
-    pub fn all(&self) -> [u64; 4] {
-        // Relaxed: figures.
-        [&self.made, &self.memory, &self.stopped, &self.recycled]
-            .map(|figure| figure.load(Ordering::Relaxed))
+/// A thread's VM, as other threads see it.
+#[derive(Debug, Default)]
+struct ThreadVm {
+    target: Mutex<Option<Arc<Target>>>,
+    memory: AtomicUsize,
+}
+
+impl ThreadVm {
+    fn target(&self) -> MutexGuard<'_, Option<Arc<Target>>> {
+        self.target.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Debug, Default)]
-struct SeatFigures {
-    vm: Mutex<Option<Arc<Watched>>>,
-    used: AtomicUsize,
-}
-
-/// How to make a group.
-#[derive(Debug)]
-pub struct Config {
-    /// See [`Group`].
-    pub key: Vec<u8>,
-    /// See [`Group`].
-    pub limits: Limits,
-    /// See [`Group`].
-    pub package_path: Vec<u8>,
-    /// See [`Group`].
-    pub package_cpath: Vec<u8>,
-    /// See [`Group`].
-    pub core: Vec<u8>,
-    /// See [`Group`].
-    pub boot: Vec<u8>,
+/// The statistics of a group.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Stats {
+    /// VMs that there are.
+    pub vms: usize,
+    /// Bytes that they use.
+    pub memory: usize,
+    /// VMs whose code should have ended but cannot be stopped.
+    pub stuck: usize,
+    /// VMs that were made.
+    pub made: u64,
+    /// VMs that were replaced because they hit the memory limit.
+    pub out_of_memory: u64,
+    /// VMs that were replaced because their code was stopped, or had changed them.
+    pub stopped: u64,
+    /// VMs that were replaced because they had served their time.
+    pub recycled: u64,
 }
 
 static GROUPS: Mutex<Vec<Arc<Group>>> = Mutex::new(Vec::new());
-
-thread_local! {
-    /// The VMs of this thread. They are boxed: the list may change while one of
-    /// them runs.
-    #[allow(clippy::vec_box, reason = "addresses must not change")]
-    static VMS: RefCell<Vec<Box<Vm>>> = const { RefCell::new(Vec::new()) };
-}
 
 fn groups() -> MutexGuard<'static, Vec<Arc<Group>>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A VM of this thread.
+struct Local {
+    group: Arc<Group>,
+    vm: Rc<Vm>,
+}
+
+thread_local! {
+    static VMS: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Group {
-    /// The group of a key in a pool, made if there is none, for one user more:
-    /// a runtime's number.
+    /// The group of a key in a pool, with one user more: a runtime's number. It is
+    /// made if there is none.
     pub fn obtain(
         pool: &'static Pool,
         mailbox: &'static Mailbox,
@@ -142,41 +100,36 @@ impl Group {
         let name = &pool.config().name;
         let known = groups
             .iter()
-            .find(|group| group.key == config.key && group.pool == *name);
-        if let Some(group) = known {
-            group.users().push(user);
-            return group.clone();
-        }
-        let threads = pool.config().threads;
-        let group = Arc::new(Self {
-            key: config.key,
-            pool: name.clone(),
-            limits: config.limits,
-            package_path: config.package_path,
-            package_cpath: config.package_cpath,
-            core: config.core,
-            boot: config.boot,
-            mailbox,
-            users: Mutex::new(vec![user]),
-            proven: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            figures: Figures::default(),
-            seats: (0..threads).map(|_| SeatFigures::default()).collect(),
-        });
-        groups.push(group.clone());
-        pool.when_idle(Chores {
-            is_due: has_garbage,
-            some: collect_some,
-        });
+            .find(|group| group.shared.config.key == config.key && group.pool == *name);
+        let group = match known {
+            Some(group) => group.clone(),
+            None => {
+                let group = Arc::new(Self {
+                    shared: Arc::new(Shared::new(config, mailbox)),
+                    pool: name.clone(),
+                    proven: AtomicBool::new(false),
+                    closed: AtomicBool::new(false),
+                    counters: Counters::default(),
+                    threads: (0..pool.config().threads)
+                        .map(|_| ThreadVm::default())
+                        .collect(),
+                });
+                groups.push(group.clone());
+                pool.when_idle(Chores {
+                    is_due: has_garbage,
+                    some: collect_some,
+                });
+                group
+            }
+        };
+        group.shared.add_user(user);
         group
     }
 
-    /// One user less; the last one closes the group.
+    /// Removes a user. The last one closes the group.
     pub fn leave(self: &Arc<Self>, pool: &'static Pool, user: u32) {
         let mut groups = groups();
-        let mut users = self.users();
-        users.retain(|other| *other != user);
-        if users.is_empty() {
+        if self.shared.remove_user(user) {
             groups.retain(|group| !Arc::ptr_eq(group, self));
             // Release: pairs with the Acquire in `reconcile`.
             self.closed.store(true, Ordering::Release);
@@ -185,174 +138,151 @@ impl Group {
         }
     }
 
-    fn users(&self) -> MutexGuard<'_, Vec<u32>> {
-        self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a runtime still uses it.
-    pub fn serves(&self, user: u32) -> bool {
-        self.users().contains(&user)
-    }
-
-    /// Has every thread of the pool make its VM, as one has succeeded.
+    /// Makes every thread of the pool start its VM, since one has succeeded.
     pub fn spread(&self, pool: &'static Pool) {
         // Release: pairs with the Acquire in `reconcile`.
         self.proven.store(true, Ordering::Release);
         pool.broadcast(reconcile);
     }
 
-    /// VMs that there are, the bytes that they use, and how many run code that
-    /// should have ended but cannot be stopped.
-    pub fn totals(&self) -> (usize, usize, usize) {
-        let (mut live, mut used, mut stuck) = (0, 0, 0);
-        for seat in &self.seats {
-            if let Some(watched) = &*seat.vm() {
-                live += 1;
-                // Relaxed: a figure.
-                used += seat.used.load(Ordering::Relaxed);
-                stuck += usize::from(watched.is_stuck());
+    /// Its statistics.
+    pub fn stats(&self) -> Stats {
+        // Relaxed, here and where they change: statistics.
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut stats = Stats {
+            made: count(&self.counters.made),
+            out_of_memory: count(&self.counters.out_of_memory),
+            stopped: count(&self.counters.stopped),
+            recycled: count(&self.counters.recycled),
+            ..Stats::default()
+        };
+        for thread in &self.threads {
+            if let Some(target) = &*thread.target() {
+                stats.vms += 1;
+                stats.memory += thread.memory.load(Ordering::Relaxed);
+                stats.stuck += usize::from(target.is_stuck());
             }
         }
-        (live, used, stuck)
+        stats
     }
 
-    /// The mailbox of the client that made it.
-    pub fn mailbox(&self) -> &'static Mailbox {
-        self.mailbox
-    }
-
-    /// Writes to nginx's error log.
-    pub fn log(&self, level: u8, text: &[u8]) {
-        self.mailbox.log(level, "lua", text);
-    }
-
-    /// Has the event loop take a turn if it sleeps; true if it did.
-    pub fn rouse_event_loop(&self) -> bool {
-        self.mailbox.rouse()
-    }
-
-    fn note_vm(&self, seat: ThreadId, vm: Option<&Vm>) {
-        if let Some(figures) = self.seats.get(seat.index) {
-            *figures.vm() = vm.map(|vm| vm.watched().clone());
+    fn note_vm(&self, thread: ThreadId, vm: Option<&Vm>) {
+        if let Some(place) = self.threads.get(thread.index) {
+            *place.target() = vm.map(|vm| vm.interrupt().target().clone());
         }
     }
 
-    fn note_memory(&self, seat: ThreadId, vm: &Vm) {
-        if let Some(figures) = self.seats.get(seat.index) {
-            // Relaxed: a figure.
-            figures.used.store(vm.memory(), Ordering::Relaxed);
+    fn note_memory(&self, thread: ThreadId, vm: &Vm) {
+        if let Some(place) = self.threads.get(thread.index) {
+            place.memory.store(vm.memory(), Ordering::Relaxed);
         }
     }
 }
 
-impl SeatFigures {
-    fn vm(&self) -> MutexGuard<'_, Option<Arc<Watched>>> {
-        self.vm.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Calls `work` with the calling thread's VM of a group, which is made if need
-/// be; then replaces the VM if it is spent.
+/// Calls `work` with the calling thread's VM of a group, which is made if there is
+/// none. Replaces the VM afterwards if it is spent.
 pub fn with_vm<T>(
     group: &Arc<Group>,
-    seat: ThreadId,
+    thread: ThreadId,
     work: impl FnOnce(&Vm) -> T,
 ) -> Result<T, String> {
-    let vm = find_or_make(group, seat)?;
-    // SAFETY: the VM is this thread's, and is dropped below or by `reconcile`
-    // only, neither of which happens while it runs.
-    let vm = unsafe { &*vm };
-    let done = work(vm);
+    let vm = find_or_make(group, thread)?;
+    let done = work(&vm);
     if vm.is_spent().is_none() && vm.has_outgrown() {
-        // What the task has responded must not wait for that. What is posted then
-        // finds this thread free.
+        // The task's response must not wait for this. Tasks of this thread's keys do.
         pool::keep_inbox();
         outbox::flush();
         vm.collect_all();
     }
     let Some(spent) = vm.is_spent() else {
-        group.note_memory(seat, vm);
+        group.note_memory(thread, &vm);
         return Ok(done);
     };
-    // What the task has responded must not wait for a new VM.
+    // The task's response must not wait for a new VM.
     outbox::flush();
-    // Relaxed: figures.
-    let figures = &group.figures;
-    let (counter, text) = match spent {
-        Spent::Memory => (&figures.memory, "it hit its memory limit"),
-        Spent::Stopped => (&figures.stopped, "its code had to be stopped"),
+    let counters = &group.counters;
+    let (counter, reason) = match spent {
+        Spent::Memory => (&counters.out_of_memory, "it hit its memory limit"),
+        Spent::Stopped => (&counters.stopped, "its code had to be stopped"),
         Spent::Changed => (
-            &figures.stopped,
+            &counters.stopped,
             "a task has changed it by the debug library",
         ),
-        Spent::Recycled => (&figures.recycled, ""),
+        Spent::Recycled => (&counters.recycled, ""),
     };
     counter.fetch_add(1, Ordering::Relaxed);
-    if !text.is_empty() {
-        group.log(WARN, format!("a VM is replaced: {text}").as_bytes());
+    if !reason.is_empty() {
+        group
+            .shared
+            .log(WARN, format!("a VM is replaced: {reason}"));
     }
-    discard(seat, |other| std::ptr::eq(other, vm));
-    if let Err(why) = find_or_make(group, seat) {
-        group.log(ERR, format!("no new VM: {why}").as_bytes());
+    drop(vm);
+    discard(thread, |local| Arc::ptr_eq(&local.group, group));
+    if let Err(error) = find_or_make(group, thread) {
+        group.shared.log(ERR, format!("no new VM: {error}"));
     }
     Ok(done)
 }
 
-fn find_or_make(group: &Arc<Group>, seat: ThreadId) -> Result<*const Vm, String> {
+fn find_or_make(group: &Arc<Group>, thread: ThreadId) -> Result<Rc<Vm>, String> {
     let found = VMS.with_borrow(|vms| {
-        let found = vms.iter().find(|vm| Arc::ptr_eq(vm.group(), group));
-        found.map(|vm| std::ptr::from_ref::<Vm>(vm))
+        let found = vms.iter().find(|local| Arc::ptr_eq(&local.group, group));
+        found.map(|local| local.vm.clone())
     });
     if let Some(vm) = found {
         return Ok(vm);
     }
-    let vm = Vm::new(group)?;
-    let pointer = std::ptr::from_ref::<Vm>(&vm);
-    group.figures.made.fetch_add(1, Ordering::Relaxed);
-    group.note_vm(seat, Some(&vm));
-    group.note_memory(seat, &vm);
-    VMS.with_borrow_mut(|vms| vms.push(vm));
-    Ok(pointer)
+    let vm = Vm::new(&group.shared)?;
+    group.counters.made.fetch_add(1, Ordering::Relaxed);
+    group.note_vm(thread, Some(&vm));
+    group.note_memory(thread, &vm);
+    let group = group.clone();
+    let local = Local {
+        group,
+        vm: vm.clone(),
+    };
+    VMS.with_borrow_mut(|vms| vms.push(local));
+    Ok(vm)
 }
 
-/// Drops VMs of this thread. Outside of the list's borrow: finalizers run.
-fn discard(seat: ThreadId, which: impl Fn(&Vm) -> bool) {
-    let dropped: Vec<_> = VMS.with_borrow_mut(|vms| vms.extract_if(.., |vm| which(vm)).collect());
-    for vm in dropped {
-        let group = vm.group().clone();
+/// Drops VMs of this thread. The list is not borrowed meanwhile: finalizers run.
+fn discard(thread: ThreadId, which: impl Fn(&Local) -> bool) {
+    let dropped: Vec<_> =
+        VMS.with_borrow_mut(|vms| vms.extract_if(.., |local| which(local)).collect());
+    for Local { group, vm } in dropped {
         drop(vm);
-        // Until then its finalizers run, and may be stuck.
-        group.note_vm(seat, None);
+        // Not earlier: its finalizers may have been stuck.
+        group.note_vm(thread, None);
     }
 }
 
 /// Whether a VM of this thread has garbage that is worth collecting.
 fn has_garbage() -> bool {
-    VMS.with_borrow(|vms| vms.iter().any(|vm| vm.wants_collection()))
+    VMS.with_borrow(|vms| vms.iter().any(|local| local.vm.wants_collection()))
 }
 
 /// Collects some of it.
-fn collect_some(seat: ThreadId) {
+fn collect_some(thread: ThreadId) {
     let group = VMS.with_borrow(|vms| {
-        let vm = vms.iter().find(|vm| vm.wants_collection());
-        vm.map(|vm| vm.group().clone())
+        let local = vms.iter().find(|local| local.vm.wants_collection());
+        local.map(|local| local.group.clone())
     });
-    // The VM is there, so it need not be made.
-    let _ = group.map(|group| with_vm(&group, seat, Vm::collect));
+    // The VM exists, so it cannot fail to start.
+    let _ = group.map(|group| with_vm(&group, thread, Vm::collect));
 }
 
-/// Makes the VMs that this thread lacks, and closes those whose group is.
-fn reconcile(seat: ThreadId) {
+/// Makes the VMs that this thread lacks, and closes those of closed groups.
+fn reconcile(thread: ThreadId) {
     // Acquire: pairs with the Release in `leave`.
-    discard(seat, |vm| vm.group().closed.load(Ordering::Acquire));
-    // Acquire: pairs with the Release in `spread`. Init code that does not end
-    // keeps the thread that has tried it first, not all of them.
+    discard(thread, |local| local.group.closed.load(Ordering::Acquire));
+    // Acquire: pairs with the Release in `spread`. Init code that does not end keeps
+    // only the thread busy that has tried it first.
     let is_ours =
-        |group: &&Arc<Group>| group.pool == seat.pool && group.proven.load(Ordering::Acquire);
+        |group: &&Arc<Group>| group.pool == thread.pool && group.proven.load(Ordering::Acquire);
     let here: Vec<_> = groups().iter().filter(is_ours).cloned().collect();
     for group in here {
-        if let Err(why) = find_or_make(&group, seat) {
-            group.log(ERR, format!("cannot start a VM: {why}").as_bytes());
+        if let Err(error) = find_or_make(&group, thread) {
+            group.shared.log(ERR, format!("cannot start a VM: {error}"));
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The memory of one Lua VM: a heap of its own, with a limit.
 //!
-//! A heap of its own can be released as a whole, which is the only way to get
-//! rid of a VM that was left in the middle of something (see `guard.c`); and
-//! it keeps VMs out of the C library's arenas, where many threads make memory
-//! grow that is never given back.
+//! A heap of its own can be released as a whole. That is the only way to free a VM
+//! that was abandoned (see `interrupt.c`). It also keeps VMs out of the C library's
+//! arenas, which many threads make grow and which never shrink.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -16,9 +15,9 @@ use libmimalloc_sys as mimalloc;
 /// libmimalloc-sys builds, which has no name for it.
 const ALLOW_HUGE_PAGES: mimalloc::mi_option_t = 43;
 
-/// Has mimalloc ask for no huge pages, once: a small VM would take 5 MB of them
-/// instead of some hundred KB. (The variable of mimalloc's that does the same
-/// would do it for the whole process, nginx's memory included.)
+/// Makes mimalloc use no huge pages: a small VM would take 5 MB of them instead of some
+/// hundred KB. (mimalloc's environment variable for that would change the memory of the
+/// whole process, including nginx's.)
 fn allow_no_huge_pages() {
     static ONCE: Once = Once::new();
     // SAFETY: a number that the linked mimalloc knows; it is read when memory is
@@ -54,12 +53,12 @@ impl Heap {
         self.used.get()
     }
 
-    /// Whether it has refused memory since it was made.
+    /// Whether it has ever refused memory.
     pub fn has_refused(&self) -> bool {
         self.exceeded.get()
     }
 
-    /// Gives memory that is not in use back to the system.
+    /// Returns unused memory to the system.
     pub fn trim(&self) {
         // SAFETY: the heap is the calling thread's.
         unsafe { mimalloc::mi_heap_collect(self.heap.as_ptr(), true) };
@@ -70,9 +69,11 @@ impl Heap {
         ptr::from_ref(self).cast_mut().cast()
     }
 
-    fn resize(&self, block: *mut c_void, old: usize, new: usize) -> *mut c_void {
+    /// # Safety
+    /// `block` is null, or a live block of this heap, of `old` bytes.
+    unsafe fn resize(&self, block: *mut c_void, old: usize, new: usize) -> *mut c_void {
         if new == 0 {
-            // SAFETY: a block of this heap, or null.
+            // SAFETY: by the contract.
             unsafe { mimalloc::mi_free(block) };
             self.used.set(self.used.get() - old);
             return ptr::null_mut();
@@ -82,7 +83,7 @@ impl Heap {
             self.exceeded.set(true);
             return ptr::null_mut();
         }
-        // SAFETY: as above; the calling thread owns the heap.
+        // SAFETY: by the contract; the calling thread owns the heap.
         let resized = unsafe { mimalloc::mi_heap_realloc(self.heap.as_ptr(), block, new) };
         if resized.is_null() {
             self.exceeded.set(true);
@@ -95,8 +96,8 @@ impl Heap {
 
 impl Drop for Heap {
     fn drop(&mut self) {
-        // SAFETY: dropped by the thread that made it, after the VM: nobody
-        // uses a block of it any more.
+        // SAFETY: dropped by the thread that made it. Only a VM has blocks, by the
+        // contract of `allocate`, and the heap outlives it.
         unsafe { mimalloc::mi_heap_destroy(self.heap.as_ptr()) };
     }
 }
@@ -104,18 +105,16 @@ impl Drop for Heap {
 /// Lua's allocator: `heap` is what [`Heap::as_ptr`] gave.
 ///
 /// # Safety
-/// Called by the VM that was made with it, on the heap's thread.
+/// Called by a VM that was made with it, on the heap's thread, while the heap lives.
 pub unsafe extern "C" fn allocate(
     heap: *mut c_void,
     block: *mut c_void,
     old: usize,
     new: usize,
 ) -> *mut c_void {
-    // SAFETY: the heap outlives its VM. Nothing in `resize` can panic: `old`
-    // is part of `used`.
-    let heap = unsafe { &*heap.cast::<Heap>() };
     let old = if block.is_null() { 0 } else { old };
-    heap.resize(block, old, new)
+    // SAFETY: by the contract. Nothing in `resize` can panic: `old` is part of `used`.
+    unsafe { (*heap.cast::<Heap>()).resize(block, old, new) }
 }
 
 #[cfg(all(test, not(loom)))]

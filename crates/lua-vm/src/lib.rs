@@ -1,193 +1,118 @@
 //! Lua off the event loop: functions of Lua modules run in persistent LuaJIT
 //! VMs on the pool's threads.
 //!
-//! | file         | role |
-//! |--------------|------|
-//! | [`group`]    | which runtimes share VMs: one VM per thread and group |
-//! | [`vm`]       | one VM: start, one task, end |
-//! | [`heap`]     | a VM's memory, with its limit |
-//! | [`watchdog`] | stops code whose caller has given up (with `guard.c`) |
-//! | [`unwind`]   | how the C functions that it is in are unwound |
-//! | [`belongings`] | what a VM has outside of its heap |
-//! | [`nested`]   | calls from VM code into other runtimes |
-//! | [`regex`]    | PCRE2 for `ngx.re` |
+//! Each file knows only those above it.
+//!
+//! | file            | role |
+//! |-----------------|------|
+//! | [`heap`]        | a VM's memory, with its limit |
+//! | [`resources`]   | what a VM owns outside of its heap |
+//! | [`module`]      | the Lua module of a runtime, as VM code asks for it |
+//! | [`shared`]      | what the VMs of a group share: settings, users, the log |
+//! | [`maps`]        | where compiled code may be in memory |
+//! | [`unwind`]      | how to unwind C functions (with `unwind.c`) |
+//! | [`interrupter`] | the thread that stops code whose caller has given up |
+//! | [`interrupt`]   | runs a VM's code so that it can be stopped (with `interrupt.c`) |
+//! | [`current`]     | the VM that runs on the calling thread |
+//! | [`vm`]          | one VM: start, calls, garbage, end |
+//! | [`group`]       | which runtimes share VMs: one VM per thread and group |
+//! | [`nested`]      | calls from VM code into other runtimes |
+//! | [`regex`]       | PCRE2 for `ngx.re` |
+//! | this one        | a Lua runtime as a backend of the core |
 //!
 //! # A task
 //!
-//! `Task::tag` says which function is meant and how the arguments are encoded;
-//! `vm/boot.lua` decodes them, calls the function, and encodes the results
-//! into the response, whose status code says how (`codec.lua`). A task whose
-//! arguments, or results, are a single string is those bytes, uncopied.
+//! The task's tag says which function is called and how its arguments are encoded.
+//! `vm/boot.lua` decodes them, calls the function, and encodes the results into the
+//! response, whose status code says how (`codec.lua`). A single string, as argument or
+//! result, is passed without a copy.
 
-pub mod belongings;
+pub mod current;
 pub mod group;
 mod heap;
+mod interrupt;
+mod interrupter;
+mod maps;
+pub mod module;
 pub mod nested;
 pub mod regex;
+pub mod resources;
+pub mod shared;
 mod unwind;
-pub mod vm;
-mod watchdog;
+mod vm;
 
 pub use mlua::ffi::lua_State;
 
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use group::Group;
+use interrupt::NO_TASK;
+use module::Module;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool::{self, Pool};
 use nonblocking_ffi_core::runtime::{Backend, Outcome};
 use nonblocking_ffi_core::task::arena;
-use vm::{Desk, Vm};
+use nonblocking_ffi_core::wake::Mailbox;
+use shared::Config;
+use vm::Call;
 
-/// Functions that one runtime may be asked for. Their names come from code; a
-/// program that makes them up of requests is mistaken.
-const MAX_FUNCTIONS: usize = 65_535;
-/// The lowest bits of a tag: how the arguments are encoded.
-const ENCODING_BITS: u32 = 4;
-
-/// An address in LuaJIT's code: it tells which object of the process has it.
+/// An address in LuaJIT's code, which tells which object of the process contains it.
 pub fn luajit() -> *const () {
     mlua::ffi::lua_close as *const ()
 }
 
 /// A Lua runtime: one module, in the VMs of one group.
 #[derive(Debug)]
-pub struct LuaHost {
-    /// Tells it from others in a VM.
-    number: u32,
-    module: Box<str>,
-    group: Arc<Group>,
+pub struct LuaBackend {
+    /// Its module.
+    pub module: Module,
+    /// The group of its VMs.
+    pub group: Arc<Group>,
     pool: &'static Pool,
-    functions: Mutex<Vec<Arc<str>>>,
-    generation: AtomicU32,
-    forget: Mutex<String>,
 }
 
-impl LuaHost {
-    /// A runtime for a module, which is `""` if it only runs functions that
-    /// come with their code. It is told its number, and says which VMs it uses.
+impl LuaBackend {
+    /// A runtime for a module, in VMs that `config` describes. An empty name is for a
+    /// runtime that only runs functions that are sent as code.
     pub fn new(
         module: String,
         pool: &'static Pool,
-        group: impl FnOnce(u32) -> Arc<Group>,
+        mailbox: &'static Mailbox,
+        config: Config,
     ) -> Arc<Self> {
-        static NUMBERS: AtomicU32 = AtomicU32::new(0);
-        // Relaxed: only the number must be unique.
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let group = group(number);
+        let module = Module::new(module);
+        let group = Group::obtain(pool, mailbox, config, module.number);
         Arc::new(Self {
-            number,
-            module: module.into(),
+            module,
             group,
             pool,
-            functions: Mutex::default(),
-            generation: AtomicU32::new(0),
-            forget: Mutex::default(),
         })
-    }
-
-    /// The module's name.
-    pub fn module(&self) -> &str {
-        &self.module
-    }
-
-    /// The group of its VMs.
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
-    fn functions(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
-        self.functions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The number of a function, from 1 on. `None` if there are too many.
-    pub fn function_number(&self, name: &str) -> Option<u32> {
-        let mut functions = self.functions();
-        let known = functions.iter().position(|known| **known == *name);
-        if known.is_none() && functions.len() < MAX_FUNCTIONS {
-            functions.push(name.into());
-            return Some(functions.len() as u32);
-        }
-        known.map(|position| position as u32 + 1)
-    }
-
-    /// The name of a function.
-    pub fn function_name(&self, number: u32) -> Option<Arc<str>> {
-        let index = (number as usize).checked_sub(1)?;
-        self.functions().get(index).cloned()
-    }
-
-    /// Has every VM load the module again before its next task, and `others`:
-    /// names, one per line.
-    pub fn reload(&self, others: &str) {
-        let mut forget = self.lock_forget();
-        for name in others.lines() {
-            // A VM may skip generations, so names are kept.
-            if !forget.lines().any(|known| known == name) {
-                forget.push_str(name);
-                forget.push('\n');
-            }
-        }
-        // Release: pairs with the Acquire in `run`.
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    /// The modules that are to be loaded again with the runtime's own.
-    pub fn forget(&self) -> String {
-        self.lock_forget().clone()
-    }
-
-    fn lock_forget(&self) -> MutexGuard<'_, String> {
-        self.forget.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn run(&self, vm: &Vm, task: u64, tag: u32, request: &[u8]) -> Result<(), String> {
-        let deadline_ns = arena::resolve(task).map_or(u64::MAX, |(slot, _)| {
-            // SAFETY: the task was claimed by this thread, and has not ended.
-            unsafe { slot.task() }.deadline_ns
-        });
-        let desk = Desk {
-            data: request.as_ptr(),
-            len: request.len() as f64,
-            runtime: self.number,
-            generation: self.generation.load(Ordering::Acquire),
-            function: tag >> ENCODING_BITS,
-            encoding: tag & ((1 << ENCODING_BITS) - 1),
-            ..Desk::default()
-        };
-        vm.run(self, task, deadline_ns, desk)
     }
 }
 
-impl Backend for LuaHost {
+impl Backend for LuaBackend {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
-        let seat = pool::thread_id().ok_or("not on a pool thread")?;
-        // Loads the module: encoding 0 of function 0 is just that.
-        let loaded = group::with_vm(&self.group, seat, |vm| {
-            let limit = self.group.limits.init_deadline();
-            let desk = Desk {
-                runtime: self.number,
-                ..Desk::default()
-            };
-            vm.run(self, watchdog::NO_TASK, limit, desk)
+        let thread = pool::thread_id().ok_or("not on a pool thread")?;
+        let loaded = group::with_vm(&self.group, thread, |vm| {
+            vm.run(&Call {
+                module: &self.module,
+                task: NO_TASK,
+                deadline_ns: self.group.shared.config.limits.init_deadline(),
+                tag: 0,
+                request: &[],
+            })
         });
-        match loaded.and_then(|loaded| loaded) {
-            Ok(()) => {
-                self.group.spread(self.pool);
-                Ok(())
-            }
-            Err(why) => {
-                self.group.leave(self.pool, self.number);
-                Err(why)
-            }
+        let loaded = loaded.and_then(|loaded| loaded);
+        if loaded.is_ok() {
+            self.group.spread(self.pool);
+        } else {
+            self.close();
         }
+        loaded
     }
 
     fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome {
-        let Some(seat) = pool::thread_id() else {
+        let Some(thread) = pool::thread_id() else {
             return Outcome::Failed(0);
         };
         let fail = |error: Error, why: &str| {
@@ -197,12 +122,23 @@ impl Backend for LuaHost {
                 });
             }
         };
-        // The task ends before its VM is replaced, if that has to be.
-        let ran = group::with_vm(&self.group, seat, |vm| {
-            if let Err(why) = self.run(vm, task, tag, request) {
-                // Whoever was stopped since its deadline has passed, and whose
-                // caller has not noticed, or is none.
-                if vm.watched().is_stopped() {
+        let deadline_ns = arena::resolve(task).map_or(u64::MAX, |(slot, _)| {
+            // SAFETY: the task was claimed by this thread, and has not ended.
+            unsafe { slot.task() }.deadline_ns
+        });
+        let call = Call {
+            module: &self.module,
+            task,
+            deadline_ns,
+            tag,
+            request,
+        };
+        // The task ends here, before a spent VM is replaced.
+        let ran = group::with_vm(&self.group, thread, |vm| {
+            if let Err(why) = vm.run(&call) {
+                // Stopped at its deadline, or cancelled: report a timeout, even if the
+                // caller has not timed out yet.
+                if vm.interrupt().is_stopped() {
                     fail(Error::Timeout, "");
                 } else {
                     fail(Error::Runtime, &why);
@@ -216,7 +152,7 @@ impl Backend for LuaHost {
     }
 
     fn close(&self) {
-        self.group.leave(self.pool, self.number);
+        self.group.leave(self.pool, self.module.number);
     }
 
     fn may_nest(&self) -> bool {

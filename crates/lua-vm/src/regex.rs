@@ -1,26 +1,24 @@
 //! Regular expressions for `ngx.re` in worker VMs: a PCRE2 of our own.
 //!
 //! nginx's regular expressions share one match context, one JIT stack and one
-//! allocator among all requests, which is right on its only thread and wrong on
-//! any other. So this PCRE2 is linked into our shared object, none of its names
-//! are exported, and what matching writes to belongs to one thread.
+//! allocator among all requests, which only works on nginx's one thread. So a second
+//! PCRE2 is linked into the shared object, which exports none of its names. All memory
+//! that a match writes to belongs to one thread.
 //!
 //! | file         | role |
 //! |--------------|------|
-//! | this one     | [`Regex`], a compiled pattern: never changes, so any thread may use it |
-//! | [`scratch`]  | what a thread needs to match: offsets, limits, stack, result |
+//! | this one     | [`Regex`], a compiled pattern: immutable, so any thread may use it |
+//! | [`scratch`]  | a thread's memory for matches: offsets, limits, stack, result |
 //! | [`template`] | [`Template`], a compiled replacement: text and references like `$1` |
 //!
 //! # Limits
 //!
-//! A pattern that backtracks without end stops at PCRE2's match limit, as it
-//! does in nginx where `lua_regex_match_limit` is not set. The memory for it is
-//! limited too, where PCRE2 alone would take gigabytes, and what is more than a
-//! thread should keep goes back after the match ([`scratch`]).
+//! A pattern that backtracks without end stops at PCRE2's match limit, as in nginx
+//! without `lua_regex_match_limit`. Its memory is limited too: PCRE2 alone would take
+//! gigabytes. A thread frees the memory above some size after the match ([`scratch`]).
 //!
-//! The watchdog cannot stop PCRE2. Instead every match ends with a look at
-//! whether the VM's code should go on: a loop that does little but match would
-//! hardly ever be found in Lua.
+//! The interrupter cannot stop PCRE2. Instead each match checks at its end whether the
+//! VM's code should stop: a loop of matches is hardly ever interrupted in Lua.
 
 mod scratch;
 mod template;
@@ -31,7 +29,7 @@ use std::ptr::{self, NonNull};
 
 use pcre2_sys as sys;
 
-use super::belongings::{in_foreign_code, is_stopped};
+use crate::current;
 pub use scratch::set_jit_stack;
 use scratch::{Scratch, WORKSPACE};
 pub use template::Template;
@@ -70,7 +68,7 @@ pub type Matched = Result<u32, i32>;
 pub const NO_MATCH: i32 = sys::PCRE2_ERROR_NOMATCH;
 /// No memory.
 pub const NO_MEMORY: i32 = sys::PCRE2_ERROR_NOMEMORY;
-/// The VM's code is to end, whatever was found. Not one of PCRE2's codes.
+/// The VM's code must stop, whatever was found. Not one of PCRE2's codes.
 pub const STOPPED: i32 = -1000;
 /// The start offset is beyond the subject's end.
 const BAD_OFFSET: i32 = sys::PCRE2_ERROR_BADOFFSET;
@@ -84,29 +82,35 @@ pub struct CompileError {
     pub offset: usize,
 }
 
+/// Facts about a pattern.
+#[derive(Debug, Clone, Copy)]
+pub struct Info {
+    /// The number of groups that capture.
+    pub captures: u32,
+    /// The table of names, as long as the pattern lives: entries of `name_size` bytes,
+    /// each a 16-bit number with the high byte first, then the name, then a NUL.
+    pub names: *const u8,
+    /// The number of entries.
+    pub name_count: u32,
+    /// The bytes of an entry.
+    pub name_size: u32,
+    /// Whether subjects are UTF-8, valid or not.
+    pub utf: bool,
+}
+
 /// A compiled pattern.
 #[derive(Debug)]
 pub struct Regex {
     code: NonNull<sys::pcre2_code_8>,
-    /// Groups that capture.
-    pub captures: u32,
-    /// The table of names: entries of `name_size` bytes, each a 16-bit number
-    /// with the high byte first, then the name, then a NUL.
-    pub names: *const u8,
-    /// Entries of the table.
-    pub name_count: u32,
-    /// Bytes of an entry.
-    pub name_size: u32,
+    info: Info,
     dfa: bool,
-    /// Subjects are checked to be UTF-8 before they are matched.
+    /// Whether PCRE2 checks that subjects are UTF-8.
     checked: bool,
-    /// Subjects are UTF-8, valid or not.
-    pub utf: bool,
-    /// There is machine code.
+    /// Whether there is machine code.
     jit: bool,
 }
 
-// SAFETY: PCRE2 does not write to a compiled pattern while it matches.
+// SAFETY: matching does not write to a compiled pattern.
 unsafe impl Send for Regex {}
 // SAFETY: as above.
 unsafe impl Sync for Regex {}
@@ -118,7 +122,7 @@ impl Drop for Regex {
     }
 }
 
-/// PCRE2's bits for ours.
+/// PCRE2's options for the bits of [`option`].
 fn compile_options(options: u32) -> u32 {
     const TABLE: [(u32, u32); 8] = [
         (option::CASELESS, sys::PCRE2_CASELESS),
@@ -140,9 +144,9 @@ fn compile_options(options: u32) -> u32 {
             bits |= theirs;
         }
     }
-    // nginx turns the check off, after which an invalid subject makes PCRE2
-    // read beyond it. This has no check either, and is safe. The DFA algorithm
-    // cannot do it; there the check stays.
+    // nginx turns the check off, so that PCRE2 reads beyond an invalid subject. This
+    // option does not check either, but is safe. The DFA algorithm does not support it,
+    // and keeps the check.
     if options & option::INVALID_UTF != 0 && options & option::DFA == 0 {
         bits |= sys::PCRE2_MATCH_INVALID_UTF;
     }
@@ -174,72 +178,85 @@ impl Regex {
         };
         let mut regex = Self {
             code: compiled,
-            captures: 0,
-            names: ptr::null(),
-            name_count: 0,
-            name_size: 0,
+            info: Info {
+                captures: 0,
+                names: ptr::null(),
+                name_count: 0,
+                name_size: 0,
+                utf: false,
+            },
             dfa: options & option::DFA != 0,
             checked: false,
-            utf: false,
             jit: false,
         };
-        // Where there is no machine code, for this pattern or at all, it is
-        // interpreted, as in nginx.
-        // SAFETY: the code is ours alone.
-        let jit = options & option::JIT != 0
-            && !regex.dfa
-            && unsafe { sys::pcre2_jit_compile_8(regex.code.as_ptr(), sys::PCRE2_JIT_COMPLETE) }
-                == 0;
-        let mut effective = 0u32;
-        // SAFETY: each of these writes a value of the type of its place.
-        unsafe {
-            // Also what the pattern itself sets, "(*UTF)".
-            regex.info(sys::PCRE2_INFO_ALLOPTIONS, &mut effective);
-            let mut captures = 0u32;
-            regex.info(sys::PCRE2_INFO_CAPTURECOUNT, &mut captures);
-            regex.captures = if regex.dfa { 0 } else { captures };
-            let mut count = 0u32;
-            regex.info(sys::PCRE2_INFO_NAMECOUNT, &mut count);
-            regex.name_count = count;
-            let mut size = 0u32;
-            regex.info(sys::PCRE2_INFO_NAMEENTRYSIZE, &mut size);
-            regex.name_size = size;
-            let mut names: *const u8 = ptr::null();
-            regex.info(sys::PCRE2_INFO_NAMETABLE, &mut names);
-            regex.names = names;
+        if options & option::JIT != 0 && !regex.dfa {
+            // SAFETY: the code is live. A failure is no error: the pattern is
+            // interpreted then, as in nginx.
+            let status =
+                unsafe { sys::pcre2_jit_compile_8(compiled.as_ptr(), sys::PCRE2_JIT_COMPLETE) };
+            regex.jit = status == 0;
         }
-        regex.utf = effective & sys::PCRE2_UTF != 0;
-        regex.checked = regex.utf && effective & sys::PCRE2_MATCH_INVALID_UTF == 0;
-        regex.jit = jit;
+        // SAFETY: the answers have these types.
+        let effective = unsafe {
+            regex.info = Info {
+                captures: regex.ask(sys::PCRE2_INFO_CAPTURECOUNT, 0),
+                names: regex.ask(sys::PCRE2_INFO_NAMETABLE, ptr::null()),
+                name_count: regex.ask(sys::PCRE2_INFO_NAMECOUNT, 0),
+                name_size: regex.ask(sys::PCRE2_INFO_NAMEENTRYSIZE, 0),
+                utf: false,
+            };
+            // These include what the pattern itself sets, as "(*UTF)".
+            regex.ask(sys::PCRE2_INFO_ALLOPTIONS, 0u32)
+        };
+        if regex.dfa {
+            regex.info.captures = 0;
+        }
+        regex.info.utf = effective & sys::PCRE2_UTF != 0;
+        regex.checked = regex.info.utf && effective & sys::PCRE2_MATCH_INVALID_UTF == 0;
         Ok(regex)
     }
 
-    /// Asks PCRE2 about the pattern.
-    ///
-    /// # Safety
-    /// `what` is answered with a `T`.
-    unsafe fn info<T>(&self, what: u32, answer: &mut T) {
-        // SAFETY: by the contract; the code is live.
-        unsafe {
-            sys::pcre2_pattern_info_8(self.code.as_ptr(), what, ptr::from_mut(answer).cast());
-        }
+    /// Facts about the pattern.
+    pub fn info(&self) -> &Info {
+        &self.info
     }
 
-    /// Matches at `start` or after it. `valid` says that the subject has been
-    /// matched from its beginning before, so is known to be UTF-8.
-    fn exec(&self, scratch: &mut Scratch, subject: &[u8], start: usize, valid: bool) -> Matched {
+    /// Asks PCRE2 about the pattern. Returns `otherwise` if there is no answer.
+    ///
+    /// # Safety
+    /// The answer to `what` is a `T`.
+    unsafe fn ask<T>(&self, what: u32, otherwise: T) -> T {
+        let mut answer = otherwise;
+        // SAFETY: by the contract; the code is live.
+        unsafe {
+            sys::pcre2_pattern_info_8(self.code.as_ptr(), what, (&raw mut answer).cast());
+        }
+        answer
+    }
+
+    /// Matches at `start` or after it.
+    ///
+    /// # Safety
+    /// If `valid`, and the pattern checks its subjects, the subject is UTF-8.
+    unsafe fn exec(
+        &self,
+        scratch: &mut Scratch,
+        subject: &[u8],
+        start: usize,
+        valid: bool,
+    ) -> Matched {
         if start > subject.len() {
             return Err(BAD_OFFSET);
         }
-        // Rust's empty slices may lie at address 1, from where PCRE2's machine
-        // code would look behind, below zero.
+        // Rust's empty slices may be at address 1. PCRE2's machine code reads backwards
+        // from there, to below zero.
         static EMPTY: [u8; 1] = [0];
         let subject = if subject.is_empty() {
             &EMPTY[..0]
         } else {
             subject
         };
-        scratch.make_room(self.captures + 1)?;
+        scratch.make_room(self.info.captures + 1)?;
         let code = self.code.as_ptr();
         let data = scratch.data.as_ptr();
         let context = scratch.context.as_ptr();
@@ -250,48 +267,58 @@ impl Regex {
         } else {
             0
         };
-        if self.jit {
-            in_foreign_code(true);
-        }
-        // SAFETY: everything is live and this thread's own; the subject is as
-        // long as it says, the offset in it. Machine code may be entered
-        // directly if there is some, and the subject needs no check.
-        let rc = unsafe {
+        let mut run = || {
             let (subject, len) = (subject.as_ptr(), subject.len());
-            if self.jit && !self.utf {
-                sys::pcre2_jit_match_8(code, subject, len, start, 0, data, context)
-            } else if self.dfa {
-                let workspace = scratch.workspace();
-                sys::pcre2_dfa_match_8(
-                    code, subject, len, start, options, data, context, workspace, WORKSPACE,
-                )
-            } else {
-                sys::pcre2_match_8(code, subject, len, start, options, data, context)
+            // SAFETY: all pointers are live and this thread's own; the subject is as long
+            // as it says, and the offset is in it. Machine code, if there is any, may be
+            // entered directly if subjects need no check.
+            unsafe {
+                if self.jit && !self.info.utf {
+                    sys::pcre2_jit_match_8(code, subject, len, start, 0, data, context)
+                } else if self.dfa {
+                    let workspace = scratch.workspace();
+                    sys::pcre2_dfa_match_8(
+                        code, subject, len, start, options, data, context, workspace, WORKSPACE,
+                    )
+                } else {
+                    sys::pcre2_match_8(code, subject, len, start, options, data, context)
+                }
             }
         };
-        if self.jit {
-            in_foreign_code(false);
+        let rc = if self.jit {
+            current::in_foreign_code(&mut run)
         } else {
+            let rc = run();
             scratch.trim();
-        }
-        if is_stopped() {
+            rc
+        };
+        if current::is_stopped() {
             return Err(STOPPED);
         }
         match u32::try_from(rc) {
-            // More matches than there are pairs: the DFA algorithm finds the
-            // shorter ones too.
+            // The DFA algorithm also finds shorter matches: more than there are pairs.
             Ok(0) => Ok(1),
             Ok(pairs) => Ok(if self.dfa { 1 } else { pairs }),
             Err(_) => Err(rc),
         }
     }
 
-    /// Matches at `start` or after it and writes the offsets of the match and
-    /// of each group, -1 for one that did not take part. Returns how many
-    /// pairs were set. `valid`: see [`sub`](Self::sub).
-    pub fn find(&self, subject: &[u8], start: usize, valid: bool, offsets: &mut [i32]) -> Matched {
+    /// Matches at `start` or after it and writes the offsets of the match and of each
+    /// group, -1 for a group that did not take part. Returns how many pairs were set.
+    ///
+    /// # Safety
+    /// `valid` says that this subject was matched before, from offset 0: it need not be
+    /// checked again to be UTF-8.
+    pub unsafe fn find(
+        &self,
+        subject: &[u8],
+        start: usize,
+        valid: bool,
+        offsets: &mut [i32],
+    ) -> Matched {
         Scratch::with(|scratch| {
-            let pairs = self.exec(scratch, subject, start, valid)?;
+            // SAFETY: by the contract; that match has checked the subject.
+            let pairs = unsafe { self.exec(scratch, subject, start, valid) }?;
             for (index, offset) in offsets.iter_mut().enumerate() {
                 // PCRE2_UNSET becomes -1; Lua's strings end before 2 GiB.
                 *offset = scratch.offset(index) as i32;
@@ -300,9 +327,8 @@ impl Regex {
         })
     }
 
-    /// Replaces the first match, or all of them if `global`, and gives the
-    /// result to `use_result`, unless nothing matched. Returns the number of
-    /// replacements.
+    /// Replaces the first match, or all if `global`, and passes the result to
+    /// `use_result` if there was a match. Returns the number of replacements.
     pub fn sub(
         &self,
         template: &Template,
@@ -334,8 +360,8 @@ impl Regex {
         let mut copied = 0;
         let mut start = 0;
         loop {
-            // The first match began at the subject's start, and checked it all.
-            let pairs = match self.exec(scratch, subject, start, count > 0) {
+            // SAFETY: the first match began at offset 0, and checked the subject.
+            let pairs = match unsafe { self.exec(scratch, subject, start, count > 0) } {
                 Ok(pairs) => pairs,
                 Err(NO_MATCH) => break,
                 Err(code) => return Err(code),
@@ -370,7 +396,7 @@ impl Regex {
     /// The offset of the next character.
     pub fn after(&self, subject: &[u8], offset: usize) -> usize {
         let mut next = offset + 1;
-        while self.utf && subject.get(next).is_some_and(|&byte| is_trailing(byte)) {
+        while self.info.utf && subject.get(next).is_some_and(|&byte| is_trailing(byte)) {
             next += 1;
         }
         next

@@ -1,25 +1,25 @@
 /*
- * unwind.c - where an interrupted thread is: in compiled code, in a C function
- * that compiled code has called, or elsewhere.
+ * unwind.c - finds out where an interrupted thread is: in compiled code, in a C
+ * function that compiled code has called, or elsewhere.
  *
- * A C function is unwound by the tables that its compiler has written. A signal
- * handler cannot read those, so it works with rows of them that the watchdog has
- * read before (unwind.rs), and notes in its guard what it has no row for.
+ * C functions are unwound by the tables that their compiler wrote. A signal handler
+ * cannot read these. It uses rows that the interrupter has read (unwind.rs), and
+ * notes the addresses for which it has no row.
  */
-#include "guard.h"
+#include "interrupt.h"
 
 #include <stddef.h>
 #include <ucontext.h>
 
 #define MAX_RANGES 2048
 #define MAX_ROWS 1024
-/* C functions that call each other, from compiled code to where the thread is. */
+/* The most C frames between compiled code and the interrupted instruction. */
 #define MAX_FRAMES 256
 
-/* What the watchdog tells handlers before it sends signals: where compiled code
- * may be, which is executable memory that is no file's; where LuaJIT itself is,
- * and whether nothing else is there, since it may be a part of the nginx program;
- * and unwind rows, sorted by address. Odd versions are being written. */
+/* Written by the interrupter before it sends signals: where compiled code may be,
+ * which is executable memory without a file; where LuaJIT is, and whether it is
+ * alone there or a part of the nginx program; and unwind rows, sorted by address. The
+ * version is odd during a write. */
 static struct {
     _Atomic unsigned version;
     unsigned ranges_count, rows_count;
@@ -28,35 +28,35 @@ static struct {
     nbffi_unwind_row rows[MAX_ROWS];
 } known;
 
-/* Whether nothing has been written since this version: what was read is right. */
+/* Whether nothing was written since this version, so that what was read is valid. */
 static int
 is_current(unsigned version)
 {
-    /* Acquire: what was read before is read before the version is. Partner of
-     * the fences in `begin_telling` and `end_telling`. */
+    /* Acquire: orders earlier reads before that of the version. Partner of the
+     * fences in `begin_write` and `end_write`. */
     atomic_thread_fence(memory_order_acquire);
     return version % 2 == 0 && version == atomic_load(&known.version);
 }
 
 static void
-begin_telling(void)
+begin_write(void)
 {
     atomic_fetch_add(&known.version, 1);
     atomic_thread_fence(memory_order_seq_cst);
 }
 
 static void
-end_telling(void)
+end_write(void)
 {
     atomic_thread_fence(memory_order_seq_cst);
     atomic_fetch_add(&known.version, 1);
 }
 
 void
-nbffi_guard_ranges(const uintptr_t *bounds, unsigned count,
-                   uintptr_t luajit_start, uintptr_t luajit_end, int alone)
+nbffi_unwind_ranges(const uintptr_t *bounds, unsigned count,
+                    uintptr_t luajit_start, uintptr_t luajit_end, int alone)
 {
-    begin_telling();
+    begin_write();
     known.ranges_count = count < MAX_RANGES ? count : MAX_RANGES;
     for (unsigned i = 0; i < known.ranges_count; i++) {
         known.ranges[i].start = bounds[2 * i];
@@ -65,18 +65,18 @@ nbffi_guard_ranges(const uintptr_t *bounds, unsigned count,
     known.luajit.start = luajit_start;
     known.luajit.end = luajit_end;
     known.luajit_is_alone = alone;
-    end_telling();
+    end_write();
 }
 
 void
-nbffi_guard_rows(const nbffi_unwind_row *rows, unsigned count)
+nbffi_unwind_rows(const nbffi_unwind_row *rows, unsigned count)
 {
-    begin_telling();
+    begin_write();
     known.rows_count = count < MAX_ROWS ? count : MAX_ROWS;
     for (unsigned i = 0; i < known.rows_count; i++) {
         known.rows[i] = rows[i];
     }
-    end_telling();
+    end_write();
 }
 
 static int
@@ -93,7 +93,7 @@ is_compiled_code(uintptr_t address)
     return found && is_current(version);
 }
 
-/* Whether it is LuaJIT's, and nobody else's. */
+/* Whether only LuaJIT can be there. */
 static int
 is_luajit_alone(uintptr_t address)
 {
@@ -104,30 +104,29 @@ is_luajit_alone(uintptr_t address)
     return found && is_current(version);
 }
 
-/* Where a C function that was called by compiled code returns to, once the
- * thread is to leave its VM. It gets there by a return, so the stack may not be
- * aligned as for a call. */
-void nbffi_guard_trampoline(void);
+/* The return address of a C function after which the thread leaves its VM. Reached by
+ * a return, so the stack is not aligned as after a call. */
+void nbffi_interrupt_trampoline(void);
 
 #if defined(__x86_64__)
 
 __asm__(
     ".text\n"
-    ".hidden nbffi_guard_trampoline\n"
-    ".hidden nbffi_guard_leave\n"
-    ".globl nbffi_guard_trampoline\n"
-    ".type nbffi_guard_trampoline, @function\n"
-    "nbffi_guard_trampoline:\n"
+    ".hidden nbffi_interrupt_trampoline\n"
+    ".hidden nbffi_interrupt_leave\n"
+    ".globl nbffi_interrupt_trampoline\n"
+    ".type nbffi_interrupt_trampoline, @function\n"
+    "nbffi_interrupt_trampoline:\n"
     "    .cfi_startproc\n"
     "    .cfi_undefined rip\n"
     "    andq $-16, %rsp\n"
-    "    call nbffi_guard_leave\n"
+    "    call nbffi_interrupt_leave\n"
     "    ud2\n"
     "    .cfi_endproc\n"
-    ".size nbffi_guard_trampoline, . - nbffi_guard_trampoline\n"
+    ".size nbffi_interrupt_trampoline, . - nbffi_interrupt_trampoline\n"
 );
 
-/* Whether there is a call right before an address. */
+/* Whether a call instruction ends at this address. */
 static int
 is_after_call(uintptr_t address)
 {
@@ -152,13 +151,13 @@ is_after_call(uintptr_t address)
 
 __asm__(
     ".text\n"
-    ".hidden nbffi_guard_trampoline\n"
-    ".hidden nbffi_guard_leave\n"
-    ".globl nbffi_guard_trampoline\n"
-    ".type nbffi_guard_trampoline, %function\n"
-    "nbffi_guard_trampoline:\n"
-    "    b nbffi_guard_leave\n"
-    ".size nbffi_guard_trampoline, . - nbffi_guard_trampoline\n"
+    ".hidden nbffi_interrupt_trampoline\n"
+    ".hidden nbffi_interrupt_leave\n"
+    ".globl nbffi_interrupt_trampoline\n"
+    ".type nbffi_interrupt_trampoline, %function\n"
+    "nbffi_interrupt_trampoline:\n"
+    "    b nbffi_interrupt_leave\n"
+    ".size nbffi_interrupt_trampoline, . - nbffi_interrupt_trampoline\n"
 );
 
 static int
@@ -179,7 +178,7 @@ is_after_call(uintptr_t address)
 
 #else
 
-/* Elsewhere hooks are all there is. */
+/* On other machines, code is stopped by hooks only. */
 #define program_counter(context) ((void) (context), (uintptr_t) 0)
 
 #endif
@@ -223,9 +222,8 @@ typedef struct {
     uintptr_t code, stack, frame;
 } unwound;
 
-/* The tables say where a return address is; that it follows a call is asked for
- * all the same, as some compilers' tables are wrong in a function's last
- * instructions. */
+/* Checks that the address follows a call, since some compilers' tables are wrong in a
+ * function's last instructions. */
 static int
 is_return_address(uintptr_t address)
 {
@@ -233,22 +231,22 @@ is_return_address(uintptr_t address)
            && is_after_call(address);
 }
 
-/* The word at an address of the stack between a frame and the one that calls Lua;
- * NULL if it is not there. */
+/* The word at an address, or NULL if the address is not on the stack between this
+ * frame and the one that calls Lua. */
 static uintptr_t *
-word_at(const nbffi_guard *guard, const unwound *frame, uintptr_t address)
+word_at(const nbffi_interrupt *self, const unwound *frame, uintptr_t address)
 {
-    if (address % sizeof(uintptr_t) != 0 || frame->stack < guard->lowest
-        || address < frame->stack || address >= guard->floor)
+    if (address % sizeof(uintptr_t) != 0 || frame->stack < self->lowest
+        || address < frame->stack || address >= self->floor)
     {
         return NULL;
     }
     return (uintptr_t *) address;
 }
 
-/* The stack pointer of a frame's caller; 0 if it cannot be right. */
+/* The stack pointer of a frame's caller, or 0 if it is out of bounds. */
 static uintptr_t
-find_cfa(const nbffi_guard *guard, const unwound *frame,
+find_cfa(const nbffi_interrupt *self, const unwound *frame,
          const nbffi_unwind_row *row)
 {
     uintptr_t cfa = row->cfa_base == FRAME_POINTER ? frame->frame
@@ -256,18 +254,17 @@ find_cfa(const nbffi_guard *guard, const unwound *frame,
 
     cfa += (intptr_t) row->cfa_offset;
     if (row->cfa_in_memory) {
-        uintptr_t *place = word_at(guard, frame, cfa);
+        uintptr_t *place = word_at(self, frame, cfa);
 
         cfa = place == NULL ? 0 : *place;
     }
-    return cfa >= frame->stack && cfa <= guard->floor ? cfa : 0;
+    return cfa >= frame->stack && cfa <= self->floor ? cfa : 0;
 }
 
-/* Has the C function that the thread is in, if compiled code called it, return
- * to the trampoline. What lies between may be C functions only: if LuaJIT's own
- * code does, it is not for us to leave. */
+/* Makes the C function that compiled code has called return to the trampoline. Only
+ * C functions may lie between: LuaJIT's own code must not be left. */
 void
-nbffi_unwind_redirect(nbffi_guard *guard, void *context)
+nbffi_unwind_redirect(nbffi_interrupt *self, void *context)
 {
     unwound frame = {
         program_counter(context), stack_pointer(context),
@@ -282,15 +279,15 @@ nbffi_unwind_redirect(nbffi_guard *guard, void *context)
         uintptr_t code = frame.code - (depth > 0);
 
         if (may_be_luajit(frame.code)
-            || frame.code == (uintptr_t) nbffi_guard_trampoline)
+            || frame.code == (uintptr_t) nbffi_interrupt_trampoline)
         {
             return;
         }
         if (!find_row(code, &row)) {
-            atomic_store(&guard->unknown, code);
+            atomic_store(&self->unknown, code);
             return;
         }
-        cfa = find_cfa(guard, &frame, &row);
+        cfa = find_cfa(self, &frame, &row);
         if (cfa == 0) {
             return;
         }
@@ -300,22 +297,22 @@ nbffi_unwind_redirect(nbffi_guard *guard, void *context)
             }
             caller = *in_register;
             if (is_return_address(caller)) {
-                *in_register = (uintptr_t) nbffi_guard_trampoline;
+                *in_register = (uintptr_t) nbffi_interrupt_trampoline;
                 return;
             }
         } else {
-            place = word_at(guard, &frame, cfa + (intptr_t) row.return_offset);
+            place = word_at(self, &frame, cfa + (intptr_t) row.return_offset);
             if (place == NULL) {
                 return;
             }
             caller = *place;
             if (is_return_address(caller)) {
-                *place = (uintptr_t) nbffi_guard_trampoline;
+                *place = (uintptr_t) nbffi_interrupt_trampoline;
                 return;
             }
         }
         if (row.frame_base != UNCHANGED) {
-            place = word_at(guard, &frame, (intptr_t) row.frame_offset
+            place = word_at(self, &frame, (intptr_t) row.frame_offset
                             + (row.frame_base == FROM_CFA ? cfa : frame.frame));
             if (place == NULL) {
                 return;
@@ -330,17 +327,17 @@ nbffi_unwind_redirect(nbffi_guard *guard, void *context)
 #else
 
 void
-nbffi_unwind_redirect(nbffi_guard *guard, void *context)
+nbffi_unwind_redirect(nbffi_interrupt *self, void *context)
 {
-    (void) guard;
+    (void) self;
     (void) context;
 }
 
 #endif
 
 int
-nbffi_unwind_may_leave(const nbffi_guard *guard, void *context)
+nbffi_unwind_may_leave(const nbffi_interrupt *self, void *context)
 {
     return is_compiled_code(program_counter(context))
-           || (guard->closing && is_luajit_alone(program_counter(context)));
+           || (self->closing && is_luajit_alone(program_counter(context)));
 }

@@ -1,16 +1,15 @@
 //! How functions of loaded libraries are unwound, for a signal handler.
 //!
-//! `unwind.c` has to know where the return address of the C function is that the
-//! interrupted thread is in. Compilers describe that for every instruction, in
-//! the section `.eh_frame`. To read it takes a lock, of the list of loaded
-//! libraries, and memory: nothing for a signal handler. So a handler that meets
-//! code that it does not know only notes its address and gives up. The watchdog
-//! then reads the one *row* that holds there and tells the handler of it, before
-//! it tries again. A loop meets the same few rows again and again, so each is
-//! soon known.
+//! `unwind.c` must find the return address of the C function that the interrupted
+//! thread is in. Compilers describe where it is, for every instruction, in the section
+//! `.eh_frame`. A signal handler cannot read that: it would need memory, and the lock of
+//! the list of loaded libraries. So a handler that meets unknown code notes its address
+//! and gives up. The interrupter reads the one *row* that applies there and tells the
+//! handlers before it tries again. A loop meets the same few rows again and again, so
+//! they are soon known.
 //!
-//! Code without such a description (Go's, generated code), and rows that need
-//! more than the stack pointer and the frame pointer, are never learned: threads
+//! Code without such a description (Go's, generated code), and rows that need other
+//! registers than the stack pointer and the frame pointer, are never learned: threads
 //! in there are left alone.
 
 use std::ffi::{c_int, c_void};
@@ -21,8 +20,7 @@ use gimli::{
     RegisterRule, UnwindContext, UnwindExpression, UnwindSection,
 };
 
-/// The most rows that are kept, as in `unwind.c`: more than any loop has met so
-/// far.
+/// The most rows that are kept, as in `unwind.c`. No known loop needs so many.
 const MAX_ROWS: usize = 1024;
 
 #[cfg(target_arch = "aarch64")]
@@ -51,8 +49,8 @@ const UNCHANGED: u8 = 0;
 const FROM_CFA: u8 = 1;
 const FROM_FRAME_POINTER: u8 = 2;
 
-/// How to get from a frame to its caller's, at some instructions. `guard.h` has
-/// the same structure, and says what the fields mean.
+/// How to get from a frame to its caller's, at some instructions. `interrupt.h` has the
+/// same structure, and explains the fields.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Row {
@@ -71,13 +69,13 @@ pub struct Row {
 #[derive(Debug, Default)]
 pub struct Rows {
     sorted: Vec<Row>,
-    /// How many libraries had been unloaded from the process.
+    /// How many libraries the process has unloaded.
     unloaded: u64,
 }
 
 impl Rows {
-    /// Forgets everything if a library was unloaded: another one may have come to
-    /// its place. True if so.
+    /// Forgets everything if a library was unloaded, since another one may be at its
+    /// address. True if so.
     pub fn forget_unloaded(&mut self) -> bool {
         let mut unloaded = 0;
         for_each_library(&mut |library| {
@@ -114,8 +112,8 @@ impl Rows {
     }
 }
 
-/// Calls `visit` for each loaded library until it returns true. Libraries are
-/// neither loaded nor unloaded meanwhile.
+/// Calls `visit` for each loaded library until it returns true. No library is loaded or
+/// unloaded meanwhile.
 fn for_each_library(visit: &mut dyn FnMut(&libc::dl_phdr_info) -> bool) {
     type Visit<'a> = &'a mut dyn FnMut(&libc::dl_phdr_info) -> bool;
     unsafe extern "C" fn callback(
@@ -123,8 +121,8 @@ fn for_each_library(visit: &mut dyn FnMut(&libc::dl_phdr_info) -> bool) {
         _size: usize,
         visit: *mut c_void,
     ) -> c_int {
-        // SAFETY: the caller passes a live structure, and what it was given
-        // below. Readers of unwinding tables return errors, they do not panic.
+        // SAFETY: the linker passes a live structure, and the pointer from below. Readers
+        // of unwind tables return errors, they do not panic.
         unsafe {
             let visit: *mut Visit = visit.cast();
             (*visit)(&*library).into()
@@ -146,15 +144,22 @@ fn read_row(address: usize) -> Option<Row> {
         let base = library.dlpi_addr as usize;
         let bounds = |header: &libc::Elf64_Phdr| {
             let start = base.wrapping_add(header.p_vaddr as usize);
-            start..start + header.p_memsz as usize
+            start..start.saturating_add(header.p_memsz as usize)
         };
         let segment_of = |address| {
-            let segments = headers
+            let mut segments = headers
                 .iter()
                 .filter(|header| header.p_type == libc::PT_LOAD);
-            segments
-                .map(bounds)
-                .find(|bounds| bounds.contains(&address))
+            segments.find(|header| bounds(header).contains(&address))
+        };
+        // The memory from an address to the end of its segment, if nobody writes there.
+        let memory = |address: usize| {
+            let segment = segment_of(address)?;
+            let is_constant = segment.p_flags & (libc::PF_R | libc::PF_W) == libc::PF_R;
+            let len = bounds(segment).end - address;
+            // SAFETY: mapped and never written, as long as the library is loaded, which
+            // is while this runs.
+            is_constant.then(|| unsafe { slice::from_raw_parts(address as *const u8, len) })
         };
         if segment_of(address).is_none() {
             return false;
@@ -162,22 +167,17 @@ fn read_row(address: usize) -> Option<Row> {
         let index = headers
             .iter()
             .find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
-        if let Some(index) = index.map(bounds) {
-            // SAFETY: mapped and never written, as long as the library is loaded.
-            let bytes = unsafe { slice::from_raw_parts(index.start as *const u8, index.len()) };
-            row = read_row_of_library(address, index.start, bytes, |start| {
-                let end = segment_of(start)?.end;
-                // SAFETY: as above; to the end of its segment.
-                Some(unsafe { slice::from_raw_parts(start as *const u8, end - start) })
-            });
-        }
+        row = index.and_then(|index| {
+            let start = bounds(index).start;
+            read_row_of_library(address, start, memory(start)?, memory)
+        });
         true
     });
     row
 }
 
-/// The same, given the section `.eh_frame_hdr`, where that is, and what reads the
-/// memory from an address on.
+/// The same, given the address and the bytes of the section `.eh_frame_hdr`, and a
+/// function that returns the memory from an address on.
 fn read_row_of_library<'a>(
     address: usize,
     index_address: usize,
@@ -268,8 +268,8 @@ impl Row {
     }
 }
 
-/// Understands the expression "a register plus a number", or, if `loaded`, "the
-/// word in memory at a register plus a number"; no other.
+/// Reads the expression "a register plus a number" or, if `loaded`, "the word in memory
+/// at a register plus a number". `None` for others.
 fn register_plus_offset(
     expression: UnwindExpression<usize>,
     frames: &EhFrame<Slice>,

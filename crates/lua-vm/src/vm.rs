@@ -1,100 +1,97 @@
 //! One Lua VM: a LuaJIT state on a pool thread, kept between tasks.
 //!
-//! The VM is made of the LuaJIT that nginx has, so that Lua's C modules work in
-//! it (they bind to that one). Its first code is `vm/boot.lua`, which leaves
-//! two functions at the bottom of the stack: a message handler and the
-//! *dispatcher*, which runs one task that it finds on the [`Desk`].
+//! In the shared object, VMs use the LuaJIT of nginx, since Lua's C modules bind to
+//! that one. A VM's first code is `vm/boot.lua`. It returns a message handler and the
+//! *dispatcher*, which stay at the bottom of the stack. The dispatcher runs one task,
+//! which it finds in the [`CallFrame`].
 
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::File;
 use std::ptr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use mlua::ffi as lua;
 
-use super::LuaHost;
-use super::belongings::Belongings;
-use super::group::{self, Group};
-use super::heap::{self, Heap};
-use super::watchdog::{Ended, NO_TASK, Watched};
+use crate::current::Current;
+use crate::heap::{self, Heap};
+use crate::interrupt::{Ended, Interrupt, NO_TASK};
+use crate::module::Module;
+use crate::resources::Resources;
+use crate::shared::{Shared, WARN};
 use nonblocking_ffi_core::error::Error;
 
-/// Places on the stack of a VM.
+/// The lowest bits of a tag: how the arguments are encoded.
+const ENCODING_BITS: u32 = 4;
+
+/// Stack indices in every VM.
 const MESSAGE_HANDLER: c_int = 1;
 const DISPATCHER: c_int = 2;
 const COLLECTOR: c_int = 3;
 
-/// A VM that has so many bytes more than after its last collection, and half as
-/// much again, is worth one.
+/// Garbage is collected when a VM has grown by so many bytes, and by half, since its
+/// last collection.
 const MIN_GROWTH: usize = 256 << 10;
-/// One that has so many bytes more, and as much again, does not wait for it until its
-/// thread is idle.
+/// A VM that has grown by so many bytes more than twofold is collected at once, not when
+/// its thread is idle.
 const MIN_OUTGROWTH: usize = 4 << 20;
 /// What LuaJIT collects at a time, in KB: some 50 us of work.
 const COLLECT_KB: c_int = 16;
-/// LuaJIT may be in the middle of a cycle, and keeps what has died since that
-/// began. The next one finds all.
+/// Cycles of a whole collection. LuaJIT may be in the middle of one, which keeps what
+/// has died since it began.
 const CYCLES: u8 = 2;
 
-/// What a VM's dispatcher is to run. `vm/cdefs.lua` declares it, too.
+/// What the dispatcher is to run. `vm/cdefs.lua` declares it, too.
 #[repr(C)]
 #[derive(Debug)]
-pub struct Desk {
+struct CallFrame {
     /// The request.
-    pub data: *const u8,
-    /// Its length.
-    pub len: f64,
+    data: *const u8,
+    len: f64,
     /// The number of the Lua runtime.
-    pub runtime: u32,
-    /// How often that was reloaded.
-    pub generation: u32,
-    /// Which function: a number that the runtime has a name for.
-    pub function: u32,
+    runtime: u32,
+    /// How often its module was reloaded.
+    generation: u32,
+    /// The number of the function, see [`Module::function_name`].
+    function: u32,
     /// How the arguments are encoded, see `codec.lua`.
-    pub encoding: u32,
+    encoding: u32,
     /// Not 0 if code has changed the VM by the debug library (`vm/debug.lua`).
-    pub changed: u32,
-    /// Not 0 if the hook is not the one that is to stay.
-    pub hooked: u32,
-    /// Not 0 if the hook that there is has to stay.
-    pub keeps_hook: u32,
+    changed: u32,
+    /// Not 0 if the present hook is not the one to keep.
+    hooked: u32,
+    /// Not 0 if the present hook is to be kept.
+    keeps_hook: u32,
 }
 
-impl Default for Desk {
-    fn default() -> Self {
-        Self {
-            data: ptr::null(),
-            len: 0.0,
-            runtime: 0,
-            generation: 0,
-            function: 0,
-            encoding: 0,
-            changed: 0,
-            hooked: 0,
-            keeps_hook: 0,
-        }
-    }
+impl CallFrame {
+    const EMPTY: Self = Self {
+        data: ptr::null(),
+        len: 0.0,
+        runtime: 0,
+        generation: 0,
+        function: 0,
+        encoding: 0,
+        changed: 0,
+        hooked: 0,
+        keeps_hook: 0,
+    };
 }
 
-/// What VM code asks about itself, by thread.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// The VM.
-    pub vm: *const Vm,
-    /// The runtime whose task runs, null while the VM starts.
-    pub host: *const LuaHost,
-    /// The task, or [`NO_TASK`].
+/// A call of a module's function. The default tag only loads the module.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// The module.
+    pub module: &'a Module,
+    /// The handle of the task, or [`NO_TASK`].
     pub task: u64,
-}
-
-thread_local! {
-    static NOW: Cell<Option<Now>> = const { Cell::new(None) };
-}
-
-/// What the calling thread's VM runs; `None` outside of one.
-pub fn now() -> Option<Now> {
-    NOW.get()
+    /// When the code is stopped.
+    pub deadline_ns: u64,
+    /// The function and the encoding of its arguments.
+    pub tag: u32,
+    /// The arguments.
+    pub request: &'a [u8],
 }
 
 /// Why a VM should be replaced.
@@ -106,40 +103,40 @@ pub enum Spent {
     Stopped,
     /// Its code has changed what later tasks rely on.
     Changed,
-    /// It has served its time: so many tasks, or so many bytes.
+    /// It has run as many tasks, or uses as much memory, as it may.
     Recycled,
 }
 
-/// A VM. Stays on the thread that made it.
+/// A VM. It stays on the thread that made it.
 #[derive(Debug)]
 pub struct Vm {
     state: *mut lua::lua_State,
-    /// Whether `state` may not even be closed.
+    /// Whether `state` must not even be closed.
     abandoned: Cell<bool>,
     tasks: Cell<u64>,
     /// Bytes in use after the last collection.
     kept: Cell<usize>,
-    /// How many cycles the present collection takes yet.
+    /// How many cycles of the present collection are left.
     cycles: Cell<u8>,
-    /// Whether `collect` has come to the end of a cycle.
+    /// Whether `collect` has ended a cycle.
     cycle_ended: Cell<bool>,
-    desk: Box<UnsafeCell<Desk>>,
-    /// The events of the hook that is to stay.
+    frame: Box<UnsafeCell<CallFrame>>,
+    /// The events of the hook that is to be kept.
     hook_mask: Cell<c_int>,
-    watched: Arc<Watched>,
-    group: Arc<Group>,
-    /// Dropped when the VM is closed, or abandoned.
-    belongings: Belongings,
+    interrupt: Interrupt,
+    shared: Arc<Shared>,
+    /// Dropped after the state was closed or abandoned.
+    resources: Resources,
     /// Dropped last: all memory of the VM.
     heap: Box<Heap>,
 }
 
-/// What the first code of a VM works with.
+/// Passed to the first code of a VM.
 struct Start<'a> {
-    group: &'a Group,
-    desk: *mut c_void,
+    shared: &'a Shared,
+    frame: *mut c_void,
     cycle_ended: *const Cell<bool>,
-    /// Places in the registry.
+    /// Keys of the registry.
     start: c_int,
     message_handler: c_int,
     dispatcher: c_int,
@@ -147,9 +144,9 @@ struct Start<'a> {
 }
 
 impl Vm {
-    /// A VM of a group, with the group's init code run in it.
-    pub fn new(group: &Arc<Group>) -> Result<Box<Self>, String> {
-        let limit = group.limits.max_memory;
+    /// Makes a VM and runs its init code.
+    pub fn new(shared: &Arc<Shared>) -> Result<Rc<Self>, String> {
+        let limit = shared.config.limits.max_memory;
         let heap = Heap::new(limit).ok_or("no memory for a Lua VM")?;
         // SAFETY: the allocator's data lives until the VM is closed.
         let state = unsafe { lua::lua_newstate(heap::allocate, heap.as_ptr()) };
@@ -159,24 +156,24 @@ impl Vm {
                  built with GC64"
             ));
         }
-        // SAFETY: `state` is live; `Drop` forgets it first.
-        let watched = unsafe { Watched::new(state, group.mailbox()) };
-        let watched = watched.inspect_err(|_| {
+        // SAFETY: `state` is live as long as the VM.
+        let interrupt = unsafe { Interrupt::new(state, shared) };
+        let interrupt = interrupt.inspect_err(|_| {
             // SAFETY: made above, and nobody else has it.
             unsafe { lua::lua_close(state) }
         })?;
-        let vm = Box::new(Self {
+        let vm = Rc::new(Self {
             state,
             abandoned: Cell::new(false),
             tasks: Cell::new(0),
             kept: Cell::new(0),
             cycles: Cell::new(0),
             cycle_ended: Cell::new(false),
-            desk: Box::default(),
+            frame: Box::new(UnsafeCell::new(CallFrame::EMPTY)),
             hook_mask: Cell::new(0),
-            watched,
-            group: group.clone(),
-            belongings: Belongings::default(),
+            interrupt,
+            shared: shared.clone(),
+            resources: Resources::default(),
             heap,
         });
         vm.boot().map_err(with_cause)?;
@@ -184,19 +181,9 @@ impl Vm {
         Ok(vm)
     }
 
-    /// The group it belongs to.
-    pub fn group(&self) -> &Arc<Group> {
-        &self.group
-    }
-
-    /// Its watch.
-    pub fn watched(&self) -> &Arc<Watched> {
-        &self.watched
-    }
-
-    /// What it has outside of its heap.
-    pub fn belongings(&self) -> &Belongings {
-        &self.belongings
+    /// Its way to run code.
+    pub fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// Bytes in use.
@@ -206,8 +193,8 @@ impl Vm {
 
     fn boot(&self) -> Result<(), String> {
         let mut start = Start {
-            group: &self.group,
-            desk: self.desk.get().cast(),
+            shared: &self.shared,
+            frame: self.frame.get().cast(),
             cycle_ended: ptr::from_ref(&self.cycle_ended),
             start: 0,
             message_handler: 0,
@@ -224,46 +211,45 @@ impl Vm {
         unsafe {
             lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).start);
         }
-        let deadline = self.group.limits.init_deadline();
-        match self.call(ptr::null(), NO_TASK, deadline, 0) {
+        let deadline_ns = self.shared.config.limits.init_deadline();
+        // SAFETY: the function is on the stack.
+        let ended = self.enter(None, NO_TASK, || unsafe {
+            self.interrupt.call(NO_TASK, deadline_ns, 0)
+        });
+        match ended {
             Ended::Returned => {}
-            // What load says if it has noticed before.
-            _ if self.watched.is_stopped() => return Err(Error::Timeout.to_string()),
+            // The code may have caught the error that stopped it.
+            _ if self.interrupt.is_stopped() => return Err(Error::Timeout.to_string()),
             Ended::Raised => return Err(self.message()),
             Ended::Abandoned => return Err(Error::Timeout.to_string()),
         }
         // SAFETY: `open` has put three functions there.
         unsafe {
             lua::lua_settop(self.state, 0);
-            lua::lua_rawgeti_(
-                self.state,
-                lua::LUA_REGISTRYINDEX,
+            for function in [
                 (*pointer).message_handler,
-            );
-            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).dispatcher);
-            lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, (*pointer).collector);
-            // What init code has done is what all tasks find.
-            *self.desk.get() = Desk::default();
+                (*pointer).dispatcher,
+                (*pointer).collector,
+            ] {
+                lua::lua_rawgeti_(self.state, lua::LUA_REGISTRYINDEX, function);
+            }
+            // Changes that init code makes are there for all tasks.
+            *self.frame.get() = CallFrame::EMPTY;
             self.hook_mask.set(lua::lua_gethookmask(self.state));
         }
         Ok(())
     }
 
-    /// Calls the function on top of the stack.
-    fn call(&self, host: *const LuaHost, task: u64, deadline_ns: u64, errfunc: c_int) -> Ended {
-        // SAFETY: this is the VM's thread, and the function is there. Nothing
-        // of ours is dropped between here and the Lua code.
-        self.enter(host, task, || unsafe {
-            self.watched.call(task, deadline_ns, 0, errfunc)
-        })
-    }
-
-    /// Lets `run` run the VM.
-    fn enter(&self, host: *const LuaHost, task: u64, run: impl FnOnce() -> Ended) -> Ended {
-        let vm = ptr::from_ref(self);
-        NOW.set(Some(Now { vm, host, task }));
-        let ended = run();
-        NOW.set(None);
+    /// Makes this VM the thread's current one while `run` runs it.
+    fn enter(&self, module: Option<&Module>, task: u64, run: impl FnOnce() -> Ended) -> Ended {
+        let current = Current {
+            interrupt: &self.interrupt,
+            resources: &self.resources,
+            shared: &self.shared,
+            module,
+            task,
+        };
+        let ended = current.enter(run);
         if ended == Ended::Abandoned {
             self.abandoned.set(true);
         }
@@ -275,8 +261,8 @@ impl Vm {
         if self.abandoned.get() {
             return "stopped: its caller has given up".to_owned();
         }
-        // SAFETY: the VM's thread; a string is not converted, so that nothing
-        // is allocated, and it lives while it is on the stack.
+        // SAFETY: the VM's thread. A string is not converted, so nothing is allocated,
+        // and it lives while it is on the stack.
         let bytes = unsafe {
             if lua::lua_type(self.state, -1) != lua::LUA_TSTRING {
                 return "(an error that is no string)".to_owned();
@@ -288,52 +274,54 @@ impl Vm {
         String::from_utf8_lossy(bytes).into_owned()
     }
 
-    /// Runs one task: `Err` is the error that it raised, with its traceback.
-    pub fn run(
-        &self,
-        host: &LuaHost,
-        task: u64,
-        deadline_ns: u64,
-        desk: Desk,
-    ) -> Result<(), String> {
+    /// Runs a call. The error is what the code raised, with its traceback.
+    pub fn run(&self, call: &Call<'_>) -> Result<(), String> {
         self.tasks.set(self.tasks.get() + 1);
-        // SAFETY: Lua code of this thread reads it during the call only. The
-        // stack has room: three functions are all that is on it.
+        // SAFETY: only Lua code of this thread reads the frame, during the call, which
+        // the request outlives. The stack has room: it only has three functions.
         unsafe {
-            let place = &mut *self.desk.get();
-            let (changed, hooked) = (place.changed, place.hooked);
-            *place = Desk {
-                changed,
-                hooked,
-                ..desk
+            let frame = &mut *self.frame.get();
+            *frame = CallFrame {
+                data: call.request.as_ptr(),
+                len: call.request.len() as f64,
+                runtime: call.module.number,
+                generation: call.module.generation(),
+                function: call.tag >> ENCODING_BITS,
+                encoding: call.tag & ((1 << ENCODING_BITS) - 1),
+                ..*frame
             };
             lua::lua_pushvalue(self.state, DISPATCHER);
         }
-        let ended = self.call(host, task, deadline_ns, MESSAGE_HANDLER);
+        // SAFETY: the dispatcher is on the stack.
+        let ended = self.enter(Some(call.module), call.task, || unsafe {
+            self.interrupt
+                .call(call.task, call.deadline_ns, MESSAGE_HANDLER)
+        });
         self.note_hook();
         match ended {
             Ended::Returned => Ok(()),
-            Ended::Raised => {
-                let message = self.message();
-                // SAFETY: takes the message off.
-                unsafe { lua::lua_settop(self.state, COLLECTOR) };
-                Err(message)
-            }
+            Ended::Raised => Err(self.take_message()),
             Ended::Abandoned => Err(self.message()),
         }
     }
 
-    /// Whether it has so much garbage that collecting it pays, as far as can be
-    /// told.
+    /// The error on top of the stack, which is removed.
+    fn take_message(&self) -> String {
+        let message = self.message();
+        // SAFETY: the VM's thread; the functions below the message stay.
+        unsafe { lua::lua_settop(self.state, COLLECTOR) };
+        message
+    }
+
+    /// Whether it probably has enough garbage for a collection to pay.
     pub fn wants_collection(&self) -> bool {
         let kept = self.kept.get();
         let limit = kept + MIN_GROWTH.max(kept / 2);
         !self.abandoned.get() && (self.cycles.get() > 0 || self.memory() > limit)
     }
 
-    /// Whether it has so much more than after its last collection that LuaJIT should
-    /// have collected, but has not: it counts how often code allocates rather than
-    /// how much.
+    /// Whether it has grown so much that LuaJIT should have collected, but has not: it
+    /// counts how often code allocates, not how much.
     pub fn has_outgrown(&self) -> bool {
         self.memory() > 2 * self.kept.get() + MIN_OUTGROWTH
     }
@@ -353,14 +341,12 @@ impl Vm {
         }
         // SAFETY: as in `run`.
         unsafe { lua::lua_pushvalue(self.state, COLLECTOR) };
-        let deadline_ns = self.group.limits.init_deadline();
-        // SAFETY: as in `call`.
-        let collect = || unsafe { self.watched.collect(deadline_ns) };
-        if self.enter(ptr::null(), NO_TASK, collect) == Ended::Raised {
-            let text = format!("a finalizer of a VM: {}", self.message());
-            self.group.log(group::WARN, text.as_bytes());
-            // SAFETY: takes the message off.
-            unsafe { lua::lua_settop(self.state, COLLECTOR) };
+        let deadline_ns = self.shared.config.limits.init_deadline();
+        // SAFETY: the collector is on the stack.
+        let collect = || unsafe { self.interrupt.collect(deadline_ns) };
+        if self.enter(None, NO_TASK, collect) == Ended::Raised {
+            let text = format!("a finalizer of a VM: {}", self.take_message());
+            self.shared.log(WARN, text);
         }
         if self.cycle_ended.take() {
             self.cycles.set(self.cycles.get() - 1);
@@ -371,14 +357,13 @@ impl Vm {
         }
     }
 
-    /// A module that was loaded may have set a hook that is to stay.
+    /// A module that was loaded may have set a hook that is to be kept.
     fn note_hook(&self) {
-        // SAFETY: the VM's thread, between two tasks; a state that may not be used
-        // is not.
+        // SAFETY: the VM's thread, between two tasks; an abandoned state is not used.
         unsafe {
-            let desk = &mut *self.desk.get();
-            if desk.keeps_hook != 0 && !self.abandoned.get() {
-                desk.keeps_hook = 0;
+            let frame = &mut *self.frame.get();
+            if frame.keeps_hook != 0 && !self.abandoned.get() {
+                frame.keeps_hook = 0;
                 self.hook_mask.set(lua::lua_gethookmask(self.state));
             }
         }
@@ -388,17 +373,17 @@ impl Vm {
     fn is_changed(&self) -> bool {
         // SAFETY: as in `note_hook`.
         unsafe {
-            let desk = &*self.desk.get();
-            desk.changed != 0
-                || desk.hooked != 0
+            let frame = &*self.frame.get();
+            frame.changed != 0
+                || frame.hooked != 0
                 || lua::lua_gethookmask(self.state) != self.hook_mask.get()
         }
     }
 
     /// Whether it should be replaced, and why.
     pub fn is_spent(&self) -> Option<Spent> {
-        let limits = &self.group.limits;
-        if self.abandoned.get() || self.watched.is_stopped() {
+        let limits = &self.shared.config.limits;
+        if self.abandoned.get() || self.interrupt.is_stopped() {
             Some(Spent::Stopped)
         } else if self.heap.has_refused() {
             Some(Spent::Memory)
@@ -413,8 +398,8 @@ impl Vm {
     }
 }
 
-/// Says that there are no descriptors, if that is so: to Lua, a file that cannot be
-/// opened is one that is not there.
+/// Adds the cause if there are no descriptors left: Lua reports a file that it cannot
+/// open as missing.
 fn with_cause(message: String) -> String {
     let failed = File::open("/").err();
     let cause = failed.filter(|error| {
@@ -429,25 +414,17 @@ fn with_cause(message: String) -> String {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        if !self.abandoned.get() {
-            // Finalizers run in here, which may be anybody's code: they have as
-            // long as init code has.
-            let deadline = self.group.limits.init_deadline();
-            let before = NOW.replace(Some(Now {
-                vm: ptr::from_ref(self),
-                host: ptr::null(),
-                task: NO_TASK,
-            }));
-            // SAFETY: the VM's thread; nobody uses the state any more. Nothing
-            // of ours is dropped between here and the finalizers.
-            let finished = unsafe { self.watched.close(deadline) };
-            NOW.set(before);
-            if !finished {
-                let text = b"finalizers of a VM had to be stopped";
-                self.group.log(group::WARN, text);
-            }
+        if self.abandoned.get() {
+            return;
         }
-        self.watched.forget();
+        // Finalizers run in here, for as long as init code may.
+        let deadline_ns = self.shared.config.limits.init_deadline();
+        // SAFETY: nobody uses the state any more.
+        let close = || unsafe { self.interrupt.close(deadline_ns) };
+        if self.enter(None, NO_TASK, close) == Ended::Abandoned {
+            self.shared
+                .log(WARN, "finalizers of a VM had to be stopped");
+        }
     }
 }
 
@@ -466,14 +443,14 @@ unsafe extern "C-unwind" fn prepare(state: *mut lua::lua_State) -> c_int {
 /// Opens the standard libraries and runs `vm/boot.lua`.
 unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
     const LOADER: &CStr = c"
-        local package_path, package_cpath, core, boot, desk, null, thread = ...
+        local package_path, package_cpath, core, boot, frame, null, thread = ...
         package.path, package.cpath = package_path, package_cpath
         -- For codec.lua, until vm/ngx.lua has made the rest of it.
         ngx = { null = null }
-        return require('resty.nonblocking_ffi.vm.boot')(core, boot, desk, thread)
+        return require('resty.nonblocking_ffi.vm.boot')(core, boot, frame, thread)
     ";
-    // SAFETY: the upvalue is a `Start` that outlives the call. What is pushed
-    // is copied by Lua.
+    // SAFETY: the upvalue is a `Start` that outlives the call. Lua copies what is
+    // pushed.
     unsafe {
         let start: *mut Start = lua::lua_touserdata(state, lua::lua_upvalueindex(1)).cast();
         lua::luaL_openlibs(state);
@@ -482,16 +459,16 @@ unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
         if lua::luaL_loadbuffer(state, code.as_ptr().cast(), code.len(), name) != lua::LUA_OK {
             lua::lua_error(state);
         }
-        let group = (*start).group;
+        let config = &(*start).shared.config;
         for text in [
-            &group.package_path,
-            &group.package_cpath,
-            &group.core,
-            &group.boot,
+            &config.package_path,
+            &config.package_cpath,
+            &config.core,
+            &config.boot,
         ] {
             lua::lua_pushlstring_(state, text.as_ptr().cast::<c_char>(), text.len());
         }
-        lua::lua_pushlightuserdata(state, (*start).desk);
+        lua::lua_pushlightuserdata(state, (*start).frame);
         lua::lua_pushlightuserdata(state, ptr::null_mut());
         lua::lua_pushthread(state);
         lua::lua_call(state, 7, 2);
@@ -504,7 +481,7 @@ unsafe extern "C-unwind" fn open(state: *mut lua::lua_State) -> c_int {
     0
 }
 
-/// Lets LuaJIT collect for a moment. Finalizers run in here.
+/// Makes LuaJIT collect for a moment. Finalizers run in here.
 unsafe extern "C-unwind" fn collect(state: *mut lua::lua_State) -> c_int {
     // SAFETY: the upvalue is a cell of the VM that runs.
     unsafe {

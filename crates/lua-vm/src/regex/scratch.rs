@@ -1,4 +1,4 @@
-//! What a thread matches with. Patterns only read; this is what is written to.
+//! A thread's memory for matches: all that matching writes to.
 
 use std::cell::RefCell;
 use std::ffi::c_int;
@@ -12,17 +12,16 @@ use super::{Matched, NO_MEMORY};
 const HEAP_LIMIT_KIB: u32 = 128 * 1024;
 /// Memory that a thread keeps from one match to the next, for each purpose.
 pub const KEPT_BYTES: usize = 1 << 20;
-/// The JIT stack of a thread: what it starts with, and its limit unless
-/// `ngx.re.opt("jit_stack_size")` says otherwise. Only what is used is backed by
-/// memory.
+/// The initial size of a thread's JIT stack, and its limit unless
+/// `ngx.re.opt("jit_stack_size")` changes that. Unused parts take no memory.
 const JIT_STACK_MIN: usize = 32 * 1024;
 const JIT_STACK_MAX: usize = 1 << 20;
 /// Numbers of the DFA algorithm's workspace.
 pub const WORKSPACE: usize = 4096;
-/// Pairs of offsets that a thread begins with.
+/// A thread starts with room for so many pairs of offsets.
 const PAIRS: u32 = 32;
 
-/// What a thread matches with.
+/// A thread's memory for matches.
 #[derive(Debug)]
 pub struct Scratch {
     /// Where PCRE2 puts the offsets.
@@ -77,14 +76,14 @@ impl Scratch {
     /// Calls `body` with this thread's scratch.
     pub fn with(body: impl FnOnce(&mut Self) -> Matched) -> Matched {
         SCRATCH.with(|scratch| {
-            // Nothing that runs in here calls back.
+            // Not borrowed already: nothing in here calls back.
             let mut scratch = scratch.borrow_mut();
             if scratch.is_none() {
                 *scratch = Some(Self::new()?);
             }
             let scratch = scratch.as_mut().ok_or(NO_MEMORY)?;
             if scratch.result.capacity() > KEPT_BYTES {
-                // Not when it was made: the caller looks at it then.
+                // Not after the last replacement, whose caller reads it.
                 scratch.result = Vec::new();
             }
             body(scratch)
@@ -108,7 +107,7 @@ impl Scratch {
         true
     }
 
-    /// Sees to it that there is room for so many pairs of offsets.
+    /// Makes room for so many pairs of offsets.
     pub fn make_room(&mut self, pairs: u32) -> Result<(), i32> {
         if pairs > self.pairs {
             let pairs = pairs.next_power_of_two();
@@ -124,8 +123,7 @@ impl Scratch {
         unsafe { sys::pcre2_match_data_free_8(old.as_ptr()) };
     }
 
-    /// Gives memory back that the interpreter took for a deep match. The
-    /// offsets stay.
+    /// Frees memory that the interpreter took for a deep match. The offsets stay.
     pub fn trim(&mut self) {
         // SAFETY: it is live.
         let size = unsafe { sys::pcre2_get_match_data_heapframes_size_8(self.data.as_ptr()) };
@@ -151,10 +149,12 @@ impl Scratch {
     }
 
     /// An offset of the last match: start and end of the match, then of each
-    /// group; `usize::MAX` for a group that did not take part.
+    /// group; `usize::MAX` for a group that did not take part or does not exist.
     pub fn offset(&self, index: usize) -> usize {
-        debug_assert!(index < 2 * self.pairs as usize);
-        // SAFETY: it is live, and the index below twice the pairs.
+        if index >= 2 * self.pairs as usize {
+            return usize::MAX;
+        }
+        // SAFETY: it is live, and has room for so many offsets.
         unsafe { *sys::pcre2_get_ovector_pointer_8(self.data.as_ptr()).add(index) }
     }
 }

@@ -9,8 +9,9 @@ fn regex(pattern: &str, options: u32) -> Regex {
 
 /// The match and its groups, at `start` or after it.
 fn find_at(regex: &Regex, subject: &[u8], start: usize) -> Result<Vec<(i32, i32)>, i32> {
-    let mut offsets = vec![7; 2 * (regex.captures as usize + 1)];
-    regex.find(subject, start, false, &mut offsets)?;
+    let mut offsets = vec![7; 2 * (regex.info().captures as usize + 1)];
+    // SAFETY: nothing is said of the subject.
+    unsafe { regex.find(subject, start, false, &mut offsets) }?;
     Ok(offsets.chunks(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
@@ -49,7 +50,10 @@ fn every_option_does_what_its_letter_says() {
         }
     }
     assert!(Regex::new(b"(?<n>a)(?<n>b)", 0).is_err());
-    assert_eq!(regex("(?<n>a)(?<n>b)", option::DUPNAMES).name_count, 2);
+    assert_eq!(
+        regex("(?<n>a)(?<n>b)", option::DUPNAMES).info().name_count,
+        2
+    );
 }
 
 #[test]
@@ -66,6 +70,15 @@ fn groups_that_took_no_part_are_unset() {
     let found = find(&many, option::JIT, "aaa").unwrap();
     assert_eq!(found.len(), 101);
     assert_eq!(found[3..5], [(2, 3), (-1, -1)]);
+}
+
+#[test]
+fn more_offsets_than_there_are_groups_are_unset() {
+    let mut offsets = [7; 1000];
+    // SAFETY: nothing is said of the subject.
+    let found = unsafe { regex("b", 0).find(b"ab", 0, false, &mut offsets) };
+    assert_eq!((found, &offsets[..2]), (Ok(1), &[1, 2][..]));
+    assert_eq!(offsets[900..], [-1; 100]);
 }
 
 #[test]

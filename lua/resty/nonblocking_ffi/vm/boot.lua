@@ -34,7 +34,7 @@ local NAME_BYTES = 4096
 local MAX_CHUNKS = 64
 
 
-local C, desk
+local C, frame
 local name_buffer = ffi_new("nbffi_buffer")
 local name_bytes = ffi_new("char[?]", NAME_BYTES)
 name_buffer.data, name_buffer.size = name_bytes, NAME_BYTES
@@ -52,7 +52,7 @@ local function load_runtime(number)
             runtimes[known] = nil
         end
     end
-    local runtime = { generation = desk.generation, names = {} }
+    local runtime = { generation = frame.generation, names = {} }
     C.nbffi_vm_module(name_buffer)
     runtime.name = ffi_string(name_bytes)
     if runtime.name ~= "" then
@@ -86,7 +86,7 @@ local function present_runtime(number)
     if not runtime then
         return load_runtime(number)
     end
-    local generation = desk.generation
+    local generation = frame.generation
     if runtime.generation ~= generation then
         runtime.generation = generation
         C.nbffi_vm_forget(name_buffer)
@@ -155,26 +155,26 @@ local function dispatch_special(runtime, encoding)
         return
     end
     if encoding == VALUES then
-        return respond(call_chunk(decode(desk.data, desk.len)))
+        return respond(call_chunk(decode(frame.data, frame.len)))
     end
     if encoding == RELOAD then
-        local modules = startup.lines(ffi_string(desk.data, desk.len))
+        local modules = startup.lines(ffi_string(frame.data, frame.len))
         local err = reload(runtime, modules)
         if err then
             error(err, 0)
         end
         -- The event loop tells the other VMs when this one has succeeded.
-        runtime.generation = desk.generation + 1
+        runtime.generation = frame.generation + 1
         return respond()
     end
 end
 
 
--- Runs the task that is on the desk. No tail calls: LuaJIT does not compile a
--- function that returns by one to the core.
+-- Runs the task that the frame describes. No tail calls: LuaJIT does not
+-- compile a function that returns by one to the core.
 local function dispatch()
-    local runtime = present_runtime(desk.runtime)
-    local number, encoding = desk["function"], desk.encoding
+    local runtime = present_runtime(frame.runtime)
+    local number, encoding = frame["function"], frame.encoding
     if number == 0 then
         dispatch_special(runtime, encoding)
         return
@@ -186,9 +186,9 @@ local function dispatch()
         func = startup.find(module, runtime.name, name)
     end
     if encoding == STRING then
-        respond(func(ffi_string(desk.data, desk.len)))
+        respond(func(ffi_string(frame.data, frame.len)))
     else
-        respond(func(decode(desk.data, desk.len)))
+        respond(func(decode(frame.data, frame.len)))
     end
 end
 
@@ -204,9 +204,9 @@ end
 -- thread, in which they run. Returns a message handler and the dispatcher.
 return function(core, boot, place, thread)
     C = ffi.load(core)
-    desk = ffi.cast("nbffi_desk *", place)
+    frame = ffi.cast("nbffi_call_frame *", place)
     boot = codec.unpack(boot)
-    require("resty.nonblocking_ffi.vm.debug")(desk)
+    require("resty.nonblocking_ffi.vm.debug")(frame)
     require "resty.nonblocking_ffi.vm.coroutine"
     require("resty.nonblocking_ffi.vm.ngx")(boot.env, C)
     require("resty.nonblocking_ffi.worker").attach(C)

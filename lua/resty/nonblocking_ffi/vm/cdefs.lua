@@ -21,7 +21,7 @@ typedef struct {
     double      len;
     uint32_t    runtime, generation, function, encoding;
     uint32_t    changed, hooked, keeps_hook;
-} nbffi_desk;
+} nbffi_call_frame;
 
 typedef struct {
     const char *data;
@@ -72,5 +72,5 @@ bool nbffi_vm_rouse(void);
 double nbffi_vm_now(void);
 double nbffi_vm_monotonic(void);
 void nbffi_vm_sleep(double seconds);
-struct nbffi_lua_State *nbffi_vm_side_state(void);
+struct nbffi_lua_State *nbffi_vm_scratch_state(void);
 ]]

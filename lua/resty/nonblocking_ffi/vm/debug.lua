@@ -2,7 +2,7 @@
 -- a task has changed what later tasks rely on. Such a VM is replaced after the
 -- task.
 --
---   require("resty.nonblocking_ffi.vm.debug")(desk)
+--   require("resty.nonblocking_ffi.vm.debug")(frame)
 --
 -- What changes a VM: a hook that is left, or taken away; other upvalues, locals
 -- or environments of the library's functions, which are on the stack below a
@@ -53,7 +53,7 @@ local function is_loading()
 end
 
 
-return function(desk)
+return function(frame)
     local kept_hook, kept_mask, kept_count = gethook()
 
     -- Those that change a function.
@@ -61,7 +61,7 @@ return function(desk)
         local change = debug[name]
         debug[name] = function(...)
             if is_ours((select(index, ...))) then
-                desk.changed = 1
+                frame.changed = 1
             end
             return change(...)
         end
@@ -78,9 +78,9 @@ return function(desk)
         local hook, mask, count = gethook()
         if is_loading() then
             kept_hook, kept_mask, kept_count = hook, mask, count
-            desk.keeps_hook = 1
+            frame.keeps_hook = 1
         end
-        desk.hooked = (hook ~= kept_hook or mask ~= kept_mask
+        frame.hooked = (hook ~= kept_hook or mask ~= kept_mask
                        or count ~= kept_count) and 1 or 0
     end
 
@@ -97,7 +97,7 @@ return function(desk)
             info = type(level) == "number" and getinfo(level, "f")
         end
         if info and is_ours(info.func) then
-            desk.changed = 1
+            frame.changed = 1
         end
         local name
         if thread then
@@ -111,7 +111,7 @@ return function(desk)
     -- Level 0 is the thread, of which code gets it that is compiled later.
     local function changes_env(object)
         if object == 0 or type(object) == "thread" or is_ours(object) then
-            desk.changed = 1
+            frame.changed = 1
         end
     end
 
@@ -134,7 +134,7 @@ return function(desk)
     function debug.setmetatable(value, metatable)
         local kind = type(value)
         if kind ~= "table" and kind ~= "userdata" and not is_loading() then
-            desk.changed = 1
+            frame.changed = 1
         end
         return setmetatable(value, metatable)
     end
@@ -142,7 +142,7 @@ return function(desk)
     local getregistry = debug.getregistry
     function debug.getregistry()
         if not is_loading() then
-            desk.changed = 1
+            frame.changed = 1
         end
         return getregistry()
     end

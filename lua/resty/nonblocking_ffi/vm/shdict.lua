@@ -92,7 +92,7 @@ local LOOK = 0.00005
 local len_ptr = ffi.new("size_t[1]")
 
 -- Our shared object, and the state, which it frees when the VM ends.
-local core, side_state
+local core, scratch_state
 -- nginx's clock, in seconds since 1970.
 local nginx_now
 
@@ -114,14 +114,14 @@ end
 
 
 local function small_state()
-    if not side_state then
-        local state = core.nbffi_vm_side_state()
+    if not scratch_state then
+        local state = core.nbffi_vm_scratch_state()
         if state == nil then
             error("no memory", 0)
         end
-        side_state = state
+        scratch_state = state
     end
-    return side_state
+    return scratch_state
 end
 
 

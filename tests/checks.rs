@@ -1,4 +1,4 @@
-//! The tests' own guard: what it is there to notice, it notices.
+//! The checks that support/ makes at the end of each test find what they should.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::process::{self, Signal};
 use support::{Nginx, PATIENCE, eventually};
 
-/// What the guard says at the end of a test that does this.
+/// What the checks report at the end of a test that does this.
 fn complaint(deed: impl FnOnce(&mut Nginx)) -> String {
     let end = catch_unwind(AssertUnwindSafe(|| {
         let mut nginx = Nginx::builder()
