@@ -144,6 +144,9 @@ typedef void (*nbffi_release_fn)(void *arg, void *data);
 /* What at_exit has called. */
 typedef void (*nbffi_exit_fn)(void *arg, uint64_t deadline_ns);
 
+/* What on_cancel has called. */
+typedef void (*nbffi_cancel_fn)(void *arg, nbffi_task task);
+
 /*
  * The host, as one runtime sees it. `host` arguments are the pointer that
  * init was given; it stays valid until close returns.
@@ -241,6 +244,23 @@ struct nbffi_host {
      * destructors of libraries do not run.
      * Returns NBFFI_OK; NBFFI_INVALID if fn is NULL; NBFFI_NO_MEMORY. */
     int (*at_exit)(const nbffi_host *host, nbffi_exit_fn fn, void *arg);
+
+    /* Since 1.3. Has fn(arg, task) called once when nobody waits for the task
+     * any more: its caller gave up, or its deadline passed. is_cancelled then
+     * says 1. If that is so already, fn is called soon. A second call for the
+     * same task replaces fn and arg. A task that does not ask costs nothing.
+     * fn runs on one thread of the host for all runtimes. It must be short, and
+     * must not wait for a lock that may be held for long (an interpreter's, for
+     * instance): then pass the handle to a thread of your own. fn may call every
+     * host function except next and await_next; it may fail the task.
+     * fn is not called for a task that has ended, though it may be running while
+     * another thread ends the task. close waits for it: it neither runs nor will
+     * run once close is called. So arg must be valid until then: pass the state
+     * of the runtime, and find the task by its handle.
+     * Returns NBFFI_OK; NBFFI_STALE; NBFFI_INVALID if fn is NULL; or
+     * NBFFI_NO_MEMORY, also if there is no thread: the task is then still
+     * pending, and fn is not called. */
+    int (*on_cancel)(nbffi_task task, nbffi_cancel_fn fn, void *arg);
 };
 
 /* What a plugin is. A static constant of the plugin. */

@@ -18,7 +18,7 @@ use std::ptr::{self, NonNull};
 use crate::error::Error;
 use crate::memory;
 use crate::pool::Pool;
-use crate::runtime::{Runtime, SPIN_WAIT_NS, SpinWait, WORTH_NS};
+use crate::runtime::{Runtime, SPIN_WAIT_NS, SpinWait, WORTH_NS, cancel};
 use crate::sync::{now_ns, spin_loop};
 use crate::task::slot::deadline_after;
 use crate::task::state::Cancel;
@@ -468,7 +468,7 @@ impl Client {
         // runtime is the one that `offer` was given.
         let runtime = unsafe { slot.task().runtime.cast::<Runtime>().as_ref() };
         runtime.stats().count(Err(why));
-        slot.state.cancel()
+        cancel::cancel(slot)
     }
 
     /// Frees a closed runtime, or does so later if a pool thread is still on

@@ -249,6 +249,80 @@ in time
 
 
 
+=== TEST 13: on_cancel: told once, if the caller gives up before the task ends
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        local tp = require "test_plugins"
+        local say, late = tp.say, tp.late()
+        local id = ngx.var.request_id:sub(1, 8)
+        local rt = assert(nbffi.load { runtime = "c", library = "late" })
+        local function begin(key, timeout)
+            local fut
+            tp.until_begun(rt, function()
+                fut = rt:submit(id .. key, { timeout = timeout })
+            end, function() return rt:stats().running end)
+            late.has(id .. key)
+            return fut
+        end
+        local function told(key, n)
+            return tp.poll(function() return late.told(id .. key) == n end)
+        end
+        local cancelled, ended = begin("cancelled"), begin("ended")
+        local early, twice = begin("early"), begin("twice")
+        say(late.act(id .. "cancelled", "watch"), late.act(id .. "ended", "watch"),
+            late.act(id .. "twice", "watch"), late.act(id .. "twice", "watch"))
+        say(late.act(id .. "ended", "watch", "without a function"))
+        cancelled:cancel()
+        twice:cancel()
+        say("cancelled:", told("cancelled", 1), told("twice", 1))
+        early:cancel()
+        say("watched too late:", late.act(id .. "early", "watch"), told("early", 1))
+        say(late.act(id .. "ended", "respond", "in time"))
+        say(ended:wait())
+        say("stale:", late.act(id .. "ended", "watch"))
+        local late_one = begin("deadline", 0.2)
+        say(late.act(id .. "deadline", "watch"), late_one:wait())
+        say("deadline:", told("deadline", 1))
+        -- Whatever the timer has been told since, it has told by now.
+        local last = begin("last")
+        late.act(id .. "last", "watch")
+        last:cancel()
+        say(told("last", 1))
+        for _, key in ipairs { "cancelled", "twice", "early", "ended", "deadline" } do
+            say(key, late.told(id .. key))
+            late.act(id .. key, "respond", "")
+        end
+        late.act(id .. "last", "respond", "")
+        say(rt:close())
+    }
+}
+--- request
+GET /t
+--- response_body
+0 0 0 0
+-4
+cancelled: true true
+watched too late: 0 true
+0
+in time
+stale: -1
+0 nil timeout
+deadline: true
+true
+cancelled 1
+twice 1
+early 1
+ended 0
+deadline 1
+true
+--- no_error_log
+[error]
+
+
+
 === TEST 7: a stale handle does not reach the next task in its place
 --- http_config eval: $::HttpConfig
 --- config

@@ -57,6 +57,9 @@ pub type nbffi_release_fn = unsafe extern "C" fn(arg: *mut c_void, data: *mut c_
 /// What `at_exit` has called.
 pub type nbffi_exit_fn = unsafe extern "C" fn(arg: *mut c_void, deadline_ns: u64);
 
+/// What `on_cancel` has called.
+pub type nbffi_cancel_fn = unsafe extern "C" fn(arg: *mut c_void, task: nbffi_task);
+
 /// The host's functions, as one runtime sees them.
 #[repr(C)]
 #[allow(missing_docs, reason = "documented in the header")]
@@ -101,6 +104,12 @@ pub struct nbffi_host {
     pub at_exit: unsafe extern "C" fn(
         host: *const nbffi_host,
         function: Option<nbffi_exit_fn>,
+        arg: *mut c_void,
+    ) -> c_int,
+    /// Since 1.3.
+    pub on_cancel: unsafe extern "C" fn(
+        task: nbffi_task,
+        function: Option<nbffi_cancel_fn>,
         arg: *mut c_void,
     ) -> c_int,
 }

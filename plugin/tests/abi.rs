@@ -35,7 +35,7 @@ fn ours() -> BTreeMap<String, i128> {
     }
     fields! { nbffi_host:
         abi_version size log config name deadline_ns is_cancelled alloc respond_buffer respond
-        respond_owned fail set_status next await_next at_exit
+        respond_owned fail set_status next await_next at_exit on_cancel
     }
     fields! { nbffi_plugin: abi_version size flags reserved init call close }
     fields! { nbffi_task: }
@@ -66,8 +66,8 @@ fn nothing_of_the_header_is_missing() {
     let header = std::fs::read_to_string(header).unwrap();
     let known = ours();
     let pointers = header.matches("(*").count();
-    // 14 of the host, 3 of the plugin, and three typedefs.
-    assert_eq!(pointers, 14 + 3 + 3, "functions were added to the header");
+    // 15 of the host, 3 of the plugin, and four typedefs.
+    assert_eq!(pointers, 15 + 3 + 4, "functions were added to the header");
     for word in header.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
         let constant = word.starts_with("NBFFI_") && word != "NBFFI_EXPORT";
         assert!(
@@ -129,6 +129,11 @@ fn types(host: &nbffi_host, plugin: &nbffi_plugin) {
     let _: unsafe extern "C" fn(u64, i64, *const c_char, u64) -> c_int = host.fail;
     let _: unsafe extern "C" fn(u64, i64, *const c_char, u64) -> c_int = host.set_status;
     let _: unsafe extern "C" fn(Host, *mut u64, *mut *const c_void, *mut u64) -> c_int = host.next;
+    let _: unsafe extern "C" fn(
+        u64,
+        Option<unsafe extern "C" fn(*mut c_void, u64)>,
+        *mut c_void,
+    ) -> c_int = host.on_cancel;
     let _: Option<unsafe extern "C" fn(Host, *mut *mut c_void, *mut c_char, u64) -> c_int> =
         plugin.init;
     let _: Option<unsafe extern "C" fn(*mut c_void, u64, *const c_void, u64) -> c_int> =

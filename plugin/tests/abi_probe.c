@@ -33,6 +33,8 @@ TYPE(nbffi_host, await_next,
      int (*)(const nbffi_host *, uint64_t *, const void **, uint64_t *));
 TYPE(nbffi_host, at_exit,
      int (*)(const nbffi_host *, void (*)(void *, uint64_t), void *));
+TYPE(nbffi_host, on_cancel,
+     int (*)(uint64_t, void (*)(void *, uint64_t), void *));
 TYPE(nbffi_plugin, init, int (*)(const nbffi_host *, void **, char *, uint64_t));
 TYPE(nbffi_plugin, call, int (*)(void *, uint64_t, const void *, uint64_t));
 TYPE(nbffi_plugin, close, void (*)(void *));
@@ -78,6 +80,7 @@ main(void)
     OFFSET(nbffi_host, next);
     OFFSET(nbffi_host, await_next);
     OFFSET(nbffi_host, at_exit);
+    OFFSET(nbffi_host, on_cancel);
 
     SIZE(nbffi_plugin);
     OFFSET(nbffi_plugin, abi_version);

@@ -2,7 +2,7 @@
 //!
 //! No signal is blocked in it, see [`crate::signals`].
 
-use std::thread::Builder;
+use std::thread::{Builder, Thread};
 
 use crate::signals;
 
@@ -41,22 +41,27 @@ pub fn spawn(
         sharpen_timers();
         body();
     });
-    spawned.map_err(|error| format!("cannot start a thread of pool \"{pool}\": {error}"))
+    match spawned {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("cannot start a thread of pool \"{pool}\": {error}")),
+    }
 }
 
 /// Starts a thread of the library's own.
-pub fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+pub fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<Thread, String> {
     let spawned = start(format!("nbffi/{name}"), body);
     spawned.map_err(|error| format!("cannot start the thread \"{name}\": {error}"))
 }
 
-fn start(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+fn start(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
     let builder = Builder::new().name(name).stack_size(STACK_BYTES);
     let unblocked = || {
         signals::unblock();
         body();
     };
-    builder.spawn(unblocked).map(drop)
+    builder
+        .spawn(unblocked)
+        .map(|handle| handle.thread().clone())
 }
 
 /// Makes the calling thread alone nicer. On Linux niceness belongs to threads.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use nonblocking_ffi_plugin::sys;
 
-use super::{Outcome, settle};
+use super::{Outcome, cancel, settle};
 use crate::catch::catch;
 use crate::error::Error;
 use crate::exit;
@@ -56,6 +56,7 @@ impl HostApi {
                 next: next::<false>,
                 await_next: next::<true>,
                 at_exit,
+                on_cancel,
             },
             mailbox,
             name,
@@ -368,5 +369,19 @@ unsafe extern "C" fn at_exit(
             true => sys::NBFFI_OK,
             false => sys::NBFFI_NO_MEMORY,
         }
+    })
+}
+
+unsafe extern "C" fn on_cancel(
+    handle: u64,
+    function: Option<sys::nbffi_cancel_fn>,
+    arg: *mut c_void,
+) -> c_int {
+    catch(sys::NBFFI_INVALID, || {
+        let Some(function) = function else {
+            return sys::NBFFI_INVALID;
+        };
+        // SAFETY: the plugin passes them for that.
+        status(unsafe { cancel::watch(handle, function, arg) })
     })
 }

@@ -4,6 +4,7 @@
 //! |-----------|------|
 //! | [`c`]     | a plugin: a shared object with the plugin ABI |
 //! | [`host_api`]  | the host functions that plugins call |
+//! | [`cancel`] | tells plugins which tasks are unwanted |
 //! | [`lua`]   | Lua modules, in persistent VMs |
 //! | [`registry`] | runtimes by name, for calls from VMs |
 //! | [`resty_ffi`] | plugins that were written for lua-resty-ffi |
@@ -18,6 +19,7 @@
 //! main thread frees it when it is closed and its last task has been collected.
 
 pub mod c;
+pub mod cancel;
 mod elf;
 mod golang;
 pub mod host_api;
@@ -207,6 +209,7 @@ impl Runtime {
                 {
                     std::thread::yield_now();
                 }
+                cancel::leave(self.address());
                 self.backend.close();
                 Ok(())
             }

@@ -8,6 +8,8 @@
 
 use std::ffi::c_void;
 
+use nonblocking_ffi_plugin::sys::nbffi_cancel_fn;
+
 use crate::error::Error;
 use crate::memory;
 
@@ -85,6 +87,15 @@ impl Buffer {
 #[derive(Debug)]
 struct InlineBytes([u8; INLINE_BYTES]);
 
+/// A function of a plugin, see `runtime::cancel`.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch {
+    /// The function.
+    pub function: nbffi_cancel_fn,
+    /// Its first argument.
+    pub arg: *mut c_void,
+}
+
 /// How a task ended. Written by the thread that completes (or edits) the task,
 /// read by the main thread once it is done.
 #[derive(Debug)]
@@ -95,6 +106,9 @@ pub struct Reply {
     pub code: i64,
     /// The plugin's own message, or the text of a runtime error.
     pub message: Option<Box<[u8]>>,
+    /// What to call when the task is unwanted. Only valid while its state word
+    /// has flag `WATCHED`.
+    pub watch: Option<Watch>,
     /// When the task ended, in nanoseconds of `CLOCK_MONOTONIC`.
     pub ended_ns: u64,
     place: Place,
@@ -113,6 +127,7 @@ impl Default for Reply {
             result: Ok(()),
             code: 0,
             message: None,
+            watch: None,
             ended_ns: 0,
             place: Place::Inline,
             len: 0,

@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
 
 use crate::error::Error;
-use crate::sync::{AtomicPtr, now_ns};
+use crate::sync::{AtomicPtr, AtomicU32, now_ns};
 use crate::task::reply::Reply;
 use crate::task::state::{Claim, Stale, State};
 
@@ -152,6 +152,10 @@ pub struct Slot {
     pub state: State,
     /// The next slot in a chain of completions.
     pub next: AtomicPtr<Slot>,
+    /// The slot below in the stack of unwanted tasks, see `runtime::cancel` ...
+    pub below: AtomicPtr<Slot>,
+    /// ... and whether it is there: 1 if so.
+    pub unwanted: AtomicU32,
     /// The slot's number in the arena.
     pub index: u32,
     task: UnsafeCell<Option<Task>>,
@@ -171,6 +175,8 @@ impl Slot {
         Self {
             state: State::default(),
             next: AtomicPtr::new(ptr::null_mut()),
+            below: AtomicPtr::new(ptr::null_mut()),
+            unwanted: AtomicU32::new(0),
             index,
             task: UnsafeCell::new(None),
             reply: UnsafeCell::new(Reply::default()),
@@ -264,7 +270,12 @@ impl Slot {
 
     /// The handle by which plugins name the task. Never 0.
     pub fn handle(&self) -> u64 {
-        u64::from(self.state.generation()) << 32 | u64::from(self.index)
+        self.handle_of(self.state.generation())
+    }
+
+    /// The handle of the slot's task of this generation.
+    pub fn handle_of(&self, generation: u32) -> u64 {
+        u64::from(generation) << 32 | u64::from(self.index)
     }
 
     /// Completes a running task. `check` says whether that can be done; if it

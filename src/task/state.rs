@@ -21,6 +21,9 @@
 //!   completion may copy for long, and nobody waits for it.
 //! * Flag `CANCELLED`: nobody waits any more. Set while `QUEUED`, the task will
 //!   not run; set later, the task can ask.
+//! * Flag `WATCHED`: a plugin wants to be told when the task is unwanted, and
+//!   has not been. The canceller learns of it by the change of the word that
+//!   cancels. Flag `TOLD`: the plugin has been told.
 //! * Flag `INLINE`: the caller spins on this word (the spin wait). The thread that
 //!   finishes the task sees the flag and leaves the completion queue alone, or the
 //!   caller ends the spin wait, sees `DONE` and takes the reply. Both are one
@@ -38,6 +41,8 @@ const DONE: u64 = 5;
 
 const CANCELLED: u64 = 0x100;
 const INLINE: u64 = 0x200;
+const WATCHED: u64 = 0x400;
+const TOLD: u64 = 0x800;
 
 const GENERATION_SHIFT: u32 = 32;
 
@@ -60,9 +65,23 @@ pub enum Cancel {
     /// The task will never run.
     BeforeRun,
     /// It runs; it can ask, and its result will be dropped.
-    Running,
+    Running {
+        /// Whether its plugin must be told.
+        watched: bool,
+    },
     /// It is complete already.
     TooLate,
+}
+
+/// What a plugin that wants to be told about a task found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// Nobody had asked.
+    Newly,
+    /// The plugin had asked before.
+    Already,
+    /// The task is unwanted already.
+    Unwanted,
 }
 
 /// The state word.
@@ -197,15 +216,46 @@ impl State {
         match before & PHASE {
             QUEUED => Cancel::BeforeRun,
             DONE => Cancel::TooLate,
-            _ => Cancel::Running,
+            _ => Cancel::Running {
+                watched: before & WATCHED != 0,
+            },
         }
+    }
+
+    /// Notes, in an edit, that the plugin wants to be told when the task is
+    /// unwanted. Returns how it was before.
+    pub fn watch(&self) -> Watched {
+        // Relaxed: who is told what is published by `end_edit`. A cancellation
+        // either sees the flag or is seen here, in this word's order.
+        let before = self.0.fetch_or(WATCHED, Ordering::Relaxed);
+        match before {
+            _ if before & (CANCELLED | TOLD) != 0 => Watched::Unwanted,
+            _ if before & WATCHED != 0 => Watched::Already,
+            _ => Watched::Newly,
+        }
+    }
+
+    /// Notes, in an edit, that the plugin is being told.
+    pub fn tell(&self) {
+        // Relaxed: as in `watch`. In two steps: only one of them matters to
+        // others, who may cancel between them.
+        self.0.fetch_or(TOLD, Ordering::Relaxed);
+        self.0.fetch_and(!WATCHED, Ordering::Relaxed);
+    }
+
+    /// Whether the plugin of the task of this generation waits to be told.
+    pub fn is_watched(&self, generation: u32) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word & WATCHED != 0
+            && word & PHASE < COMPLETING
+            && word >> GENERATION_SHIFT == u64::from(generation)
     }
 
     /// Whether nobody waits for the result of the task of this generation any
     /// more: it was cancelled, is complete, or gone.
     pub fn is_unwanted(&self, generation: u32) -> bool {
         let word = self.0.load(Ordering::Relaxed);
-        word & CANCELLED != 0
+        word & (CANCELLED | TOLD) != 0
             || word & PHASE >= COMPLETING
             || word >> GENERATION_SHIFT != u64::from(generation)
     }
@@ -277,6 +327,30 @@ mod tests {
         assert!(!state.is_queued());
         assert_eq!(state.claim(), Claim::Cancelled);
         assert!(!state.finish());
+    }
+
+    #[test]
+    fn a_watched_task_is_told_once() {
+        let state = State::default();
+        state.offer(false);
+        assert_eq!(state.claim(), Claim::Run);
+        assert_eq!(state.edit(1), Ok(()));
+        assert_eq!(state.watch(), Watched::Newly);
+        assert_eq!(state.watch(), Watched::Already);
+        state.end_edit();
+        assert!(state.is_watched(1) && !state.is_watched(2));
+        assert_eq!(state.cancel(), Cancel::Running { watched: true });
+        assert_eq!(state.edit(1), Ok(()));
+        state.tell();
+        assert!(!state.is_watched(1));
+        assert_eq!(state.cancel(), Cancel::Running { watched: false });
+        assert_eq!(state.watch(), Watched::Unwanted);
+        state.promote();
+        assert!(!state.is_watched(1), "nobody is told about the end");
+        assert!(!state.finish());
+        state.release();
+        state.offer(false);
+        assert!(!state.is_unwanted(2), "flags are of one task");
     }
 
     #[test]
@@ -383,6 +457,54 @@ mod loom_tests {
             let cancel = cell.state.cancel();
             let claim = claimer.join().unwrap();
             assert_eq!(cancel == Cancel::BeforeRun, claim == Claim::Cancelled);
+        });
+    }
+
+    /// A task is watched, cancelled and ended at the same time: its plugin is told
+    /// once, or the task had ended. Either the canceller or the plugin that asks
+    /// has it told.
+    #[test]
+    fn loom_told_exactly_once() {
+        loom::model(|| {
+            let cell = cell();
+            cell.state.offer(false);
+            assert_eq!(cell.state.claim(), Claim::Run);
+            // The timer's part, done by whoever would wake it.
+            fn tell(cell: &Cell) -> u32 {
+                if !cell.state.is_watched(1) || cell.state.edit(1).is_err() {
+                    return 0;
+                }
+                let told = cell.state.is_watched(1) && cell.state.was_cancelled();
+                if told {
+                    // SAFETY: EDITING is exclusive.
+                    assert_eq!(cell.reply.with(|watch| unsafe { *watch }), 7);
+                    cell.state.tell();
+                }
+                cell.state.end_edit();
+                told.into()
+            }
+            let plugin = {
+                let cell = cell.clone();
+                thread::spawn(move || {
+                    cell.state.edit(1).unwrap();
+                    // SAFETY: EDITING is exclusive.
+                    cell.reply.with_mut(|watch| unsafe { *watch = 7 });
+                    let found = cell.state.watch();
+                    cell.state.end_edit();
+                    if found == Watched::Unwanted {
+                        tell(&cell)
+                    } else {
+                        0
+                    }
+                })
+            };
+            let mut told = match cell.state.cancel() {
+                Cancel::Running { watched: true } => tell(&cell),
+                _ => 0,
+            };
+            told += plugin.join().unwrap();
+            assert_eq!(told, 1);
+            assert_eq!(tell(&cell), 0, "once");
         });
     }
 

@@ -26,6 +26,7 @@ typedef struct {
     nbffi_task   task;
     const void  *req;
     uint64_t     len;
+    int          told;          /* how often on_cancel said that it is unwanted */
 } entry;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -57,6 +58,18 @@ release(void *arg, void *owned)
     pthread_mutex_unlock(&lock);
 }
 
+/* What on_cancel calls: arg is the entry. */
+static void
+told(void *arg, nbffi_task task)
+{
+    entry  *e = arg;
+
+    pthread_mutex_lock(&lock);
+    /* A task that is not the entry's, or is wanted, is none to be told of. */
+    e->told += e->task == task && host->is_cancelled(task) ? 1 : 100;
+    pthread_mutex_unlock(&lock);
+}
+
 /* The last task of a key. */
 static entry *
 find(const char *wanted)
@@ -73,7 +86,7 @@ find(const char *wanted)
 
 /* On the plugin's thread, without the lock. */
 static int
-act(const entry *e)
+act(entry *e)
 {
     void  *copy;
 
@@ -105,6 +118,9 @@ act(const entry *e)
     if (strcmp(action, "cancelled") == 0) {
         return host->is_cancelled(e->task);
     }
+    if (strcmp(action, "watch") == 0) {
+        return host->on_cancel(e->task, data_len ? NULL : told, e);
+    }
     if (strcmp(action, "deadline") == 0) {
         return host->deadline_ns(e->task) != 0;
     }
@@ -121,7 +137,7 @@ act(const entry *e)
 static void *
 run(void *arg)
 {
-    entry   copy, *e;
+    entry  *e;
     int     code;
 
     (void) arg;
@@ -135,9 +151,9 @@ run(void *arg)
         e = find(key);
         code = -100;
         if (e != NULL) {
-            copy = *e;
+            /* Nobody writes to it any more, but for what told counts. */
             pthread_mutex_unlock(&lock);
-            code = act(&copy);
+            code = act(e);
             pthread_mutex_lock(&lock);
         }
         result = code;
@@ -184,6 +200,20 @@ late_has(const char *the_key)
     found = find(the_key) != NULL;
     pthread_mutex_unlock(&lock);
     return found;
+}
+
+/* How often the plugin was told that nobody wants the task of this key. */
+NBFFI_EXPORT int
+late_told(const char *the_key)
+{
+    int     n;
+    entry  *e;
+
+    pthread_mutex_lock(&lock);
+    e = find(the_key);
+    n = e == NULL ? -1 : e->told;
+    pthread_mutex_unlock(&lock);
+    return n;
 }
 
 NBFFI_EXPORT int

@@ -22,6 +22,7 @@ int verbs_released(void);
 int late_do(const char *key, const char *action, const char *data,
     uint64_t len);
 int late_has(const char *key);
+int late_told(const char *key);
 int late_released(void);
 int late_users(void);
 
@@ -133,6 +134,7 @@ function _M.late()
         has = function(key)
             return _M.poll(function() return lib.late_has(key) == 1 end)
         end,
+        told = lib.late_told,
         released = lib.late_released,
         users = lib.late_users,
     }

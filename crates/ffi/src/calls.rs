@@ -203,7 +203,7 @@ pub unsafe extern "C" fn nbffi_cancel(client: *mut Client, slot: u32, why: i32) 
         };
         match client.cancel(slot, why) {
             Cancel::BeforeRun => 0,
-            Cancel::Running => 1,
+            Cancel::Running { .. } => 1,
             Cancel::TooLate => 2,
         }
     })

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::memory;
-use nonblocking_ffi_core::runtime::{Runtime, registry};
+use nonblocking_ffi_core::runtime::{Runtime, cancel, registry};
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::slot::deadline_after;
 use nonblocking_ffi_core::task::state::Claim;
@@ -220,7 +220,7 @@ fn await_end(
             };
             if let Some(why) = why {
                 drop(done);
-                slot.state.cancel();
+                cancel::cancel(slot);
                 nested.kept.push((slot, request));
                 return Err(Refused::Failed(why));
             }

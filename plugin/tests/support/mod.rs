@@ -169,6 +169,7 @@ impl Runtime {
                 // It may always be wanted elsewhere.
                 await_next: next,
                 at_exit,
+                on_cancel,
             },
             plugin,
             state: null_mut(),
@@ -578,6 +579,14 @@ pub fn load_c(source: &std::path::Path, output: &str) -> Box<Runtime> {
         std::mem::transmute::<*mut c_void, nbffi_plugin_entry_fn>(symbol)
     };
     Runtime::load(entry, "").unwrap()
+}
+
+unsafe extern "C" fn on_cancel(
+    _task: u64,
+    _function: Option<nbffi_cancel_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
 }
 
 /// This host never ends.

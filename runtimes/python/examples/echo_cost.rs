@@ -103,6 +103,14 @@ unsafe extern "C" fn set_status(_: nbffi_task, _: i64, _: *const c_char, _: u64)
     NBFFI_OK
 }
 
+unsafe extern "C" fn on_cancel(
+    _task: u64,
+    _function: Option<nbffi_cancel_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
+}
+
 /// This host never ends.
 unsafe extern "C" fn at_exit(
     _host: *const nbffi_host,
@@ -160,6 +168,7 @@ impl Runtime {
                 next,
                 await_next: next,
                 at_exit,
+                on_cancel,
             },
             config: fields.iter().map(frame).collect::<String>().into_bytes(),
         });

@@ -151,6 +151,14 @@ unsafe extern "C" fn set_status(_: u64, _: i64, _: *const c_char, _: u64) -> c_i
     NBFFI_OK
 }
 
+unsafe extern "C" fn on_cancel(
+    _task: u64,
+    _function: Option<nbffi_cancel_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
+}
+
 /// This host never ends.
 unsafe extern "C" fn at_exit(
     _host: *const nbffi_host,
@@ -235,6 +243,7 @@ impl Runtime {
                 // It may always be wanted elsewhere.
                 await_next: next,
                 at_exit,
+                on_cancel,
             },
             config: CString::new(config_text).unwrap(),
         });

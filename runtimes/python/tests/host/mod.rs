@@ -130,6 +130,7 @@ impl Runtime {
                 // It may always be wanted elsewhere.
                 await_next: next,
                 at_exit,
+                on_cancel,
             },
             config,
             log: Mutex::default(),
@@ -325,6 +326,14 @@ unsafe extern "C" fn set_status(task: u64, code: i64, message: *const c_char, le
     // SAFETY: the plugin's message.
     let message = unsafe { text(message, len) };
     with(task, |t| t.status = Some((code, message))).map_or(NBFFI_STALE, |()| NBFFI_OK)
+}
+
+unsafe extern "C" fn on_cancel(
+    _task: u64,
+    _function: Option<nbffi_cancel_fn>,
+    _arg: *mut c_void,
+) -> c_int {
+    NBFFI_OK
 }
 
 /// This host never ends.
