@@ -17,11 +17,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+#[cfg(target_pointer_width = "32")]
+use libc::Elf32_Phdr as Segment;
+#[cfg(target_pointer_width = "64")]
+use libc::Elf64_Phdr as Segment;
 use libloading::os::unix as linker;
 use libloading::os::unix::{RTLD_GLOBAL, RTLD_LAZY, RTLD_LOCAL, RTLD_NOW};
 use nonblocking_ffi_plugin::threads;
 
-use super::elf::{Object, Segment, Unfit};
+use super::elf::{self, Unfit};
 use super::golang;
 use crate::exit;
 use crate::pool::cores;
@@ -258,9 +262,8 @@ fn link_map(handle: *mut c_void) -> Option<(usize, usize)> {
 /// runtime; or why it is not to be given that.
 fn look_at(name: &OsStr) -> Result<(OsString, bool), String> {
     let path = locate(Path::new(name));
-    match Object::open(&path) {
-        Ok(object) => {
-            let is_go = object.is_go();
+    match elf::check(&path) {
+        Ok(is_go) => {
             if is_go {
                 // Go ends the process when a thread is refused to it.
                 let wanted = cores() + MORE_THREADS;
