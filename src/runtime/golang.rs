@@ -1,22 +1,20 @@
 //! Several Go runtimes in one process.
 //!
-//! Each library that Go has built brings a Go runtime of its own: a heap, a
-//! collector, threads, and handlers for signals. They get along but for one signal.
-//! Handlers of faults (SIGSEGV and its like) and of SIGPIPE pass on what did not
-//! happen in their own runtime's code. SIGURG, with which a runtime interrupts its
-//! goroutines, is not passed on: the runtime that came last has it, and ignores it
-//! in threads that are not its own. A goroutine of another runtime that computes
-//! without a function call is then interrupted by nobody, and that runtime's
-//! garbage collection waits for it, and all of its goroutines for the collection.
+//! Each library that Go has built has a Go runtime of its own: a heap, a collector,
+//! threads, and signal handlers. They only disturb each other by one signal. Handlers of
+//! faults (SIGSEGV and the like) and of SIGPIPE pass on what did not happen in their own
+//! runtime's code. SIGURG, by which a runtime interrupts its goroutines, is not passed on:
+//! the newest runtime has it, and ignores it in threads of others. Then nobody interrupts
+//! a goroutine of another runtime that computes without a function call. That runtime's
+//! collector waits for it, and all its goroutines wait for the collector.
 //!
-//! So SIGURG is given to all of them, one after the other. Each looks whose thread
-//! it is on, and does nothing if it is not its own; that is what it does today when
-//! anybody else sends the signal.
+//! So SIGURG is passed to all runtimes, one after the other. Each checks whether the thread
+//! is its own and does nothing otherwise, as for a SIGURG of any other sender.
 //!
-//! A handler that is found is called from then on by a new *level*: level 3 calls
-//! what the levels 0 to 3 have found. A runtime that is only starting hands the
-//! signal back to who had it before, which is the level below: so no level may
-//! become a part of itself.
+//! When a new handler is found, a new *level* is installed that calls all handlers found so
+//! far: level 3 calls those of the levels 0 to 3. A runtime that is just starting may
+//! reinstall the handler that it found, which is the level below. So a level must never
+//! call itself.
 
 use std::ffi::{c_int, c_void};
 use std::fs;
@@ -26,10 +24,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// So many handlers share the signal. What comes later keeps it for itself.
+/// The most handlers that share the signal. A later one keeps it for itself.
 const LEVELS: usize = 16;
 
-/// The handlers that were found, in the order of their coming; 0 behind.
+/// The handlers that were found, in this order, followed by zeros.
 static FOUND: [AtomicUsize; LEVELS] = [const { AtomicUsize::new(0) }; LEVELS];
 
 /// Serialises changes; the number of handlers found.
@@ -37,8 +35,8 @@ static COUNT: Mutex<usize> = Mutex::new(0);
 
 type Handler = unsafe extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Hands the signal to the handlers of the levels up to `LEVEL`. On any thread, at
-/// any moment: it touches nothing but the table.
+/// Passes the signal to the handlers of the levels up to `LEVEL`. Runs on any thread at
+/// any moment, so it only reads the table.
 unsafe extern "C" fn level<const LEVEL: usize>(
     signal: c_int,
     info: *mut libc::siginfo_t,
@@ -48,8 +46,8 @@ unsafe extern "C" fn level<const LEVEL: usize>(
         // Acquire: pairs with the Release in `share_signal`. All of them were
         // found before this level was made.
         let address = found.load(Ordering::Acquire);
-        // SAFETY: what was a handler of this signal once; libraries stay. Those
-        // that take the signal alone do not mind the other arguments.
+        // SAFETY: it was a handler of this signal, and libraries stay loaded. A handler
+        // that only takes the signal ignores the other arguments.
         unsafe { std::mem::transmute::<usize, Handler>(address)(signal, info, context) };
     }
 }
@@ -73,12 +71,12 @@ const SHARED: [Handler; LEVELS] = [
     level::<15>,
 ];
 
-/// Looks who handles SIGURG now. If it is somebody who has come after others, all
-/// of them get it from now on. Called when a library may have been opened.
+/// Checks who handles SIGURG. If a new handler has replaced others, all of them get the
+/// signal from now on. Called when a library may have been opened.
 pub fn share_signal() {
     let mut count = COUNT.lock().unwrap_or_else(PoisonError::into_inner);
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: asks only, into writable memory; all zero is a valid answer.
+    // SAFETY: only reads, into writable memory; zeros are valid.
     let mut action = unsafe {
         libc::sigaction(libc::SIGURG, std::ptr::null(), action.as_mut_ptr());
         action.assume_init()
@@ -109,9 +107,9 @@ pub fn share_signal() {
     }
 }
 
-/// Sends SIGURG to all threads but nginx's. One that was lost while somebody had
-/// the signal alone would be waited for for ever: a runtime sends a thread no
-/// second one before it has seen the first. It is used to signals without a reason.
+/// Sends SIGURG to all threads except nginx's. A signal may have been lost while one
+/// runtime had it alone, and a runtime never sends a second one before the first has
+/// arrived. A SIGURG without a reason does no harm.
 fn repeat_signal() {
     let process = std::process::id() as libc::pid_t;
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten();
@@ -119,18 +117,18 @@ fn repeat_signal() {
         let name = thread.file_name();
         let number = name.to_str().and_then(|name| name.parse().ok());
         if let Some(number) = number.filter(|&number: &libc::pid_t| number != process) {
-            // SAFETY: a thread of this process, or of nobody, whose handler is set.
+            // SAFETY: the handler is set; a thread that has ended gets nothing.
             unsafe { libc::syscall(libc::SYS_tgkill, process, number, libc::SIGURG) };
         }
     }
 }
 
-/// A Go library of this process: its name, and what the kernel knows it by.
+/// A Go library of this process: its name, and its device and inode.
 type Known = (PathBuf, (u64, u64));
 
 static LIBRARIES: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
-/// A Go library was opened. What to say if it is not the first one.
+/// Notes that a Go library was opened. Returns a warning if it is not the first one.
 pub fn note(path: &Path) -> Option<String> {
     let about = fs::metadata(path).ok()?;
     let number = (about.dev(), about.ino());

@@ -1,14 +1,12 @@
 //! Opening a shared object, and finding functions in it.
 //!
-//! Opened by the pool thread that initialises a runtime, and never closed: the
-//! threads, thread-locals and signal handlers of a language runtime do not survive
-//! that.
+//! The pool thread that initialises a runtime opens the library. It is never closed: the
+//! threads, thread-locals and signal handlers of a language runtime do not survive that.
 //!
-//! The file is looked at before the dynamic linker opens it ([`elf`]), so it is
-//! found here, where the linker would find it. A function is one that the library
-//! itself has: `dlsym` also finds what the libraries have that it is linked with,
-//! `system` of the C library for instance. Libraries that it is linked with are
-//! the dynamic linker's business alone.
+//! The file is checked before the dynamic linker opens it ([`elf`]), so this searches
+//! where the linker would search. It does not check the libraries that the file is linked
+//! with. A function must be in the library itself: `dlsym` also finds functions of linked
+//! libraries, such as `system` of the C library.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_uint, c_void};
@@ -41,23 +39,23 @@ const FOLDERS: [&str; 7] = [
     "/lib/aarch64-linux-gnu",
 ];
 
-/// Go's runtime starts a thread for each processor, and some others.
+/// Go's runtime starts so many threads in addition to one for each processor.
 const MORE_THREADS: usize = 8;
 
-/// What was opened by each name: the path, by which the dynamic linker knows it,
-/// whatever file is there now. One library is opened at a time: each Go runtime takes
-/// a signal, and it has to be seen from whom.
+/// The path that was opened for each name. The dynamic linker knows the library by it,
+/// whatever file is there now. One library is opened at a time: each Go runtime takes a
+/// signal, and `golang` must see which one did.
 static OPENED: Mutex<BTreeMap<OsString, OsString>> = Mutex::new(BTreeMap::new());
 
-/// Who sees the symbols of a library.
+/// Which code can use the symbols of a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
-    /// The library, and what asks for one by this handle.
+    /// The library itself, and lookups by its handle.
     Own,
-    /// All that is opened later. Functions that nobody has may be missing until
-    /// they are called.
+    /// All libraries that are opened later. Functions may be missing until they are
+    /// called.
     Everybody,
-    /// As `Own`, with functions that may be missing until they are called.
+    /// As `Own`, but functions may be missing until they are called.
     OwnLazy,
 }
 
@@ -66,13 +64,12 @@ pub enum Visibility {
 pub struct Library {
     handle: *mut c_void,
     shown: String,
-    /// What whoever runs the server should know about it.
+    /// A warning for the operator.
     pub warning: Option<String>,
 }
 
 impl Library {
-    /// Opens a library by its path, or by its name, if the dynamic linker finds
-    /// that.
+    /// Opens a library by its path, or by a name that the dynamic linker finds.
     pub fn open(name: &OsStr, visibility: Visibility) -> Result<Self, String> {
         let shown = name.to_string_lossy().into_owned();
         let fail = |why: &str| format!("cannot load library \"{shown}\": {why}");
@@ -86,8 +83,8 @@ impl Library {
             Visibility::OwnLazy => RTLD_LAZY | RTLD_LOCAL,
             Visibility::Everybody => RTLD_LAZY | RTLD_GLOBAL,
         };
-        // SAFETY: opening a library runs its constructors, which is what the user
-        // asked for; nothing of ours depends on what they do.
+        // SAFETY: opening a library runs its constructors, as the user asked; this
+        // library depends on nothing that they change.
         let opened = unsafe { linker::Library::open(Some(&path), flags) };
         let opened = opened.map_err(|error| fail(&detail(&error)))?;
         settle();
@@ -104,8 +101,8 @@ impl Library {
         })
     }
 
-    /// The address of a function that the library itself has. The error says what
-    /// there is instead.
+    /// The address of a function of the library itself. The error says what was found
+    /// instead.
     pub fn function(&self, name: &CStr) -> Result<*const c_void, String> {
         // SAFETY: any name may be looked up in an open library; the two calls of
         // `dlerror` tell a failure from a symbol that is null.
@@ -118,7 +115,7 @@ impl Library {
             if error.is_null() {
                 return Err("its address is null".to_owned());
             }
-            // SAFETY: a C string of the dynamic linker's, until the next call.
+            // SAFETY: a C string of the dynamic linker, valid until the next call.
             return Err(unsafe { CStr::from_ptr(error) }.to_string_lossy().into());
         }
         match self.part_of(found) {
@@ -134,7 +131,7 @@ impl Library {
         }
     }
 
-    /// What of the library an address belongs to, if to any.
+    /// Which part of the library an address belongs to; `None` if to no part.
     fn part_of(&self, address: *const c_void) -> Option<Part> {
         let mut search = Search {
             base: link_map(self.handle)?,
@@ -152,15 +149,14 @@ impl Library {
     }
 }
 
-/// After whatever may have opened a library: what it registered to run at exit
-/// must not run under threads that use it, and the signal of Go's runtimes is for
-/// all of them.
+/// Called after anything that may have opened a library. Its exit handlers must not run
+/// while threads use it, and Go's runtimes must share their signal.
 pub fn settle() {
     exit::install();
     golang::share_signal();
 }
 
-/// What dlopen or dlsym said.
+/// The message of dlopen or dlsym.
 pub fn detail(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -168,8 +164,7 @@ pub fn detail(error: &libloading::Error) -> String {
 /// The file of the library that an address belongs to.
 pub fn file_of(address: *const c_void) -> Option<PathBuf> {
     let mut about = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: any address may be asked about; `about` is writable, and valid
-    // when all of it is zero.
+    // SAFETY: takes any address; `about` is writable, and zeros are valid.
     let about = unsafe {
         let found = libc::dladdr(address, about.as_mut_ptr());
         (found != 0).then(|| about.assume_init())
@@ -177,8 +172,7 @@ pub fn file_of(address: *const c_void) -> Option<PathBuf> {
     if about.dli_fname.is_null() {
         return None;
     }
-    // SAFETY: a C string of the dynamic linker's, which lives as long as the
-    // library.
+    // SAFETY: a C string of the dynamic linker, which lives as long as the library.
     let name = unsafe { CStr::from_ptr(about.dli_fname) };
     Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
@@ -189,23 +183,24 @@ enum Part {
     Data,
 }
 
-/// What [`look`] is to find.
+/// What [`look`] searches for.
 struct Search {
-    /// The library's: what its addresses are relative to, and its dynamic section.
+    /// Of the library: what its addresses are relative to, and its dynamic section.
     base: (usize, usize),
     address: usize,
     found: Option<Part>,
 }
 
-/// For each object of the process: whether it is the one, and has the address.
+/// Called for each object of the process: whether it is the library, and which part of it
+/// the address belongs to.
 #[allow(clippy::useless_conversion, clippy::unnecessary_cast)] // 32-bit fields are smaller
 unsafe extern "C" fn look(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
     search: *mut c_void,
 ) -> c_int {
-    // SAFETY: the linker's record, with as many segments as it says, and what was
-    // passed with this function.
+    // SAFETY: the linker's record, with as many segments as it says, and the `Search` that
+    // was passed with this function.
     let (base, segments, search) = unsafe {
         let info = &*info;
         let count = info.dlpi_phnum.into();
@@ -235,10 +230,10 @@ unsafe extern "C" fn look(
     1
 }
 
-/// What tells an open library from all others: what its addresses are relative to,
-/// and where its dynamic section is.
+/// Identifies an open library: what its addresses are relative to, and where its dynamic
+/// section is.
 fn link_map(handle: *mut c_void) -> Option<(usize, usize)> {
-    /// The beginning of the dynamic linker's record, which is the same everywhere.
+    /// The start of the dynamic linker's record, which all C libraries have in common.
     #[repr(C)]
     struct LinkMap {
         base: usize,
@@ -258,14 +253,14 @@ fn link_map(handle: *mut c_void) -> Option<(usize, usize)> {
     }
 }
 
-/// What the dynamic linker is to be given for a name, and whether that brings a Go
-/// runtime; or why it is not to be given that.
+/// The path to pass to the dynamic linker for a name, and whether the library has a Go
+/// runtime; or why it must not be opened.
 fn look_at(name: &OsStr) -> Result<(OsString, bool), String> {
     let path = locate(Path::new(name));
     match elf::check(&path) {
         Ok(is_go) => {
             if is_go {
-                // Go ends the process when a thread is refused to it.
+                // Go ends the process when it cannot start a thread.
                 let wanted = cores() + MORE_THREADS;
                 threads::can_start(wanted).map_err(|error| {
                     format!(
@@ -281,8 +276,7 @@ fn look_at(name: &OsStr) -> Result<(OsString, bool), String> {
     }
 }
 
-/// The file that the dynamic linker would open. A name that is found nowhere is
-/// returned as it is.
+/// The file that the dynamic linker would open, or the name itself if there is none.
 fn locate(name: &Path) -> PathBuf {
     if name.components().count() > 1 || name.has_root() {
         return name.to_owned();
@@ -296,16 +290,16 @@ fn locate(name: &Path) -> PathBuf {
 
 /// This shared object, opened once more.
 pub fn this(flags: c_int) -> Result<linker::Library, String> {
-    // A function that is not exported: another object's cannot stand in for it.
+    // This function is not exported, so no other object can replace it.
     let own = file_of(this as fn(c_int) -> Result<linker::Library, String> as *const c_void);
     let own = own.ok_or("this library does not know its own file")?;
-    // SAFETY: this object is open already, so nothing of it is run.
+    // SAFETY: this object is open already, so no constructor runs.
     let opened = unsafe { linker::Library::open(Some(&own), libc::RTLD_NOLOAD | flags) };
     opened.map_err(|error| format!("{}: {}", own.display(), detail(&error)))
 }
 
-/// Where the dynamic linker looks for a name, according to itself: nginx has
-/// cleared the environment in which LD_LIBRARY_PATH was.
+/// The dynamic linker's search path, as it reports it: nginx has removed LD_LIBRARY_PATH
+/// from the environment.
 #[cfg(target_env = "gnu")]
 fn search_path() -> Vec<PathBuf> {
     #[repr(C)]
@@ -324,7 +318,7 @@ fn search_path() -> Vec<PathBuf> {
     };
     let handle = library.into_raw();
     let mut size = MaybeUninit::<Info>::zeroed();
-    // SAFETY: an open library; the request writes the head of the list alone.
+    // SAFETY: an open library; the request only writes the head of the list.
     let size = unsafe {
         if libc::dlinfo(handle, libc::RTLD_DI_SERINFOSIZE, size.as_mut_ptr().cast()) != 0 {
             return Vec::new();
@@ -333,8 +327,8 @@ fn search_path() -> Vec<PathBuf> {
     };
     let mut memory = vec![0_u64; size.div_ceil(8)];
     let info = memory.as_mut_ptr().cast::<Info>();
-    // SAFETY: memory of the size that the linker asked for, aligned as it wants,
-    // which both requests write; the names are in there, too.
+    // SAFETY: memory of the size and alignment that the linker asked for. Both requests
+    // write it; it contains the names, too.
     unsafe {
         if libc::dlinfo(handle, libc::RTLD_DI_SERINFOSIZE, info.cast()) != 0
             || libc::dlinfo(handle, libc::RTLD_DI_SERINFO, info.cast()) != 0
@@ -350,7 +344,7 @@ fn search_path() -> Vec<PathBuf> {
     }
 }
 
-/// Other linkers do not tell.
+/// Other linkers do not report it.
 #[cfg(not(target_env = "gnu"))]
 fn search_path() -> Vec<PathBuf> {
     let listed = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
