@@ -9,6 +9,7 @@
 //! | [`sync`]    | atomics, behind one facade so that loom can replace them |
 //! | [`error`]   | one error enum, one status code per variant |
 //! | [`mod@catch`] | nothing unwinds into C |
+//! | [`text`]    | texts and buffers of C callers |
 //! | [`errlog`]  | a line in nginx's log that nginx cannot write |
 //! | [`signals`] | signals of the process, its threads and its children |
 //! | [`stats`]   | counters and histograms |
@@ -42,4 +43,5 @@ pub mod signals;
 pub mod stats;
 pub mod sync;
 pub mod task;
+pub mod text;
 pub mod wake;

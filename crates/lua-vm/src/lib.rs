@@ -18,6 +18,7 @@
 //! | [`group`]       | which runtimes share VMs: one VM per thread and group |
 //! | [`nested`]      | calls from VM code into other runtimes |
 //! | [`regex`]       | PCRE2 for `ngx.re` |
+//! | [`exports`]     | the C functions that VM code calls |
 //! | this one        | a Lua runtime as a backend of the core |
 //!
 //! # A task
@@ -27,16 +28,17 @@
 //! response, whose status code says how (`codec.lua`). A single string, as argument or
 //! result, is passed without a copy.
 
-pub mod current;
+mod current;
+pub mod exports;
 pub mod group;
 mod heap;
 mod interrupt;
 mod interrupter;
 mod maps;
 pub mod module;
-pub mod nested;
-pub mod regex;
-pub mod resources;
+mod nested;
+mod regex;
+mod resources;
 pub mod shared;
 mod unwind;
 mod vm;

@@ -1,5 +1,5 @@
--- The C functions that code in a worker VM calls, as crates/ffi/src/vm.rs and
--- crates/ffi/src/regex.rs define them. Raise INTERFACE, in cdefs.lua and in
+-- The C functions that code in a worker VM calls, which
+-- crates/lua-vm/src/exports/ defines. Raise INTERFACE, in core/cdefs.lua and in
 -- crates/ffi/src/lib.rs, when one changes.
 
 local ffi = require "ffi"

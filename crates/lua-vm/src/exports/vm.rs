@@ -1,19 +1,20 @@
-//! What Lua code in a VM calls, on the VM's thread. `vm/cdefs.lua` declares it.
+//! What code asks about its task and its VM, and calls into other runtimes.
 
 use std::ffi::c_char;
 use std::ptr;
 
-use super::{ErrorBuffer, Text, catch};
+use crate::module::Module;
+use crate::nested::{self, Refused};
+use crate::resources::ScratchState;
+use crate::{current, lua_State};
+use nonblocking_ffi_core::catch::catch;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool;
 use nonblocking_ffi_core::runtime::host_api;
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::arena;
 use nonblocking_ffi_core::task::slot::NO_DEADLINE;
-use nonblocking_ffi_lua_vm::module::Module;
-use nonblocking_ffi_lua_vm::nested::{self, Refused};
-use nonblocking_ffi_lua_vm::resources::ScratchState;
-use nonblocking_ffi_lua_vm::{current, lua_State};
+use nonblocking_ffi_core::text::{ErrorBuffer, Text};
 
 /// What [`nbffi_vm_call`] returns beside error codes.
 const UNKNOWN: i32 = -1;

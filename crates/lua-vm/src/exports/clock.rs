@@ -1,9 +1,9 @@
-//! Time for worker VMs. nginx's own is that of the event loop's last turn, and
-//! stands still on any other thread's view while the event loop waits.
+//! Time for VMs. nginx's own clock is that of the event loop's last turn, and stands
+//! still while the event loop waits.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::catch;
+use nonblocking_ffi_core::catch::catch;
 use nonblocking_ffi_core::sync::now_ns;
 
 /// Seconds since 1970.

@@ -1,16 +1,15 @@
-//! Regular expressions for `ngx.re` in worker VMs, see
-//! [`nonblocking_ffi_lua_vm::regex`]. `lua/resty/nonblocking_ffi/vm/cdefs.lua`
-//! declares these.
+//! Regular expressions for `ngx.re` in VMs, see [`crate::regex`].
 //!
-//! Pool threads call them. Patterns and replacements belong to the VM that made them;
+//! Patterns and replacements belong to the VM that made them;
 //! everything else belongs to the calling thread. No argument is a structure, which
 //! LuaJIT's compiler could not pass.
 
 use std::ffi::c_char;
 
-use super::{ErrorBuffer, Text, catch};
-use nonblocking_ffi_lua_vm::current;
-use nonblocking_ffi_lua_vm::regex::{self, NO_MEMORY, Regex, Template};
+use crate::current;
+use crate::regex::{self, NO_MEMORY, Regex, Template};
+use nonblocking_ffi_core::catch::catch;
+use nonblocking_ffi_core::text::{ErrorBuffer, Text};
 
 /// What Lua wants to know of a pattern.
 #[derive(Debug, Clone, Copy)]
