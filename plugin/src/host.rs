@@ -25,6 +25,15 @@ pub enum Level {
 }
 
 impl Level {
+    /// The level of a number; one that is none becomes the nearest.
+    #[cfg(feature = "testing")]
+    pub(crate) fn of(code: c_int) -> Self {
+        use Level::{Alert, Crit, Debug, Emerg, Error, Info, Notice, Warn};
+        let all = [Emerg, Alert, Crit, Error, Warn, Notice, Info, Debug];
+        let code = code.clamp(sys::NBFFI_LOG_EMERG, sys::NBFFI_LOG_DEBUG);
+        all[(code - sys::NBFFI_LOG_EMERG) as usize]
+    }
+
     fn code(self) -> c_int {
         match self {
             Level::Emerg => sys::NBFFI_LOG_EMERG,

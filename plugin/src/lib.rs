@@ -61,6 +61,8 @@ mod plugin;
 mod response;
 pub mod sys;
 mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod threads;
 
 pub use calls::Calls;

@@ -1,13 +1,11 @@
 //! An asynchronous plugin, driven through the C ABI.
 #![allow(missing_docs, reason = "a test")]
 
-mod support;
-
 use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 
+use nonblocking_ffi_plugin::testing::{Entry, Options, Outcome, Runtime, Via};
 use nonblocking_ffi_plugin::{AsyncPlugin, Error, Host, OwnedTask, Response, export_async_plugin};
-use support::{Options, Outcome, Runtime, Via};
 
 /// Hands tasks to one thread; some are dealt with in `submit`.
 struct Demo {
@@ -94,8 +92,9 @@ impl AsyncPlugin for Demo {
 
 export_async_plugin!(Demo);
 
-fn load() -> Box<Runtime> {
-    Runtime::load(nbffi_plugin_entry, "").unwrap()
+fn load() -> Runtime {
+    // SAFETY: the entry function that the macro makes.
+    Runtime::load(unsafe { Entry::of(nbffi_plugin_entry) }, "").unwrap()
 }
 
 #[test]
@@ -140,8 +139,8 @@ fn each_way_completes_once() {
         ("panic after", ok(b"done", Via::Copy)),
     ] {
         let id = rt.submit(request.as_bytes(), Options::default());
-        assert_eq!(support::wait(id), expected, "{request}");
-        assert_eq!(support::stale(id), 0, "{request}");
+        assert_eq!(id.wait(), expected, "{request}");
+        assert_eq!(id.stale(), 0, "{request}");
     }
     let Outcome::Response { data, status, via } = rt.call(b"buffer") else {
         panic!()
@@ -157,14 +156,11 @@ fn each_way_completes_once() {
 fn panic_in_submit_with_the_task_elsewhere() {
     let rt = load();
     let id = rt.submit(b"panic parked", Options::default());
-    assert_eq!(support::outcome(id), None);
-    assert_eq!(
-        rt.log.lock().unwrap().last().unwrap().1,
-        "submit: panic: not mine"
-    );
+    assert_eq!(id.outcome(), None);
+    assert_eq!(rt.logged().last().unwrap().1, "submit: panic: not mine");
     rt.call(b"unpark");
-    assert_eq!(support::wait(id).data(), b"unparked");
-    assert_eq!(support::stale(id), 0);
+    assert_eq!(id.wait().data(), b"unparked");
+    assert_eq!(id.stale(), 0);
 }
 
 #[test]
@@ -176,8 +172,8 @@ fn too_large() {
             ..Options::default()
         };
         let id = rt.submit(request, options);
-        assert_eq!(support::wait(id), Outcome::TooLarge);
-        assert_eq!(support::stale(id), 0);
+        assert_eq!(id.wait(), Outcome::TooLarge);
+        assert_eq!(id.stale(), 0);
     }
 }
 
@@ -197,9 +193,9 @@ fn out_of_memory() {
 fn cancellation_reaches_the_worker() {
     let rt = load();
     let id = rt.submit(b"wait", Options::default());
-    assert_eq!(support::outcome(id), None);
-    support::cancel(id);
-    assert_eq!(support::wait(id).failure(), (Error::CODE, "given up"));
+    assert_eq!(id.outcome(), None);
+    id.cancel();
+    assert_eq!(id.wait().failure(), (Error::CODE, "given up"));
 }
 
 #[test]
@@ -212,7 +208,7 @@ fn many_tasks_from_many_threads() {
                     .map(|i| (i, rt.submit(i.to_string().as_bytes(), Options::default())))
                     .collect();
                 for (i, id) in ids {
-                    assert_eq!(support::wait(id).data(), i.to_string().as_bytes());
+                    assert_eq!(id.wait().data(), i.to_string().as_bytes());
                 }
             });
         }

@@ -1,15 +1,13 @@
 //! A blocking plugin, driven through the C ABI.
 #![allow(missing_docs, reason = "a test")]
 
-mod support;
-
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use nonblocking_ffi_plugin::testing::{Entry, Options, Outcome, Runtime, Via};
 use nonblocking_ffi_plugin::{Error, Host, Level, Plugin, Response, Task, export_plugin};
-use support::{Options, Outcome, Runtime, Via};
 
 static DROPS: AtomicUsize = AtomicUsize::new(0);
 static BOMBS: AtomicUsize = AtomicUsize::new(0);
@@ -51,7 +49,7 @@ static BIG: [u8; 5000] = [b's'; 5000];
 impl Plugin for Demo {
     fn init(host: Host) -> Result<Self, Error> {
         match host.config() {
-            "fail" => return Err(Error::msg("no \u{20ac} such\0 config".repeat(9))),
+            "fail" => return Err(Error::msg("no \u{20ac} such\0 config".repeat(40))),
             "panic" => panic!("init of {}", host.name()),
             "keep" => drop(KEPT.set(host.clone())),
             _ => {}
@@ -138,8 +136,9 @@ impl Plugin for Demo {
 export_plugin!(Demo);
 export_plugin!(Demo, second_entry);
 
-fn load(config: &str) -> Result<Box<Runtime>, String> {
-    Runtime::load(nbffi_plugin_entry, config)
+fn load(config: &str) -> Result<Runtime, String> {
+    // SAFETY: the entry function that the macro makes.
+    Runtime::load(unsafe { Entry::of(nbffi_plugin_entry) }, config)
 }
 
 fn via(outcome: &Outcome) -> Via {
@@ -167,10 +166,10 @@ fn every_kind_of_response() {
         ("42", b"42".to_vec(), Via::Copy),
     ] {
         let id = rt.submit(request.as_bytes(), Options::default());
-        let outcome = support::wait(id);
+        let outcome = id.wait();
         assert_eq!(outcome.data(), expected, "{request}");
         assert_eq!(via(&outcome), how, "{request}");
-        assert_eq!(support::stale(id), 0, "{request}");
+        assert_eq!(id.stale(), 0, "{request}");
     }
 }
 
@@ -228,9 +227,9 @@ fn too_large() {
             ..Options::default()
         };
         let id = rt.submit(request.as_bytes(), options);
-        assert_eq!(support::wait(id), Outcome::TooLarge, "{request}");
+        assert_eq!(id.wait(), Outcome::TooLarge, "{request}");
         // Nothing is tried after the host has completed the task.
-        assert_eq!(support::stale(id), 0, "{request}");
+        assert_eq!(id.stale(), 0, "{request}");
     }
     assert_eq!(BOMBS.load(Ordering::SeqCst), 1);
 }
@@ -244,8 +243,8 @@ fn out_of_memory() {
     };
     let id = rt.submit(b"buffer", options);
     // The host's own error: the plugin leaves the task pending.
-    assert_eq!(support::wait(id), Outcome::NoMemory);
-    assert_eq!(support::stale(id), 0);
+    assert_eq!(id.wait(), Outcome::NoMemory);
+    assert_eq!(id.stale(), 0);
 }
 
 #[test]
@@ -276,9 +275,9 @@ fn init_errors() {
         message.starts_with("no \u{20ac} such\u{fffd} config"),
         "{message}"
     );
-    assert!((60..64).contains(&message.len()), "{}", message.len());
-    assert_eq!(load("panic").err().unwrap(), "panic: init of fake");
-    let message = Runtime::load_as(nbffi_plugin_entry, "", 2 << 16)
+    assert!((508..512).contains(&message.len()), "{}", message.len());
+    assert_eq!(load("panic").err().unwrap(), "panic: init of test");
+    let message = Runtime::load_as(Entry::blocking::<Demo>(), "test", "", 2 << 16)
         .err()
         .unwrap();
     assert!(
@@ -286,7 +285,7 @@ fn init_errors() {
         "{message}"
     );
     // A newer minor version of the host is fine.
-    Runtime::load_as(nbffi_plugin_entry, "", (1 << 16) | 9).unwrap();
+    Runtime::load_as(Entry::blocking::<Demo>(), "test", "", (1 << 16) | 9).unwrap();
 }
 
 #[test]
@@ -294,28 +293,33 @@ fn log_and_close() {
     let mut rt = load("keep").unwrap();
     rt.call(b"log");
     let log = |level, text: &str| (level, text.to_owned());
-    let expected = [log(2, "1 of 2"), log(4, "e"), log(8, "")];
-    assert_eq!(*rt.log.lock().unwrap(), expected);
+    let expected = [
+        log(Level::Alert, "1 of 2"),
+        log(Level::Error, "e"),
+        log(Level::Debug, ""),
+    ];
+    assert_eq!(rt.logged(), expected);
     let before = CLOSED.load(Ordering::SeqCst);
     rt.close();
     assert!(CLOSED.load(Ordering::SeqCst) > before);
     // A Host that outlives its runtime is inert.
     let kept = KEPT.get().unwrap();
     kept.error("too late");
-    assert_eq!(*rt.log.lock().unwrap(), expected);
+    assert_eq!(rt.logged(), []);
     assert_eq!(
         (kept.name(), kept.config(), kept.config_bytes()),
-        ("fake", "keep", &b"keep"[..])
+        ("test", "keep", &b"keep"[..])
     );
 
     let mut rt = load("panic in close").unwrap();
     rt.close();
-    assert_eq!(*rt.log.lock().unwrap(), [log(4, "close: panic: bye")]);
+    assert_eq!(rt.logged(), [log(Level::Error, "close: panic: bye")]);
 }
 
 #[test]
 fn several_plugins_in_one_library_and_threads() {
-    let rt = Runtime::load(second_entry, "").unwrap();
+    // SAFETY: as in `load`.
+    let rt = Runtime::load(unsafe { Entry::of(second_entry) }, "").unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -7,10 +7,10 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use support::{Options, Outcome, Runtime, Via};
+use nonblocking_ffi_plugin::testing::{Options, Outcome, Runtime, Via};
 
 /// Compiles and loads `examples/<name>/<name>.c`.
-fn load(name: &str, test: &str) -> Box<Runtime> {
+fn load(name: &str, test: &str) -> Runtime {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let source = root.join(format!("examples/{name}/{name}.c"));
     support::load_c(&source, &format!("lib{name}_{test}.so"))
@@ -21,7 +21,7 @@ fn echo() {
     let rt = load("echo", "all");
     for len in [0, 1, 4096, 4097, 1 << 20] {
         let request: Vec<u8> = (0..len).map(|i| i as u8).collect();
-        let Outcome::Response { data, via, .. } = rt.call(&request) else {
+        let Outcome::Response { data, via, .. } = rt.call(&request[..]) else {
             panic!("{len}")
         };
         assert!(data == request, "{len}");
@@ -33,7 +33,7 @@ fn echo() {
             max_response: 99,
             ..Options::default()
         };
-        assert_eq!(rt.call_with(&vec![0; len], small), Outcome::TooLarge);
+        assert_eq!(rt.call_with(vec![0; len], small), Outcome::TooLarge);
     }
 }
 
@@ -44,10 +44,10 @@ fn async_timer_answers_in_time() {
     let late = rt.submit(b"120 late", Options::default());
     let early = rt.submit(b"60 early", Options::default());
     let empty = rt.submit(b"0", Options::default());
-    assert_eq!(support::wait(empty).data(), b"");
-    assert_eq!(support::wait(early).data(), b"early");
+    assert_eq!(empty.wait().data(), b"");
+    assert_eq!(early.wait().data(), b"early");
     assert!(start.elapsed() >= Duration::from_millis(60));
-    assert_eq!(support::wait(late).data(), b"late");
+    assert_eq!(late.wait().data(), b"late");
     assert!(start.elapsed() >= Duration::from_millis(120));
     assert_eq!(rt.call(b"0 ").data(), b"");
     assert_eq!(rt.call(b"1  two words").data(), b" two words");
@@ -89,8 +89,8 @@ fn async_timer_keeps_thousands() {
                     })
                     .collect();
                 for (i, id) in ids {
-                    assert_eq!(support::wait(id).data(), format!("{thread}.{i}").as_bytes());
-                    assert_eq!(support::stale(id), 0);
+                    assert_eq!(id.wait().data(), format!("{thread}.{i}").as_bytes());
+                    assert_eq!(id.stale(), 0);
                 }
             });
         }
@@ -118,11 +118,11 @@ fn async_timer_gives_up_what_nobody_waits_for() {
             })
         })
         .collect();
-    assert_eq!(support::wait(timed_out).failure().0, 499);
-    support::cancel(cancelled);
-    assert_eq!(support::wait(cancelled).failure().0, 499);
+    assert_eq!(timed_out.wait().failure().0, 499);
+    cancelled.cancel();
+    assert_eq!(cancelled.wait().failure().0, 499);
     for id in kept {
-        assert_eq!(support::wait(id).data(), b"y");
+        assert_eq!(id.wait().data(), b"y");
     }
     assert!(start.elapsed() >= Duration::from_millis(1500));
 }
@@ -135,6 +135,6 @@ fn async_timer_close_fails_what_is_pending() {
         .collect();
     rt.close();
     for id in ids {
-        assert_eq!(support::outcome(id).unwrap().failure(), (503, "closed"));
+        assert_eq!(id.outcome().unwrap().failure(), (503, "closed"));
     }
 }

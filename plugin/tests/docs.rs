@@ -6,6 +6,8 @@ mod support;
 
 use std::path::Path;
 
+use nonblocking_ffi_plugin::testing::{Options, Outcome};
+
 #[test]
 fn c_plugins_of_the_guide() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -30,12 +32,12 @@ fn c_plugins_of_the_guide() {
     assert_eq!(upper.call(b"hello, World").data(), b"HELLO, WORLD");
     assert_eq!(upper.call(b"").failure(), (400, "nothing to do"));
     for i in 0..10_000_u32 {
-        assert_eq!(relay.call(&i.to_ne_bytes()).data(), i.to_ne_bytes());
+        assert_eq!(relay.call(i.to_ne_bytes()).data(), i.to_ne_bytes());
     }
     assert_eq!(batch.call(b"one of several").data(), b"one of several");
-    let small = support::Options {
+    let small = Options {
         max_response: 2,
         ..Default::default()
     };
-    assert_eq!(relay.call_with(b"long", small), support::Outcome::TooLarge);
+    assert_eq!(relay.call_with(b"long", small), Outcome::TooLarge);
 }

@@ -1,15 +1,13 @@
 //! Plugins whose calls are futures, driven through the C ABI.
 #![allow(missing_docs, reason = "a test")]
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nonblocking_ffi_plugin::testing::{Entry, Options, Outcome, Runtime, Via};
 use nonblocking_ffi_plugin::{
     Error, Host, Level, Response, Task, TokioPlugin, export_tokio_plugin,
 };
-use support::{Options, Outcome, Runtime, Via};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::sleep;
@@ -148,8 +146,9 @@ impl TokioPlugin for Demo {
 
 export_tokio_plugin!(Demo);
 
-fn load(config: &str) -> Box<Runtime> {
-    Runtime::load(nbffi_plugin_entry, config).unwrap()
+fn load(config: &str) -> Runtime {
+    // SAFETY: the entry function that the macro makes.
+    Runtime::load(unsafe { Entry::of(nbffi_plugin_entry) }, config).unwrap()
 }
 
 const KINDS: [&str; 2] = ["one thread", "many threads"];
@@ -180,8 +179,8 @@ fn every_way_to_end() {
             ("panic_later", failed(Error::PANIC, "panic: later")),
         ] {
             let id = rt.submit(request.as_bytes(), Options::default());
-            assert_eq!(support::wait(id), expected, "{request}");
-            assert_eq!(support::stale(id), 0, "{request}");
+            assert_eq!(id.wait(), expected, "{request}");
+            assert_eq!(id.stale(), 0, "{request}");
         }
         let Outcome::Response { data, status, .. } = rt.call(b"status") else {
             panic!()
@@ -193,7 +192,7 @@ fn every_way_to_end() {
 
 #[test]
 fn init_fails() {
-    let error = |config| Runtime::load(nbffi_plugin_entry, config).err();
+    let error = |config| Runtime::load(Entry::tokio::<Demo>(), config).err();
     assert_eq!(error("fail").unwrap(), "as the config says");
     assert_eq!(error("panic").unwrap(), "panic: in init");
     assert_eq!(error("panic in runtime").unwrap(), "panic: no runtime");
@@ -226,20 +225,20 @@ fn what_nobody_waits_for_is_dropped() {
         let late = rt.submit(b"wait", soon);
         let cancelled = rt.submit(b"wait", Options::default());
         let kept = rt.submit(b"wait", Options::default());
-        assert_eq!(support::wait(late).failure(), LOST);
+        assert_eq!(late.wait().failure(), LOST);
         dropped(before, 1);
         // Long after nothing but these two has happened.
         std::thread::sleep(Duration::from_millis(30));
-        support::cancel(cancelled);
-        assert_eq!(support::wait(cancelled).failure(), LOST);
+        cancelled.cancel();
+        assert_eq!(cancelled.wait().failure(), LOST);
         dropped(before, 2);
-        assert_eq!(support::outcome(kept), None);
+        assert_eq!(kept.outcome(), None);
         rt.call(b"open");
-        assert_eq!(support::wait(kept).data(), b"open");
+        assert_eq!(kept.wait().data(), b"open");
         // What is polled all the time finds out by itself.
         let spinning = rt.submit(b"spin", Options::default());
-        support::cancel(spinning);
-        assert_eq!(support::wait(spinning).failure(), LOST);
+        spinning.cancel();
+        assert_eq!(spinning.wait().failure(), LOST);
         // And when it never starts.
         let unrun = Options {
             cancelled: true,
@@ -249,9 +248,9 @@ fn what_nobody_waits_for_is_dropped() {
         dropped(before, 2);
         // A destructor that panics is the call's own trouble.
         let bomb = rt.submit(b"panic_drop", Options::default());
-        eventually("armed", || !rt.log.lock().unwrap().is_empty());
-        support::cancel(bomb);
-        assert_eq!(support::wait(bomb).failure().0, Error::PANIC);
+        eventually("armed", || !rt.logged().is_empty());
+        bomb.cancel();
+        assert_eq!(bomb.wait().failure().0, Error::PANIC);
         assert_eq!(rt.call(b"echo").data(), b"echo");
     }
 }
@@ -275,17 +274,17 @@ fn thousands_are_pending_at_a_time() {
                         .collect();
                     for (id, request) in &ids {
                         match request.split(' ').next() {
-                            Some("sleep") => assert_eq!(support::wait(*id).data(), b"slept"),
+                            Some("sleep") => assert_eq!(id.wait().data(), b"slept"),
                             Some("wait") => {}
-                            _ => assert_eq!(support::wait(*id).data(), request.as_bytes()),
+                            _ => assert_eq!(id.wait().data(), request.as_bytes()),
                         }
                     }
                     for (id, _) in ids.iter().filter(|(_, request)| request == "wait") {
-                        support::cancel(*id);
+                        id.cancel();
                     }
                     for (id, _) in ids {
-                        support::wait(id);
-                        assert_eq!(support::stale(id), 0);
+                        id.wait();
+                        assert_eq!(id.stale(), 0);
                     }
                 });
             }
@@ -300,11 +299,11 @@ fn closing() {
     assert_eq!(rt.call(b"through").data(), b"through");
     rt.close();
     assert!(CLOSED.load(Ordering::SeqCst) > before);
-    assert_eq!(*rt.log.lock().unwrap(), [(6, "closed".to_owned())]);
+    assert_eq!(rt.logged(), [(Level::Notice, "closed".to_owned())]);
     let mut rt = load("close badly");
     rt.close();
-    let log = rt.log.lock().unwrap().clone();
-    assert_eq!(log, [(4, "close: panic: in close".to_owned())]);
+    let log = rt.logged();
+    assert_eq!(log, [(Level::Error, "close: panic: in close".to_owned())]);
     // Closed while the last call is still on its way out of its thread.
     for _ in 0..200 {
         let rt = load("many threads");
@@ -312,7 +311,7 @@ fn closing() {
             .map(|_| rt.submit(b"through", Options::default()))
             .collect();
         for id in ids {
-            assert_eq!(support::wait(id).data(), b"through");
+            assert_eq!(id.wait().data(), b"through");
         }
     }
 }

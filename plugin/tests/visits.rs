@@ -1,12 +1,10 @@
 //! Several calls in one visit of a pool thread, driven through the C ABI.
 #![allow(missing_docs, reason = "a test")]
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nonblocking_ffi_plugin::{Calls, Error, Host, Plugin, Response, Task, export_plugin};
-use support::{Options, Runtime};
+use nonblocking_ffi_plugin::testing::{Entry, Options, Runtime};
+use nonblocking_ffi_plugin::{Calls, Error, Host, Level, Plugin, Response, Task, export_plugin};
 
 /// Its config says what a visit does.
 struct Demo {
@@ -49,8 +47,8 @@ impl Plugin for Demo {
 
 export_plugin!(Demo);
 
-fn load(config: &str) -> Box<Runtime> {
-    Runtime::load(nbffi_plugin_entry, config).unwrap()
+fn load(config: &str) -> Runtime {
+    Runtime::load(Entry::blocking::<Demo>(), config).unwrap()
 }
 
 #[test]
@@ -60,15 +58,15 @@ fn all_that_wait_are_answered_in_one_visit() {
     let requests = [&b"echo"[..], b"", b"panic", b"error", &big, b"visits"];
     let ids = requests.map(|request| rt.enqueue(request, Options::default()));
     assert_eq!(rt.call(b"first").data(), b"first");
-    let outcomes = ids.map(support::wait);
+    let outcomes = ids.each_ref().map(|id| id.wait());
     assert_eq!(outcomes[0].data(), b"echo");
     assert_eq!(outcomes[1].data(), b"");
     assert_eq!(outcomes[2].failure(), (Error::PANIC, "panic: in call"));
     assert_eq!(outcomes[3].failure(), (3, "three"));
     assert_eq!(outcomes[4].data(), big);
     assert_eq!(outcomes[5].data(), b"1");
-    assert_eq!(ids.map(support::stale), [0; 6]);
-    assert_eq!(*rt.log.lock().unwrap(), [(7, "7".to_owned())]);
+    assert_eq!(ids.map(|id| id.stale()), [0; 6]);
+    assert_eq!(rt.logged(), [(Level::Info, "7".to_owned())]);
     // What one thread did not take is there for the next.
     assert_eq!(rt.call(b"visits").data(), b"2");
 }
@@ -91,11 +89,11 @@ fn a_visit_that_makes_no_call_fails_it() {
     let outcome = rt.call(b"first");
     let expected = (Error::PANIC, "panic: before the call");
     assert_eq!(outcome.failure(), expected);
-    let log = rt.log.lock().unwrap().clone();
-    assert_eq!(log, [(4, "visit: panic: in visit".to_owned())]);
+    let log = rt.logged();
+    assert_eq!(log, [(Level::Error, "visit: panic: in visit".to_owned())]);
     // What was answered before stays so.
     let rt = load("panic later");
     let id = rt.enqueue(b"other", Options::default());
     assert_eq!(rt.call(b"first").data(), b"first");
-    assert_eq!(support::wait(id).data(), b"other");
+    assert_eq!(id.wait().data(), b"other");
 }
