@@ -12,4 +12,6 @@ fn main() {
         .warnings(true)
         .extra_warnings(true)
         .compile("nonblocking_ffi_interrupt");
+    // VMs of a test program find the functions of `exports` in the program.
+    println!("cargo:rustc-link-arg-tests=-rdynamic");
 }

@@ -5,6 +5,7 @@ local ffi = require "ffi"
 local codec = require "resty.nonblocking_ffi.lua.codec"
 local chunked = require "resty.nonblocking_ffi.lua.chunked"
 local startup = require "resty.nonblocking_ffi.lua.startup"
+local log = require "resty.nonblocking_ffi.vm.log"
 require "resty.nonblocking_ffi.vm.cdefs"
 
 local decode = codec.decode
@@ -28,6 +29,9 @@ local CHUNKED = codec.CHUNKED
 -- code, or load the module anew.
 local LOAD = 0
 local RELOAD = 2
+
+-- nginx's levels of the log.
+local ERR, DEBUG = 4, 8
 
 local NAME_BYTES = 4096
 -- Functions that came with their code are kept, up to so many.
@@ -199,16 +203,24 @@ local function no_exit()
 end
 
 
--- Readies the VM. `core` is the path of the shared object, `boot` an encoded
--- table { init, env }, `place` where the core puts tasks, `thread` the main
--- thread, in which they run. Returns a message handler and the dispatcher.
+-- Readies the VM. `core` is the path of the shared object, "" for a program
+-- that has its functions; `boot` an encoded table { init, env }, or ""; `place`
+-- where the core puts tasks, `thread` the main thread, in which they run.
+-- Returns a message handler and the dispatcher.
 return function(core, boot, place, thread)
-    C = ffi.load(core)
+    C = core == "" and ffi.C or ffi.load(core)
     frame = ffi.cast("nbffi_call_frame *", place)
-    boot = codec.unpack(boot)
+    boot = boot == "" and {} or codec.unpack(boot)
     require("resty.nonblocking_ffi.vm.debug")(frame)
     require "resty.nonblocking_ffi.vm.coroutine"
-    require("resty.nonblocking_ffi.vm.ngx")(boot.env, C)
+    if boot.env then
+        require("resty.nonblocking_ffi.vm.ngx")(boot.env, C)
+    else
+        -- Without nginx, there is only a log.
+        local ngx = _G.ngx
+        ngx.ERR = ERR
+        ngx.log, _G.print = log.new(C, DEBUG, ngx.null)
+    end
     require("resty.nonblocking_ffi.worker").attach(C)
     os.exit = no_exit -- luacheck: ignore 122
     if boot.init then
