@@ -1,4 +1,4 @@
-//! Calls whose time is measured: of one request, many times, on one thread.
+//! Tasks whose time is measured: of one request, many times, on one thread.
 //! Nothing is kept of them, and no lock is taken.
 
 use std::cell::{Cell, RefCell};
@@ -23,15 +23,20 @@ pub(super) fn is(task: u64) -> bool {
     task == TASK
 }
 
-/// A run of such calls, on this thread.
-pub(super) struct Run<'a>(PhantomData<(&'a [u8], *const ())>);
+/// One call of the plugin with such tasks, on this thread.
+pub(super) struct Run<'a> {
+    times: u64,
+    /// It uses the request, and belongs to the thread.
+    _on: PhantomData<(&'a [u8], *const ())>,
+}
 
-/// Begins a run: `next` gives out all but the first of `times` calls.
+/// Readies `times` tasks; `next` gives out all but the first.
 pub(super) fn begin(request: &[u8], times: u64) -> Run<'_> {
     REQUEST.set((request.as_ptr(), request.len()));
     LEFT.set(times - 1);
     ENDED.set(0);
-    Run(PhantomData)
+    let _on = PhantomData;
+    Run { times, _on }
 }
 
 impl Run<'_> {
@@ -39,9 +44,11 @@ impl Run<'_> {
         TASK
     }
 
-    /// How many calls have been answered.
+    /// How many tasks were given out and, each once, answered.
     pub fn ended(&self) -> u64 {
-        ENDED.get()
+        let given = self.times - LEFT.get();
+        assert_eq!(ENDED.get(), given, "answers");
+        given
     }
 }
 

@@ -4,17 +4,11 @@ mod support;
 
 use std::cell::RefCell;
 
-use support::{Outcome, Runtime, classes};
+use nonblocking_ffi_plugin::testing::{Options, Outcome, Runtime};
+use support::{classes, load_in, run};
 
 fn load(folder: &str, method: &str) -> Option<Runtime> {
-    Some(Runtime::load(&classes(folder)?, method).unwrap())
-}
-
-fn response(outcome: &Outcome) -> &[u8] {
-    match outcome {
-        Outcome::Response(data) => data,
-        other => panic!("{other:?}"),
-    }
+    Some(support::load(&classes(folder)?, method).unwrap())
 }
 
 /// Requests on both sides of every limit.
@@ -33,9 +27,9 @@ fn tasks_that_are_pulled_are_each_answered_with_their_own() {
             return;
         };
         for _ in 0..50 {
-            let outcomes = runtime.run(&requests);
+            let outcomes = run(&runtime, &requests);
             for (request, outcome) in requests.iter().zip(&outcomes) {
-                assert!(response(outcome) == *request, "{method} {}", request.len());
+                assert!(outcome.data() == *request, "{method} {}", request.len());
             }
         }
     }
@@ -46,9 +40,9 @@ fn a_host_without_next_will_do() {
     let Some(classes) = classes("old") else {
         return;
     };
-    let runtime = Runtime::load_in_old_host(&classes, "Echo#bytes").unwrap();
-    let outcomes = runtime.run(&[b"one", b"two", b"three"]);
-    let responses: Vec<&[u8]> = outcomes.iter().map(response).collect();
+    let runtime = load_in(&classes, "Echo#bytes", 1 << 16).unwrap();
+    let outcomes = run(&runtime, &[b"one", b"two", b"three"]);
+    let responses: Vec<&[u8]> = outcomes.iter().map(Outcome::data).collect();
     assert_eq!(responses, [&b"one"[..], b"two", b"three"]);
 }
 
@@ -57,19 +51,18 @@ fn a_failure_is_that_of_its_task_alone() {
     let Some(runtime) = load("failure", "Echo#picky") else {
         return;
     };
-    let outcomes = runtime.run(&[b"good", b"bad", b"", b"good"]);
-    assert_eq!(response(&outcomes[0]), b"good");
-    let Outcome::Failed(1, message) = &outcomes[1] else {
-        panic!("{outcomes:?}");
-    };
+    let outcomes = run(&runtime, &[b"good", b"bad", b"", b"good"]);
+    assert_eq!(outcomes[0].data(), b"good");
+    let (code, message) = outcomes[1].failure();
+    assert_eq!(code, 1);
     assert!(
         message.starts_with("java.lang.IllegalArgumentException: bad\n\tat "),
         "{message}"
     );
     // Our own frames are nobody's business.
     assert!(!message.contains("nonblockingffi.host"), "{message}");
-    assert_eq!(outcomes[2], Outcome::Failed(7, "empty".to_owned()));
-    assert_eq!(response(&outcomes[3]), b"good");
+    assert_eq!(outcomes[2].failure(), (7, "empty"));
+    assert_eq!(outcomes[3].data(), b"good");
 }
 
 #[test]
@@ -77,17 +70,13 @@ fn a_request_that_no_array_could_hold_is_not_even_read() {
     let Some(runtime) = load("huge", "Echo#bytes") else {
         return;
     };
-    let huge = (std::ptr::without_provenance(1), 3 << 30);
-    let small = (b"small".as_ptr(), 5);
-    let outcomes = runtime.run_raw(vec![huge, small, huge, small], None);
-    for (index, outcomes) in outcomes.iter().enumerate() {
-        match (index % 2, &outcomes[..]) {
-            (0, [Outcome::Failed(1, message)]) => {
-                assert!(message.contains("3221225472 bytes"), "{message}");
-            }
-            (1, [Outcome::Response(data)]) => assert_eq!(data, b"small"),
-            (_, other) => panic!("{index}: {other:?}"),
-        }
+    for _ in 0..2 {
+        // Of pages that nobody touches.
+        let outcome = runtime.call(vec![0; 3 << 30]);
+        let (code, message) = outcome.failure();
+        assert_eq!(code, 1);
+        assert!(message.contains("3221225472 bytes"), "{message}");
+        assert_eq!(runtime.call("small").data(), b"small");
     }
 }
 
@@ -106,14 +95,20 @@ fn a_call_inside_of_a_call() {
     fn nested() {
         INNER.with_borrow(|inner| {
             let inner = inner.as_ref().unwrap();
-            let outcomes = inner.run(&[b"inner 1", b"inner 2"]);
-            assert_eq!(response(&outcomes[1]), b"inner 2");
+            let outcomes = run(inner, &[b"inner 1", b"inner 2"]);
+            assert_eq!(outcomes[1].data(), b"inner 2");
         });
     }
     for _ in 0..20 {
-        let outcomes = outer.run_and(&[b"outer 1", b"outer 2"], Some(nested));
-        assert_eq!(response(&outcomes[0]), b"outer 1");
-        assert_eq!(response(&outcomes[1]), b"outer 2");
+        let then = Options {
+            then: Some(nested),
+            ..Options::default()
+        };
+        let first = outer.enqueue("outer 1", then);
+        let second = outer.enqueue("outer 2", Options::default());
+        outer.run_queued();
+        assert_eq!(first.wait().data(), b"outer 1");
+        assert_eq!(second.wait().data(), b"outer 2");
     }
     INNER.set(None);
 }
@@ -124,15 +119,13 @@ fn threads_come_and_go() {
         return;
     };
     for _ in 0..3 {
-        let runtime = Runtime::load(&classes, "Echo#bytes").unwrap();
-        let runtime = Shared(runtime);
+        let runtime = support::load(&classes, "Echo#bytes").unwrap();
         std::thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {
-                    let runtime = &runtime;
                     for _ in 0..100 {
-                        let outcomes = runtime.0.run(&[b"a", b"b"]);
-                        assert_eq!(response(&outcomes[1]), b"b");
+                        let outcomes = run(&runtime, &[b"a", b"b"]);
+                        assert_eq!(outcomes[1].data(), b"b");
                     }
                 });
             }
@@ -140,22 +133,17 @@ fn threads_come_and_go() {
     }
 }
 
-struct Shared(Runtime);
-
-// SAFETY: a runtime's functions may be called from any thread.
-unsafe impl Sync for Shared {}
-
 #[test]
 fn what_is_wrong_is_said_in_the_room_there_is() {
     let Some(classes) = classes("wrong") else {
         return;
     };
-    let error = Runtime::load(&classes, "Nowhere").err().unwrap();
+    let error = support::load(&classes, "Nowhere").err().unwrap();
     assert!(
         error.contains("no class io.github.nonblockingffi.test.Nowhere"),
         "{error}"
     );
     let long = "x".repeat(2000);
-    let error = Runtime::load(&classes, &long).err().unwrap();
+    let error = support::load(&classes, &long).err().unwrap();
     assert_eq!(error.len(), 511, "{error}");
 }

@@ -1,6 +1,4 @@
 //! Several runtimes in one Python: what code finds by name is its own.
-//!
-//! `NBFFI_PYTHON` says which Python, as in `runtime.rs`.
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod host;
@@ -26,12 +24,9 @@ impl Folder {
         std::fs::write(path, text).unwrap();
     }
 
-    fn load(&self, entry: &str) -> Box<Runtime> {
-        let path = self.0.to_str().unwrap().to_owned();
-        let python = std::env::var("NBFFI_PYTHON").ok();
-        let mut fields = vec![("entry", entry), ("path", path.as_str())];
-        fields.extend(python.as_deref().map(|python| ("python", python)));
-        Runtime::load(&fields).unwrap()
+    fn load(&self, entry: &str) -> Runtime {
+        let path = self.0.to_str().unwrap();
+        host::load(&[("entry", entry), ("path", path)]).unwrap()
     }
 }
 
@@ -208,10 +203,10 @@ fn a_module_of_one_runtime_is_not_that_of_another() {
     ] {
         let code = format!("{more}\nimport only_here\nassert only_here.name == 7");
         let adds = one.load("first:call");
-        assert_eq!(adds.call(&code).text(), own);
+        assert_eq!(adds.call(code).text(), own);
         let outcome = first.call("import only_here");
-        assert!(outcome.failure().starts_with("ModuleNotFoundError"));
-        let other = first.call(&format!("assert {place:?} not in sys.path"));
+        assert!(outcome.failure().1.starts_with("ModuleNotFoundError"));
+        let other = first.call(format!("assert {place:?} not in sys.path"));
         assert_eq!(other.text(), own);
     }
 }

@@ -1,18 +1,15 @@
 //! The plugin, driven through the ABI without nginx, with a real Python.
-//!
-//! `NBFFI_PYTHON` says which: an interpreter or a libpython, as the option
-//! `python`. So all versions can be tested, one after the other.
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod host;
 
-use std::mem::offset_of;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use host::{Outcome, Runtime, cancel, is_pending, wait};
-use nonblocking_ffi_plugin::sys::{NBFFI_LOG_ERR, NBFFI_LOG_NOTICE, NBFFI_LOG_WARN, nbffi_host};
+use host::{Options, Outcome, Runtime, wait, within};
+use nonblocking_ffi_plugin::Level;
+use nonblocking_ffi_plugin::testing::{TestTask, Via};
 
 const SOURCE: &str = r#"
 import asyncio, sys, threading, time
@@ -79,15 +76,13 @@ fn folder() -> &'static str {
     FOLDER.get_or_init(make).to_str().unwrap()
 }
 
-fn load_with(entry: &str, more: &[(&str, &str)]) -> Result<Box<Runtime>, String> {
-    let python = std::env::var("NBFFI_PYTHON").ok();
+fn load_with(entry: &str, more: &[(&str, &str)]) -> Result<Runtime, String> {
     let mut fields = vec![("entry", entry), ("path", folder())];
-    fields.extend(python.as_deref().map(|python| ("python", python)));
     fields.extend(more);
-    Runtime::load(&fields)
+    host::load(&fields)
 }
 
-fn load(entry: &str) -> Box<Runtime> {
+fn load(entry: &str) -> Runtime {
     load_with(&format!("verbs:{entry}"), &[]).unwrap()
 }
 
@@ -120,10 +115,10 @@ fn results_of_every_kind() {
         ("sys.exit(3)", "SystemExit: 3\nTraceback"),
     ] {
         let outcome = rt.call(code);
-        assert!(outcome.failure().starts_with(said), "{code}: {outcome:?}");
+        assert!(outcome.failure().1.starts_with(said), "{code}: {outcome:?}");
     }
     let error = rt.call("(_ for _ in ()).throw(Error(-404, 'none such'))");
-    assert_eq!(error, Outcome::Failed(-404, "none such".to_owned()));
+    assert_eq!(error.failure(), (-404, "none such"));
 }
 
 #[test]
@@ -132,8 +127,8 @@ fn requests_of_every_size() {
         let rt = load(entry);
         for size in [0, 1, 100, 65_536, 65_537, 3_000_000] {
             let request: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
-            let outcome = wait(rt.start(&request, None));
-            assert_eq!(outcome, Outcome::Response(request, None));
+            let task = rt.submit(&request[..], Options::default());
+            assert_eq!(wait(&task).data(), request);
         }
     }
 }
@@ -142,13 +137,11 @@ fn requests_of_every_size() {
 fn tasks_that_wait_are_pulled() {
     let rt = load("echo");
     for round in 0..3 {
-        let tasks: Vec<u64> = (0..200)
-            .map(|i| rt.prepare(format!("{round} {i}").as_bytes(), None))
-            .collect();
-        tasks[1..].iter().for_each(|&task| rt.queue(task));
-        rt.enter(tasks[0]);
+        let enqueue = |i| rt.enqueue(format!("{round} {i}"), Options::default());
+        let tasks: Vec<TestTask> = (1..200).map(enqueue).collect();
+        assert_eq!(rt.call("first").text(), "first");
         // They have all ended in one call.
-        for (i, &task) in tasks.iter().enumerate() {
+        for (i, task) in (1..).zip(&tasks) {
             assert_eq!(wait(task).text(), format!("{round} {i}"));
         }
     }
@@ -157,22 +150,23 @@ fn tasks_that_wait_are_pulled() {
 /// A host of version 1.0 has no function `next`.
 #[test]
 fn an_older_host_will_do() {
-    let python = std::env::var("NBFFI_PYTHON").ok();
-    let mut fields = vec![("entry", "verbs:echo"), ("path", folder())];
-    fields.extend(python.as_deref().map(|python| ("python", python)));
-    let rt = Runtime::load_for(&fields, offset_of!(nbffi_host, next)).unwrap();
-    let other = rt.prepare(b"never asked for", None);
-    rt.queue(other);
+    let fields = [("entry", "verbs:echo"), ("path", folder())];
+    let rt = host::load_in(&fields, 1 << 16).unwrap();
+    let other = rt.enqueue("never asked for", Options::default());
     assert_eq!(rt.call("first").text(), "first");
-    assert!(is_pending(other));
+    assert_eq!(other.outcome(), None);
 }
 
 #[test]
 fn an_object_has_a_life_and_a_configuration() {
     let rt = load_with("verbs:Object", &[("config", "grün: 7\n")]).unwrap();
     assert_eq!(
-        wait(rt.start(b"!", None)),
-        Outcome::Response("grün: 7\n!".into(), Some((7, "grün: 7\n".to_owned())))
+        rt.call("!"),
+        Outcome::Response {
+            data: "grün: 7\n!".into(),
+            status: Some((7, "grün: 7\n".to_owned())),
+            via: Via::Copy,
+        }
     );
     let other = load_with("verbs:Object", &[("config", "b")]).unwrap();
     assert_eq!(other.call("!").text(), "b!");
@@ -184,9 +178,9 @@ fn an_object_has_a_life_and_a_configuration() {
 /// it may be too late for that, then there is another one.
 fn late(rt: &Runtime) -> Outcome {
     loop {
-        let outcome = wait(rt.start(b"", Some(Duration::from_millis(10))));
+        let outcome = wait(&rt.submit("", within(Duration::from_millis(10))));
         match &outcome {
-            Outcome::Failed(_, said) if said.starts_with("the task was given up") => {}
+            Outcome::Failed { message, .. } if message.starts_with("the task was given up") => {}
             _ => return outcome,
         }
     }
@@ -198,7 +192,7 @@ fn what_is_late_is_stopped_and_nothing_else() {
     let echo = load("echo");
     for _ in 0..5 {
         let outcome = late(&rt);
-        let said = outcome.failure();
+        let (_, said) = outcome.failure();
         assert!(
             said.starts_with("nonblocking_ffi.Stopped: the deadline"),
             "{said}"
@@ -206,15 +200,15 @@ fn what_is_late_is_stopped_and_nothing_else() {
         assert_eq!(echo.call("on the same thread").text(), "on the same thread");
     }
     let logged = rt.logged();
-    assert!(logged.iter().all(|(level, _)| *level == NBFFI_LOG_WARN));
+    assert!(logged.iter().all(|(level, _)| *level == Level::Warn));
     let tracebacks = logged.iter().filter(|(_, text)| text.contains("in spin"));
     assert_eq!(tracebacks.count(), 5, "{logged:?}");
 
-    let task = rt.prepare(b"", None);
+    let task = rt.enqueue("", Options::default());
     std::thread::scope(|scope| {
-        let runs = scope.spawn(|| rt.enter(task));
-        cancel(task);
-        assert!(wait(task).failure().contains("Stopped"));
+        let runs = scope.spawn(|| rt.run_queued());
+        task.cancel();
+        assert!(wait(&task).failure().1.contains("Stopped"));
         runs.join().unwrap();
     });
 
@@ -226,40 +220,40 @@ fn what_is_late_is_stopped_and_nothing_else() {
         "{outcome:?} {logged:?}"
     );
     // It may still be stopped in the moment before it returns.
-    if !matches!(&outcome, Outcome::Response(data, _) if data == b"done") {
-        assert!(outcome.failure().contains("Stopped"), "{outcome:?}");
+    if !matches!(&outcome, Outcome::Response { data, .. } if data == b"done") {
+        assert!(outcome.failure().1.contains("Stopped"), "{outcome:?}");
     }
 }
 
 #[test]
 fn a_loop_serves_many_at_a_time_and_cancels() {
     let rt = load("nap");
-    let tasks: Vec<u64> = (0..1000)
-        .map(|_| rt.start(b"", Some(Duration::from_millis(100))))
-        .collect();
-    let never = rt.start(b"", None);
-    for task in tasks {
+    let soon = within(Duration::from_millis(100));
+    let tasks: Vec<TestTask> = (0..1000).map(|_| rt.submit("", soon.clone())).collect();
+    let never = rt.submit("", Options::default());
+    for task in &tasks {
         let outcome = wait(task);
         // Or it came so late that it was not begun.
         let expected = ["asyncio.exceptions.CancelledError", "the task was given up"];
-        let said = outcome.failure();
+        let (_, said) = outcome.failure();
         assert!(expected.iter().any(|text| said.starts_with(text)), "{said}");
     }
-    cancel(never);
-    assert!(wait(never).failure().contains("CancelledError"));
+    never.cancel();
+    assert!(wait(&never).failure().1.contains("CancelledError"));
 
     let rt = load("aspin");
     let outcome = late(&rt);
-    assert!(outcome.failure().contains("Stopped"), "{outcome:?}");
+    assert!(outcome.failure().1.contains("Stopped"), "{outcome:?}");
     let rt = load("wrong");
     assert!(
         rt.call("")
             .failure()
+            .1
             .starts_with("TypeError: float was returned")
     );
     let rt = load("leave");
     for _ in 0..3 {
-        assert!(rt.call("").failure().starts_with("SystemExit: 1"));
+        assert!(rt.call("").failure().1.starts_with("SystemExit: 1"));
     }
 }
 
@@ -273,9 +267,9 @@ fn threads_call_at_the_same_time() {
             scope.spawn(move || {
                 for i in 0..2000 {
                     let text = format!("{thread} {i}");
-                    assert_eq!(echo.call(&text).text(), text);
+                    assert_eq!(echo.call(&text[..]).text(), text);
                     if i % 10 == 0 {
-                        assert_eq!(loop_.call(&text).text(), text);
+                        assert_eq!(loop_.call(&text[..]).text(), text);
                     }
                 }
             });
@@ -294,14 +288,14 @@ fn what_is_said_is_logged() {
     assert_eq!(
         logged,
         [
-            (NBFFI_LOG_NOTICE, "to stdout".to_owned()),
-            (NBFFI_LOG_WARN, "to stderr".to_owned()),
-            (NBFFI_LOG_NOTICE, "x".repeat(1000)),
-            (NBFFI_LOG_NOTICE, "y".repeat(1000)),
+            (Level::Notice, "to stdout".to_owned()),
+            (Level::Warn, "to stderr".to_owned()),
+            (Level::Notice, "x".repeat(1000)),
+            (Level::Notice, "y".repeat(1000)),
         ]
     );
     rt.call("__import__('logging').error('an %s', 'error')");
-    assert_eq!(rt.logged(), [(NBFFI_LOG_ERR, "an error".to_owned())]);
+    assert_eq!(rt.logged(), [(Level::Error, "an error".to_owned())]);
     let fail = load("fail");
     fail.call("loud");
     let logged = fail.logged();
@@ -330,7 +324,7 @@ fn what_cannot_be_loaded_is_an_error() {
     }
     let error = load_with("verbs:echo", &[("venv", "/nonexistent")]).map(drop);
     assert!(error.is_err() || std::env::var("NBFFI_PYTHON").is_ok());
-    let error = Runtime::load(&[("entry", "verbs:echo"), ("python", "/nonexistent")]);
+    let error = host::load(&[("entry", "verbs:echo"), ("python", "/nonexistent")]);
     let error = error.map(drop).unwrap_err();
     assert!(error.contains("/nonexistent"), "{error}");
 }
@@ -340,22 +334,17 @@ fn code_in_c_lets_other_threads_in() {
     // Nothing of it is Python code that could be asked for the GIL.
     let rt = load_with("builtins:bytes.upper", &[]).unwrap();
     let echo = load("echo");
-    let text = [b'x'; 60_000];
+    let enqueue = |_| rt.enqueue([b'x'; 60_000], Options::default());
+    let tasks: Vec<TestTask> = (0..5000).map(enqueue).collect();
     std::thread::scope(|scope| {
-        let tasks: Vec<u64> = (0..5000).map(|_| rt.prepare(&text, None)).collect();
-        tasks[1..].iter().for_each(|&task| rt.queue(task));
-        let first = tasks[0];
-        let batch = scope.spawn(move || {
-            rt.enter(first);
-            rt
-        });
-        wait(first);
+        let batch = scope.spawn(|| rt.run_queued());
+        wait(&tasks[0]);
         let mut between = 0;
         while !batch.is_finished() {
             assert_eq!(echo.call("y").text(), "y");
             between += 1;
         }
-        drop(batch.join().unwrap());
+        batch.join().unwrap();
         assert!(between >= 5, "{between} calls in between");
     });
 }

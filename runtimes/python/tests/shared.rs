@@ -8,7 +8,6 @@ mod host;
 use std::ffi::{c_int, c_void};
 use std::path::PathBuf;
 
-use host::Runtime;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 use nonblocking_ffi_python::locate::{self, Wanted};
 
@@ -27,15 +26,12 @@ fn a_python_that_runs_already_is_used() {
         leave();
         std::mem::forget(library);
     }
-    let mut fields = vec![("entry", "zlib:crc32")];
-    let python = std::env::var("NBFFI_PYTHON").ok();
-    fields.extend(python.as_deref().map(|python| ("python", python)));
-    let rt = Runtime::load(&fields).unwrap();
+    let rt = host::load(&[("entry", "zlib:crc32")]).unwrap();
     let said = rt.call("tea");
     assert!(
-        said.failure().starts_with("TypeError: int was returned"),
+        said.failure().1.starts_with("TypeError: int was returned"),
         "{said:?}"
     );
-    let other = Runtime::load(&[("entry", "binascii:hexlify")]).unwrap();
+    let other = host::load(&[("entry", "binascii:hexlify")]).unwrap();
     assert_eq!(other.call("tea").text(), "746561");
 }
