@@ -10,7 +10,7 @@
 //! | [`error`]   | one error enum, one status code per variant |
 //! | [`mod@catch`] | nothing unwinds into C |
 //! | [`text`]    | texts and buffers of C callers |
-//! | [`errlog`]  | a line in nginx's log that nginx cannot write |
+//! | [`log`]     | lines of nginx's error log, and where they go |
 //! | [`signals`] | signals of the process, its threads and its children |
 //! | [`stats`]   | counters and histograms |
 //! | [`task`]    | slots, their states, deadlines, cancellation, replies |
@@ -33,9 +33,9 @@
 
 pub mod catch;
 pub mod client;
-pub mod errlog;
 pub mod error;
 pub mod exit;
+pub mod log;
 pub mod memory;
 pub mod pool;
 pub mod runtime;

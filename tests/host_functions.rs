@@ -16,8 +16,7 @@ use nonblocking_ffi_core::pool::{self, Pool};
 use nonblocking_ffi_core::runtime::host_api::HostApi;
 use nonblocking_ffi_core::runtime::{Backend, Options, Outcome, Runtime};
 use nonblocking_ffi_core::sync::now_ns;
-use nonblocking_ffi_core::task::{Priority, Recipient, Slot};
-use nonblocking_ffi_core::wake::Mailbox;
+use nonblocking_ffi_core::task::{Priority, Recipient, Running, Slot};
 use nonblocking_ffi_plugin::sys;
 
 const TASKS: u64 = 60_000;
@@ -127,7 +126,11 @@ impl Backend for Chaos {
         Ok(())
     }
 
-    fn call(&self, task: u64, _tag: u32, request: &[u8]) -> Outcome {
+    fn call(&self, task: &Running) -> Outcome {
+        let asked = task.task();
+        let task = task.handle().number();
+        // SAFETY: the test keeps the request until the task is collected.
+        let request = unsafe { std::slice::from_raw_parts(asked.request, asked.request_len) };
         let seed = u64::from_ne_bytes(request.try_into().unwrap());
         let mut random = Random(seed | 1);
         let stale = self.stale.swap(task, Ordering::Relaxed);
@@ -178,12 +181,9 @@ fn pool() -> &'static Pool {
     pool
 }
 
-fn runtime(
-    mailbox: &'static Mailbox,
-    counts: &Arc<Counts>,
-) -> (Runtime, std::thread::JoinHandle<()>) {
+fn runtime(client: &Client, counts: &Arc<Counts>) -> (Runtime, std::thread::JoinHandle<()>) {
     let text = |text: &str| CString::new(text).unwrap();
-    let host = HostApi::new(mailbox, text("chaos"), text(""));
+    let host = HostApi::new(client.log(), text("chaos"), text(""));
     let (later, tasks) = channel();
     let responder = {
         let (table, counts) = (Table(host.as_ptr()), counts.clone());
@@ -199,7 +199,8 @@ fn runtime(
         name: "chaos".into(),
         max_response: MAX_RESPONSE,
     };
-    (Runtime::new(options, pool(), Box::new(chaos)), responder)
+    let place = client.place(pool());
+    (Runtime::new(options, place, Box::new(chaos)), responder)
 }
 
 #[test]
@@ -208,7 +209,7 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
     std::panic::set_hook(Box::new(|_| {}));
     let counts = Arc::new(Counts::default());
     let mut client = Client::default();
-    let (runtime, responder) = runtime(client.mailbox(), &counts);
+    let (runtime, responder) = runtime(&client, &counts);
     let mut requests: Vec<Option<Box<[u8; 8]>>> = Vec::new();
     let mut random = Random(42);
     let (mut posted, mut ended, mut cancelled) = (0, 0, 0);
@@ -243,7 +244,8 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
             requests.resize_with(requests.len().max(index + 1), || None);
             assert!(requests[index].replace(request).is_none(), "slot in use");
             if random.below(10) == 0 {
-                client.cancel(slot, Error::Cancelled);
+                // SAFETY: posted just now, and not collected.
+                unsafe { client.cancel(slot, Error::Cancelled) };
                 cancelled += 1;
             }
         }
@@ -261,7 +263,7 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
             ended += 1;
             progress = Instant::now();
         }
-        while client.mailbox().take_log().is_some() {}
+        while client.log().take().is_some() {}
     }
     assert_eq!(client.in_flight(), 0);
     assert!(requests.iter().all(Option::is_none));
@@ -281,9 +283,9 @@ fn every_task_ends_exactly_once_whatever_plugins_do() {
 }
 
 fn end(client: &mut Client, slot: &'static Slot) {
-    let result = client.collect(slot, now_ns());
-    // SAFETY: the slot was collected, so this thread may read the reply.
-    let (data, len) = unsafe { slot.reply() }.data();
+    // SAFETY: the client has given the slot as done, once; it was collected before this
+    // thread reads the reply.
+    let (result, (data, len)) = unsafe { (client.collect(slot, now_ns()), slot.reply().data()) };
     if result.is_ok() {
         assert!(len <= MAX_RESPONSE, "{len} bytes");
         // SAFETY: the response is there until the release.
@@ -291,5 +293,6 @@ fn end(client: &mut Client, slot: &'static Slot) {
         // Reads all of it, for the sanitisers.
         assert!(response.iter().map(|&byte| u64::from(byte)).sum::<u64>() < u64::MAX);
     }
-    client.release(slot);
+    // SAFETY: collected above, and the response is read.
+    unsafe { client.release(slot) };
 }

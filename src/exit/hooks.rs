@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nonblocking_ffi_plugin::sys::nbffi_exit_fn;
 
-use crate::errlog;
+use crate::log::stderr;
 use crate::pool::spawn_helper;
 use crate::sync::now_ns;
 
@@ -90,7 +90,7 @@ pub(super) fn run_bounded(name: &str, deadline: Instant, work: impl FnOnce() + S
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = spawn_helper(name, work) {
-        errlog::write(&["at the end of the worker: ", &error]);
+        stderr::write(&["at the end of the worker: ", &error]);
     }
 }
 

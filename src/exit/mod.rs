@@ -35,7 +35,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::errlog;
+use crate::log::stderr;
 use crate::runtime;
 use crate::signals::is_main_thread;
 pub use hooks::{Hook, add};
@@ -55,7 +55,7 @@ const FATAL: c_int = 2;
 pub fn install() {
     // Relaxed: read by the handler in whichever thread exits; a plain number.
     OWNER.store(std::process::id(), Ordering::Relaxed);
-    errlog::prepare();
+    stderr::prepare();
     register();
 }
 
@@ -122,19 +122,17 @@ fn on_exit(status: c_int) {
     }
     // nginx would start no other worker in place of one that ends with 2.
     let changed = if status & 0xff == FATAL { 1 } else { status };
-    errlog::write(&[
-        "the worker is ended by exit(",
-        &errlog::number(status),
-        ") in thread \"",
-        &errlog::thread_name(),
-        "\"",
-        if runtime::current_name().is_some() {
-            ", in runtime "
-        } else {
-            ""
-        },
-        runtime::current_name().unwrap_or_default(),
-    ]);
+    runtime::with_current_name(|name| {
+        stderr::write(&[
+            "the worker is ended by exit(",
+            &stderr::number(status),
+            ") in thread \"",
+            &stderr::thread_name(),
+            "\"",
+            name.map_or("", |_| ", in runtime "),
+            name.unwrap_or_default(),
+        ]);
+    });
     leave(changed);
 }
 

@@ -6,6 +6,7 @@
 //! | [`registry`] | the pools of the process, by name |
 //! | [`idle`]   | who searches and who sleeps; no wake-up is lost or wasted |
 //! | [`thread`] | the life of a pool thread |
+//! | [`search`] | how a thread looks for a task, and where: the sources of tasks |
 //! | [`spin`]   | how long an idle thread spins before it parks |
 //! | [`spawn`]  | starting one: signals, name, niceness |
 //!
@@ -20,6 +21,7 @@
 pub mod idle;
 pub mod queues;
 mod registry;
+pub mod search;
 mod spawn;
 pub mod spin;
 mod thread;
@@ -30,10 +32,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crossbeam_utils::CachePadded;
 
 use crate::error::Error;
+use crate::log::{LogSink, NOTICE, WARN};
 use crate::stats::Counter;
 use crate::sync::now_ns;
 use crate::task::{Load, Priority, Slot, Task};
-use crate::wake::Mailbox;
 use idle::Idle;
 use queues::Queues;
 
@@ -57,9 +59,6 @@ pub struct Chores {
 const HELP_NS: u64 = 50_000;
 /// Posts try to start missing threads this often.
 const RETRY_NS: u64 = 1_000_000_000;
-/// nginx's levels for threads that are missing, and for those that have come.
-const WARN: u8 = 5;
-const NOTICE: u8 = 6;
 
 /// What a pool is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +131,7 @@ impl Shared {
             let free = self.idle.awake().saturating_sub(engaged);
             // SAFETY: the runtime outlives its tasks, and this one has not
             // ended.
-            let typical_ns = unsafe { task.runtime.as_ref() }.typical_run_ns();
+            let typical_ns = unsafe { task.runtime.as_ref() }.stats().recent_mean_ns();
             // The main thread needs a processor, too.
             let spare = free + 1 < self.cores;
             if free > 0 && !(spare && self.queued() * typical_ns > HELP_NS) {
@@ -151,14 +150,13 @@ impl Load for Shared {
 }
 
 /// A pool. Lives as long as the process: its threads do.
-#[derive(Debug)]
 pub struct Pool {
     shared: &'static Shared,
     /// `posted` may grow up to here before `ended` must be looked at again. 0
     /// while threads are missing, so that every post looks.
     room_until: AtomicU64,
     start: Mutex<Start>,
-    mailbox: OnceLock<&'static Mailbox>,
+    log: OnceLock<&'static dyn LogSink>,
 }
 
 /// What is known of missing threads.
@@ -188,6 +186,12 @@ pub struct PoolStats {
     pub wakeups: f64,
 }
 
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Pool").field(self.config()).finish()
+    }
+}
+
 impl Pool {
     /// A pool without threads yet. Never freed.
     pub fn new(config: Config) -> &'static Pool {
@@ -211,7 +215,7 @@ impl Pool {
             shared: Box::leak(Box::new(shared)),
             room_until: AtomicU64::new(0),
             start: Mutex::default(),
-            mailbox: OnceLock::new(),
+            log: OnceLock::new(),
         }))
     }
 
@@ -271,14 +275,14 @@ impl Pool {
     }
 
     /// Says where to log what becomes of its threads.
-    pub fn log_to(&self, mailbox: &'static Mailbox) {
+    pub fn log_to(&self, log: &'static dyn LogSink) {
         // Pools are shared by the clients of a process: the first one's it is.
-        let _ = self.mailbox.set(mailbox);
+        let _ = self.log.set(log);
     }
 
     fn log(&self, level: u8, text: &str) {
-        if let Some(mailbox) = self.mailbox.get() {
-            mailbox.log(level, &self.config().name, text.as_bytes());
+        if let Some(log) = self.log.get() {
+            log.log(level, &self.config().name, text.as_bytes());
         }
     }
 
@@ -342,14 +346,20 @@ impl Pool {
     }
 
     /// Puts an offered task into its queue, without waking anybody.
+    ///
+    /// # Safety
+    /// The slot was offered, and is in no other queue.
     #[inline]
-    pub fn push(&self, slot: &'static Slot, priority: Priority) {
+    pub unsafe fn push(&self, slot: &'static Slot, priority: Priority) {
         self.shared.queues.push(slot, priority);
     }
 
     /// Puts an offered task into the inbox of the thread that a key belongs to,
     /// and sees to it that this thread, or another if it is engaged, will find it.
-    pub fn push_to(&self, slot: &'static Slot, key: u32) {
+    ///
+    /// # Safety
+    /// As for [`Pool::push`].
+    pub unsafe fn push_to(&self, slot: &'static Slot, key: u32) {
         let shared = self.shared;
         // A thread that was not started would never look.
         let thread = key as usize % self.started().max(1);

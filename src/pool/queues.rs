@@ -15,6 +15,7 @@
 //! neither starves: under any load, at least one in [`LOW_TURN`] tasks that
 //! start is a low one if there is any.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
@@ -64,7 +65,7 @@ pub struct Finder {
     queues: &'static Queues,
     local: Worker<Entry>,
     index: usize,
-    turn: u32,
+    turn: Cell<u32>,
 }
 
 /// One place to look for a task.
@@ -97,7 +98,7 @@ impl Queues {
             queues: self,
             local,
             index,
-            turn: 0,
+            turn: Cell::new(0),
         })
     }
 
@@ -159,12 +160,13 @@ impl Finder {
     /// The task to run next. `batch` allows to take more than one from the
     /// normal injector.
     #[inline]
-    pub fn find(&mut self, batch: bool) -> Option<Entry> {
+    pub fn find(&self, batch: bool) -> Option<Entry> {
         use Place::{High, Inbox, Low, Normal, Others};
-        self.turn = self.turn.wrapping_add(1);
-        let places = if self.turn.is_multiple_of(LOW_TURN) {
+        let turn = self.turn.get().wrapping_add(1);
+        self.turn.set(turn);
+        let places = if turn.is_multiple_of(LOW_TURN) {
             [Low, Others, Inbox, Normal, High]
-        } else if self.turn.is_multiple_of(NORMAL_TURN) {
+        } else if turn.is_multiple_of(NORMAL_TURN) {
             [Inbox, Others, Normal, High, Low]
         } else {
             [High, Inbox, Normal, Others, Low]
@@ -176,30 +178,30 @@ impl Finder {
         let queues = self.queues;
         let injector = |priority: Priority| &queues.injectors[priority as usize];
         match place {
-            Place::High => persist(|| injector(Priority::High).steal()),
-            Place::Low => persist(|| injector(Priority::Low).steal()),
+            Place::High => steal_some(|| injector(Priority::High).steal()),
+            Place::Low => steal_some(|| injector(Priority::Low).steal()),
             Place::Inbox => {
                 let tasks = &queues.inboxes[self.index].tasks;
                 // The look is cheaper than the attempt.
-                (!tasks.is_empty()).then(|| persist(|| tasks.steal()))?
+                (!tasks.is_empty()).then(|| steal_some(|| tasks.steal()))?
             }
             Place::Normal => self.local.pop().or_else(|| {
                 let normal = injector(Priority::Normal);
                 if batch {
-                    persist(|| normal.steal_batch_with_limit_and_pop(&self.local, BATCH))
+                    steal_some(|| normal.steal_batch_with_limit_and_pop(&self.local, BATCH))
                 } else {
-                    persist(|| normal.steal())
+                    steal_some(|| normal.steal())
                 }
             }),
             Place::Others => {
                 let (before, after) = queues.stealers.split_at(self.index);
                 let mut others = after[1..].iter().chain(before);
-                let held = others.find_map(|other| persist(|| other.steal()));
+                let held = others.find_map(|other| steal_some(|| other.steal()));
                 held.or_else(|| {
                     let mut inboxes = queues.inboxes.iter();
                     inboxes.find_map(|inbox| {
                         let may_be_taken = inbox.may_be_taken();
-                        may_be_taken.then(|| persist(|| inbox.tasks.steal()))?
+                        may_be_taken.then(|| steal_some(|| inbox.tasks.steal()))?
                     })
                 })
             }
@@ -214,7 +216,7 @@ impl Finder {
 
 /// Steals until that succeeds or there is nothing. A retry means that another
 /// thread got a task, so somebody always advances.
-fn persist(mut steal: impl FnMut() -> Steal<Entry>) -> Option<Entry> {
+fn steal_some(mut steal: impl FnMut() -> Steal<Entry>) -> Option<Entry> {
     loop {
         match steal() {
             Steal::Success(slot) => return Some(slot),
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn high_goes_first_and_nobody_starves() {
-        let (queues, mut finders) = setup(1);
+        let (queues, finders) = setup(1);
         fill(queues, Priority::Low, 2000..3000);
         fill(queues, Priority::Normal, 1000..2000);
         fill(queues, Priority::High, 0..1000);
@@ -256,12 +258,12 @@ mod tests {
 
     #[test]
     fn every_task_is_found_once_whatever_the_batches() {
-        let (queues, mut finders) = setup(3);
+        let (queues, finders) = setup(3);
         fill(queues, Priority::Normal, 0..100);
         fill(queues, Priority::Low, 100..120);
         let mut found = Vec::new();
         for round in 0.. {
-            let slots = finders.iter_mut().filter_map(|f| f.find(round % 2 == 0));
+            let slots = finders.iter().filter_map(|f| f.find(round % 2 == 0));
             let before = found.len();
             found.extend(slots.map(|slot| slot.index));
             if found.len() == before {
@@ -275,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_inbox_is_its_threads_unless_that_is_engaged() {
-        let (queues, mut finders) = setup(2);
+        let (queues, finders) = setup(2);
         let post = |index| queues.push_to(Box::leak(Box::new(Slot::new(index))), 0);
         post(1);
         assert!(finders[1].find(false).is_none());
@@ -292,7 +294,7 @@ mod tests {
 
     #[test]
     fn one_thread_takes_what_another_holds() {
-        let (queues, mut finders) = setup(2);
+        let (queues, finders) = setup(2);
         fill(queues, Priority::Normal, 0..4);
         assert_eq!(finders[0].find(true).unwrap().index, 0);
         assert!(finders[0].holds_tasks());

@@ -6,6 +6,8 @@
 //! [`MIN_SPIN_NS`] it is nothing. So a thread spins only while tasks follow each
 //! other closely.
 
+use std::cell::Cell;
+
 use crate::sync::{now_ns, spin_loop};
 
 /// The longest that a thread looks for a task before it sleeps.
@@ -20,7 +22,7 @@ const LOOKS_PER_CLOCK: u32 = 16;
 /// A thread's window.
 #[derive(Debug)]
 pub struct Window {
-    ns: u64,
+    ns: Cell<u64>,
     /// With one processor nobody spins.
     allowed: bool,
 }
@@ -30,7 +32,10 @@ impl Window {
     pub fn new(cores: usize) -> Self {
         let allowed = cores > 1;
         let ns = if allowed { MAX_SPIN_NS } else { 0 };
-        Self { ns, allowed }
+        Self {
+            ns: Cell::new(ns),
+            allowed,
+        }
     }
 
     /// Looks for something until it is found or the window, which began at
@@ -41,7 +46,7 @@ impl Window {
         spin: bool,
         mut find: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let spin = spin && self.ns > 0;
+        let spin = spin && self.ns.get() > 0;
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
                 let found = find();
@@ -50,23 +55,24 @@ impl Window {
                 }
                 spin_loop();
             }
-            if now_ns() >= since + self.ns {
+            if now_ns() >= since + self.ns.get() {
                 return None;
             }
         }
     }
 
     /// Adapts to a pause that ended in a wake-up.
-    pub fn adapt(&mut self, pause_ns: u64) {
-        self.ns = if !self.allowed {
+    pub fn adapt(&self, pause_ns: u64) {
+        let ns = self.ns.get();
+        self.ns.set(if !self.allowed {
             0
         } else if pause_ns < MAX_SPIN_NS + WAKE_UP_NS {
-            (self.ns * 2).clamp(MIN_SPIN_NS, MAX_SPIN_NS)
-        } else if self.ns > MIN_SPIN_NS {
-            self.ns / 2
+            (ns * 2).clamp(MIN_SPIN_NS, MAX_SPIN_NS)
+        } else if ns > MIN_SPIN_NS {
+            ns / 2
         } else {
             0
-        };
+        });
     }
 }
 
@@ -76,24 +82,24 @@ mod tests {
 
     #[test]
     fn the_window_follows_the_pauses() {
-        let mut window = Window::new(2);
+        let window = Window::new(2);
         for _ in 0..5 {
             window.adapt(1_000_000);
         }
-        assert_eq!(window.ns, 0, "long pauses are slept through");
+        assert_eq!(window.ns.get(), 0, "long pauses are slept through");
         window.adapt(30_000);
-        assert_eq!(window.ns, MIN_SPIN_NS);
+        assert_eq!(window.ns.get(), MIN_SPIN_NS);
         for _ in 0..5 {
             window.adapt(30_000);
         }
-        assert_eq!(window.ns, MAX_SPIN_NS);
+        assert_eq!(window.ns.get(), MAX_SPIN_NS);
     }
 
     #[test]
     fn with_one_processor_nobody_spins() {
-        let mut window = Window::new(1);
+        let window = Window::new(1);
         window.adapt(1);
-        assert_eq!(window.ns, 0);
+        assert_eq!(window.ns.get(), 0);
         let mut looks = 0;
         let found = window.look(now_ns(), true, || {
             looks += 1;

@@ -2,15 +2,15 @@
 //! for a moment and then sleep.
 
 use std::cell::Cell;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::queues::Finder;
+use super::search::{TaskSource, search};
 use super::spin::Window;
 use super::{Shared, spawn};
 use crate::sync::{Ordering, now_ns};
-use crate::task::{Kind, Slot};
+use crate::task::{Handle, Kind, Running, Slot};
 use crate::wake::outbox;
 
 /// Starts thread `index` of a pool.
@@ -21,26 +21,27 @@ pub fn start(shared: &'static Shared, index: usize) -> Result<(), String> {
         let Some(finder) = shared.queues.finder(index) else {
             return;
         };
-        Thread {
+        // It never ends.
+        let thread: &'static Thread = Box::leak(Box::new(Thread {
             shared,
             index,
             finder,
-            next: None,
-            begun: None,
+            next: Cell::new(None),
+            begun: Cell::new(None),
             window: Window::new(shared.cores),
-            now_ns: 0,
-            bulk: false,
-            engaged: false,
-            interrupts: 0,
-        }
-        .live();
+            now_ns: Cell::new(0),
+            bulk: Cell::new(false),
+            engaged: Cell::new(false),
+            interrupts: Cell::new(0),
+        }));
+        CURRENT.set(Some(thread));
+        thread.live();
     })
 }
 
 thread_local! {
-    /// The calling thread's own record, null if it is no pool thread. Points
-    /// into the frame of `live`, which never ends.
-    static CURRENT: Cell<*mut Thread> = const { Cell::new(ptr::null_mut()) };
+    /// The calling thread's own record, if it is a pool thread.
+    static CURRENT: Cell<Option<&'static Thread>> = const { Cell::new(None) };
 }
 
 /// Names a thread of a pool.
@@ -54,44 +55,36 @@ pub struct ThreadId {
 
 /// Which pool thread this is, if it is one.
 pub fn thread_id() -> Option<ThreadId> {
-    // SAFETY: a pointer that is not null is to the calling thread's own record;
-    // only fields that never change are read.
-    let thread = unsafe { CURRENT.get().as_ref() }?;
-    Some(thread.id())
+    CURRENT.get().map(Thread::id)
 }
 
 /// Keeps tasks with keys for the calling pool thread from now on, although it is
 /// inside of a runtime: it will be free in a moment.
 pub fn keep_inbox() {
-    // SAFETY: as in `thread_id`; what is changed is an atomic.
-    if let Some(thread) = unsafe { CURRENT.get().as_ref() } {
+    if let Some(thread) = CURRENT.get() {
         thread.shared.queues.disengage(thread.index);
     }
 }
 
 /// The task that this thread has begun last, if it is inside `runtime`.
-pub fn last_begun(runtime: *const ()) -> Option<(&'static Slot, u32)> {
-    // SAFETY: as in `pull`.
-    let thread = unsafe { CURRENT.get().as_mut() }?;
-    thread.begun.filter(|_| ptr::eq(thread.running(), runtime))
+pub fn last_begun(runtime: *const ()) -> Option<Handle> {
+    let thread = CURRENT.get()?;
+    let begun = thread.begun.get();
+    begun.filter(|_| ptr::eq(thread.running(), runtime))
 }
 
 /// The runtime that the calling thread is inside of, as [`pull`] knows it; null
 /// if it is inside of none, or no pool thread.
 pub fn running() -> *const () {
-    // SAFETY: as in `thread_id`; the field that is read is an atomic.
-    let thread = unsafe { CURRENT.get().as_ref() };
-    thread.map_or(ptr::null(), Thread::running)
+    CURRENT.get().map_or(ptr::null(), Thread::running)
 }
 
 /// Begins the next task for the runtime that the calling pool thread is inside
-/// of, if the next task is for it and the thread was not interrupted. It must be run as
-/// `Runner::run` says. If there is none, the thread may `wait` for one in here, as it
-/// does between tasks.
-pub fn pull(runtime: *const (), wait: bool) -> Option<&'static Slot> {
-    // SAFETY: the record is the calling thread's own, and `live` holds no
-    // reference to it while a runtime runs, which is when this is called.
-    let thread = unsafe { CURRENT.get().as_mut() }?;
+/// of, if the next task is for it and the thread was not interrupted. It must be run
+/// as `Runner::run` says. If there is none, the thread may `wait` for one in here, as
+/// it does between tasks.
+pub fn pull(runtime: *const (), wait: bool) -> Option<Running> {
+    let thread = CURRENT.get()?;
     if !ptr::eq(thread.running(), runtime) || thread.is_interrupted() {
         return None;
     }
@@ -108,56 +101,51 @@ pub fn pull(runtime: *const (), wait: bool) -> Option<&'static Slot> {
         let task = unsafe { slot.task() };
         let is_for_it = ptr::eq(task.runtime.as_ptr().cast(), runtime);
         if !is_for_it || task.kind != Kind::Call {
-            thread.next = Some(slot);
+            thread.next.set(Some(slot));
             return None;
         }
         thread.leave();
-        if thread.begin(slot) {
-            return Some(slot);
+        let begun = thread.begin(slot);
+        if begun.is_some() {
+            return begun;
         }
     }
 }
 
+/// The record of a thread, which alone uses it. Its fields are cells, since code that
+/// the thread calls comes back to it: a runtime that pulls, a broadcast that asks
+/// which thread it is on.
 struct Thread {
     shared: &'static Shared,
     index: usize,
     finder: Finder,
     /// A task that was found but is not for the runtime that asked.
-    next: Option<&'static Slot>,
+    next: Cell<Option<&'static Slot>>,
     /// The task that was begun last.
-    begun: Option<(&'static Slot, u32)>,
+    begun: Cell<Option<Handle>>,
     /// How long to look for a task before sleeping.
     window: Window,
     /// The time if it is known, 0 if not.
-    now_ns: u64,
+    now_ns: Cell<u64>,
     /// Whether the last task was one of many short ones.
-    bulk: bool,
+    bulk: Cell<bool>,
     /// Whether it counts as engaged in a long task.
-    engaged: bool,
+    engaged: Cell<bool>,
     /// How many interrupts it has answered.
-    interrupts: u32,
+    interrupts: Cell<u32>,
 }
 
 impl Thread {
-    fn live(mut self) {
+    fn live(&self) -> ! {
         outbox::hold();
-        let this: *mut Self = &mut self;
-        CURRENT.set(this);
         loop {
-            // SAFETY: `self` lives as long as this loop and is only used
-            // through `this`. No reference is held while a runtime runs, since
-            // `pull` makes one then.
-            let (slot, begun) = unsafe {
-                let slot = (*this).find_or_wait();
-                (slot, (*this).begin(slot))
-            };
-            if begun {
-                // SAFETY: the runtime outlives its tasks, and this one has not
-                // ended.
-                unsafe { slot.task().runtime.as_ref() }.run(slot);
+            let slot = self.find_or_wait();
+            if let Some(task) = self.begin(slot) {
+                // SAFETY: the runtime outlives its tasks, and this one has not ended.
+                let runtime = unsafe { task.task().runtime.as_ref() };
+                runtime.run(task);
             }
-            // SAFETY: as above.
-            unsafe { (*this).end() };
+            self.end();
         }
     }
 
@@ -175,11 +163,11 @@ impl Thread {
         running.load(Ordering::Relaxed)
     }
 
-    fn find(&mut self) -> Option<&'static Slot> {
-        self.next.take().or_else(|| self.finder.find(self.bulk))
+    fn find(&self) -> Option<&'static Slot> {
+        self.next.take().or_else(|| self.take())
     }
 
-    fn find_or_wait(&mut self) -> &'static Slot {
+    fn find_or_wait(&self) -> &'static Slot {
         loop {
             self.answer_interrupt();
             if let Some(slot) = self.find().or_else(|| self.wait()) {
@@ -191,14 +179,13 @@ impl Thread {
     /// Whether it has been interrupted.
     fn is_interrupted(&self) -> bool {
         // Relaxed: a hint; `answer_interrupt` looks again.
-        self.interrupts != self.shared.interrupts.load(Ordering::Relaxed)
+        self.interrupts.get() != self.shared.interrupts.load(Ordering::Relaxed)
     }
 
-    fn answer_interrupt(&mut self) {
+    fn answer_interrupt(&self) {
         // Acquire: pairs with the Release in `Pool::interrupt`.
         let interrupts = self.shared.interrupts.load(Ordering::Acquire);
-        if self.interrupts != interrupts {
-            self.interrupts = interrupts;
+        if self.interrupts.replace(interrupts) != interrupts {
             outbox::flush();
             if let Some(broadcast) = self.shared.broadcast.get() {
                 // Unwind safety: nothing of this thread's is used in there.
@@ -207,46 +194,26 @@ impl Thread {
         }
     }
 
-    /// Whether there is something to do before it sleeps. Not inside of a runtime,
-    /// where the thread may not be fit for it.
-    fn has_chores(&self) -> bool {
-        let is_due = self.shared.chores.get().map(|chores| chores.is_due);
-        self.running().is_null() && is_due.is_some_and(|is_due| is_due())
-    }
-
-    /// Does some of that, as a thread that is busy: others are woken for what is
-    /// posted meanwhile. Searches again when this returns; true if no other does.
-    fn do_chores(&self) -> bool {
-        let shared = self.shared;
-        if shared.idle.stop_searching() && !shared.queues.is_empty() {
-            shared.idle.notify();
-        }
-        if let Some(chores) = shared.chores.get() {
-            // Unwind safety: nothing of this thread's is used in there.
-            let _ = catch_unwind(AssertUnwindSafe(|| (chores.some)(self.id())));
-        }
-        shared.idle.start_searching()
-    }
-
-    /// Begins a task that this thread found. True if it is to run; else it has
+    /// Begins a task that this thread found. `None` if it shall not run; then it has
     /// ended.
-    fn begin(&mut self, slot: &'static Slot) -> bool {
+    #[inline]
+    fn begin(&self, slot: &'static Slot) -> Option<Running> {
         // SAFETY: this thread found the slot in the queue, so it will claim it.
         let task = unsafe { slot.task() };
-        self.bulk = task.bulk;
-        let mut help = self.shared.queues.engage(self.index, !self.bulk);
-        if !self.bulk {
+        self.bulk.set(task.bulk);
+        let mut help = self.shared.queues.engage(self.index, !task.bulk);
+        if !task.bulk {
             // What this thread holds must not wait for a long task.
             outbox::flush();
             // Relaxed: a hint; see `Shared::call_for_help`.
             self.shared.engaged.fetch_add(1, Ordering::Relaxed);
-            self.engaged = true;
+            self.engaged.set(true);
             help |= self.finder.holds_tasks();
         }
         if help {
             self.shared.idle.notify();
         }
-        let started = match self.now_ns {
+        let started = match self.now_ns.get() {
             0 => now_ns(),
             known => known,
         };
@@ -257,29 +224,27 @@ impl Thread {
         let address = task.runtime.as_ptr().cast();
         thread.runtime.store(address, Ordering::Relaxed);
         // SAFETY: as above.
-        if !unsafe { slot.begin(started) } {
-            return false;
-        }
-        self.begun = Some((slot, slot.state.generation()));
-        true
+        let begun = unsafe { slot.begin(started) }?;
+        self.begun.set(Some(begun.handle()));
+        Some(begun)
     }
 
     /// The task that was begun is over for this thread.
-    fn leave(&mut self) {
-        if mem::take(&mut self.engaged) {
+    fn leave(&self) {
+        if self.engaged.replace(false) {
             self.shared.engaged.fetch_sub(1, Ordering::Relaxed);
         }
-        self.now_ns = outbox::take_last_end();
+        self.now_ns.set(outbox::take_last_end());
     }
 
     /// The task is over, and there is no other yet.
-    fn retire(&mut self) {
+    fn retire(&self) {
         self.leave();
-        self.begun = None;
+        self.begun.set(None);
         self.shared.queues.disengage(self.index);
     }
 
-    fn end(&mut self) {
+    fn end(&self) {
         // Release: pairs with the Acquire in `Pool::users`; this thread's use
         // of the runtime is over.
         self.shared.threads[self.index]
@@ -290,35 +255,18 @@ impl Thread {
 
     /// Waits for a task: spins if that has paid lately, then sleeps. `None` if
     /// it has been interrupted.
-    fn wait(&mut self) -> Option<&'static Slot> {
-        let idle_since = match self.now_ns {
+    fn wait(&self) -> Option<&'static Slot> {
+        let idle_since = match self.now_ns.take() {
             0 => now_ns(),
             known => known,
         };
-        self.now_ns = 0;
         let shared = self.shared;
-        // One spinning thread is enough: the one that was first.
-        let mut first = shared.idle.start_searching();
+        let first = shared.idle.start_searching();
         // Who gets a completion may post the next task before this returns, and
         // need not wake another thread for it.
         outbox::flush();
-        let found = loop {
-            let (finder, bulk) = (&mut self.finder, self.bulk);
-            let found = self.window.look(idle_since, first, || finder.find(bulk));
-            if found.is_some() || self.is_interrupted() {
-                break found;
-            }
-            if self.has_chores() {
-                first = self.do_chores();
-                continue;
-            }
-            shared.idle.sleep(self.index, || {
-                shared.queues.is_empty_for(self.index) && !self.is_interrupted()
-            });
-            shared.threads[self.index].wakeups.bump();
-            self.window.adapt(now_ns().saturating_sub(idle_since));
-            first = shared.idle.searchers() == 1;
-        };
+        let (idle, index) = (&shared.idle, self.index);
+        let found = search(self, idle, index, &self.window, idle_since, first);
         if shared.idle.stop_searching() && !shared.queues.is_empty() {
             match found {
                 // SAFETY: this thread found the slot, and has not claimed it yet.
@@ -328,5 +276,41 @@ impl Thread {
             }
         }
         found
+    }
+}
+
+impl TaskSource for Thread {
+    #[inline]
+    fn take(&self) -> Option<&'static Slot> {
+        self.finder.find(self.bulk.get())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.shared.queues.is_empty_for(self.index)
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_interrupted()
+    }
+
+    /// Does some chores, as a thread that is busy: others are woken for what is
+    /// posted meanwhile. Not inside of a runtime, where the thread may not be fit
+    /// for it.
+    fn before_park(&self) -> Option<bool> {
+        let shared = self.shared;
+        let chores = shared.chores.get()?;
+        if !self.running().is_null() || !(chores.is_due)() {
+            return None;
+        }
+        if shared.idle.stop_searching() && !shared.queues.is_empty() {
+            shared.idle.notify();
+        }
+        // Unwind safety: nothing of this thread's is used in there.
+        let _ = catch_unwind(AssertUnwindSafe(|| (chores.some)(self.id())));
+        Some(shared.idle.start_searching())
+    }
+
+    fn woken(&self) {
+        self.shared.threads[self.index].wakeups.bump();
     }
 }

@@ -14,14 +14,27 @@ use nonblocking_ffi_plugin::{faults, sys};
 
 use super::host_api::HostApi;
 use super::library::{self, Library, Visibility};
-use super::{Backend, Outcome};
+use super::{Backend, Outcome, Place};
 use crate::signals::Handlers;
-use crate::wake::Mailbox;
+use crate::task::Running;
 
 /// Room for the message of a plugin whose init failed.
 const MESSAGE_BYTES: usize = 4096;
 
-/// What is to be loaded.
+/// Which plugin, and its configuration.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// The runtime's name.
+    pub name: CString,
+    /// The library's path, or its name if the dynamic linker finds it.
+    pub library: OsString,
+    /// Its entry function.
+    pub entry: CString,
+    /// The plugin's configuration.
+    pub config: CString,
+}
+
+/// A plugin, loaded or not.
 pub struct Plugin {
     library: OsString,
     entry: CString,
@@ -47,17 +60,11 @@ unsafe impl Sync for Loaded {}
 
 impl Plugin {
     /// A plugin that has not been loaded.
-    pub fn new(
-        library: OsString,
-        entry: CString,
-        mailbox: &'static Mailbox,
-        name: CString,
-        config: CString,
-    ) -> Self {
+    pub fn new(what: Descriptor, place: Place) -> Self {
         Self {
-            library,
-            entry,
-            host: HostApi::new(mailbox, name, config),
+            library: what.library,
+            entry: what.entry,
+            host: HostApi::new(place.log, what.name, what.config),
             loaded: OnceLock::new(),
         }
     }
@@ -254,14 +261,15 @@ impl Backend for Plugin {
         Ok(())
     }
 
-    fn call(&self, task: u64, _tag: u32, request: &[u8]) -> Outcome {
+    fn call(&self, task: &Running) -> Outcome {
         let Some(loaded) = self.loaded.get() else {
             return Outcome::Failed(-1);
         };
-        let len = request.len() as u64;
+        let (number, begun) = (task.handle().number(), task.task());
+        let (request, len) = (begun.request.cast(), begun.request_len as u64);
         // SAFETY: as the ABI has it: the state is what init gave, and the
         // request is readable until the task is completed.
-        let code = unsafe { (loaded.call)(loaded.state, task, request.as_ptr().cast(), len) };
+        let code = unsafe { (loaded.call)(loaded.state, number, request, len) };
         match code {
             0 if loaded.asynchronous => Outcome::Pending,
             0 => Outcome::Done,

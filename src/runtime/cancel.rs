@@ -45,7 +45,7 @@ use crate::sync::{AtomicPtr, now_ns};
 use crate::task::reply::Watch;
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::{Cancel, Watched};
-use crate::task::{Failure, Slot, arena};
+use crate::task::{Failure, Handle, Slot};
 
 /// The heap is not looked through while it has fewer entries.
 const SMALL: usize = 1024;
@@ -62,13 +62,14 @@ pub unsafe fn watch(
     function: nbffi_cancel_fn,
     arg: *mut c_void,
 ) -> Result<(), Failure> {
-    let (slot, generation) = arena::resolve(handle).ok_or(Failure::Stale)?;
+    let task = Handle::from_number(handle).ok_or(Failure::Stale)?;
+    let (slot, _) = task.parts();
     let timer = Timer::get().ok_or(Failure::Ended(Error::NoMemory))?;
     let mut deadlines = timer.deadlines();
     if !deadlines.reserve() {
         return Err(Failure::Ended(Error::NoMemory));
     }
-    let noted = slot.edit(generation, |task, reply| {
+    let noted = task.edit(|task, reply| {
         reply.watch = Some(Watch { function, arg });
         (slot.state.watch(), task.deadline_ns)
     });
@@ -150,14 +151,14 @@ impl Timer {
     fn run(&self) -> ! {
         loop {
             for slot in self.unwanted.take() {
-                self.look(slot, slot.state.generation());
+                self.look(slot.handle());
             }
             let sleep = loop {
                 let next = self.deadlines().next(now_ns());
                 match next {
                     Ok(handle) => {
-                        if let Some((slot, generation)) = arena::resolve(handle) {
-                            self.look(slot, generation);
+                        if let Some(task) = Handle::from_number(handle) {
+                            self.look(task);
                         }
                     }
                     Err(sleep) => break sleep,
@@ -171,12 +172,13 @@ impl Timer {
     }
 
     /// Tells the plugin if the task of this generation is watched and unwanted.
-    fn look(&self, slot: &'static Slot, generation: u32) {
+    fn look(&self, task: Handle) {
+        let (slot, generation) = task.parts();
         if !slot.state.is_watched(generation) {
             return;
         }
         let now = now_ns();
-        let taken = slot.edit(generation, |task, reply| {
+        let taken = task.edit(|task, reply| {
             let unwanted = slot.state.was_cancelled() || task.deadline_ns <= now;
             if !unwanted || !slot.state.is_watched(generation) {
                 return None;
@@ -188,10 +190,9 @@ impl Timer {
             reply.watch.take()
         });
         if let Ok(Some(watch)) = taken {
-            let handle = slot.handle_of(generation);
             // SAFETY: by the contract of `watch`; the runtime does not close
             // while this thread is said to be inside of it.
-            unsafe { (watch.function)(watch.arg, handle) };
+            unsafe { (watch.function)(watch.arg, task.number()) };
         }
         // Release: pairs with the Acquire in `leave`.
         self.inside.store(ptr::null_mut(), Ordering::Release);
@@ -222,7 +223,7 @@ impl Deadlines {
     fn reserve(&mut self) -> bool {
         if self.heap.len() >= self.limit {
             self.heap.retain(|Reverse((_, handle))| {
-                let found = arena::resolve(*handle);
+                let found = Handle::from_number(*handle).map(Handle::parts);
                 found.is_some_and(|(slot, generation)| slot.state.is_watched(generation))
             });
             self.limit = SMALL.max(2 * self.heap.len());

@@ -12,19 +12,19 @@ use super::{Outcome, cancel, settle};
 use crate::catch::catch;
 use crate::error::Error;
 use crate::exit;
+use crate::log::LogSink;
 use crate::pool;
 use crate::sync::now_ns;
 use crate::task::reply::{INLINE_BYTES, Reply};
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::Stale;
-use crate::task::{Failure, Task, arena};
-use crate::wake::Mailbox;
+use crate::task::{Failure, Handle, Task};
 
 /// The host table of one runtime, with what its functions need behind it.
 #[repr(C)]
 pub struct HostApi {
     table: sys::nbffi_host,
-    mailbox: &'static Mailbox,
+    log: &'static dyn LogSink,
     name: CString,
     config: CString,
     /// The runtime's address, once it is being initialised.
@@ -37,7 +37,7 @@ pub struct HostApi {
 impl HostApi {
     /// The table of a runtime with this name and configuration, which may not
     /// contain a NUL where C strings cannot.
-    pub fn new(mailbox: &'static Mailbox, name: CString, config: CString) -> Box<Self> {
+    pub fn new(log_to: &'static dyn LogSink, name: CString, config: CString) -> Box<Self> {
         Box::new(Self {
             table: sys::nbffi_host {
                 abi_version: sys::NBFFI_ABI_VERSION,
@@ -58,7 +58,7 @@ impl HostApi {
                 at_exit,
                 on_cancel,
             },
-            mailbox,
+            log: log_to,
             name,
             config,
             runtime: AtomicPtr::new(std::ptr::null_mut()),
@@ -69,7 +69,7 @@ impl HostApi {
     /// Writes a line about the runtime to nginx's log.
     pub fn log(&self, level: c_int, text: &str) {
         let name = self.name.to_string_lossy();
-        self.mailbox.log(level as u8, &name, text.as_bytes());
+        self.log.log(level as u8, &name, text.as_bytes());
     }
 
     /// Says which runtime the table is for.
@@ -129,13 +129,12 @@ fn complete(
     check: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
     write: impl FnOnce(&Task, &mut Reply) -> Result<(), Error>,
 ) -> Result<(), Failure> {
-    let (slot, generation) = arena::resolve(handle).ok_or(Failure::Stale)?;
-    slot.complete(generation, check, write)
+    let task = Handle::from_number(handle).ok_or(Failure::Stale)?;
+    task.complete(check, write)
 }
 
 fn edit<T>(handle: u64, change: impl FnOnce(&Task, &mut Reply) -> T) -> Result<T, Stale> {
-    let (slot, generation) = arena::resolve(handle).ok_or(Stale)?;
-    slot.edit(generation, change)
+    Handle::from_number(handle).ok_or(Stale)?.edit(change)
 }
 
 /// Whether the deadline of a task has passed.
@@ -162,7 +161,7 @@ unsafe extern "C" fn log(host: *const sys::nbffi_host, level: c_int, msg: *const
         if let Some(text) = unsafe { bytes(msg.cast(), len) } {
             let level = level.clamp(sys::NBFFI_LOG_EMERG, sys::NBFFI_LOG_DEBUG);
             let name = host.name.to_string_lossy();
-            host.mailbox.log(level as u8, &name, text);
+            host.log.log(level as u8, &name, text);
         }
     });
 }
@@ -194,11 +193,7 @@ unsafe extern "C" fn deadline_ns(handle: u64) -> u64 {
 }
 
 unsafe extern "C" fn is_cancelled(handle: u64) -> c_int {
-    let cancelled = match arena::resolve(handle) {
-        Some((slot, generation)) => slot.state.is_unwanted(generation),
-        None => true,
-    };
-    c_int::from(cancelled)
+    c_int::from(Handle::from_number(handle).is_none_or(Handle::is_unwanted))
 }
 
 unsafe extern "C" fn alloc(handle: u64, size: u64) -> *mut c_void {
@@ -273,7 +268,9 @@ unsafe extern "C" fn respond_owned(
                 Ok(())
             },
             |task, reply| {
-                reply.own(data.cast(), allowed(task, len)?, release, arg);
+                let len = allowed(task, len)?;
+                // SAFETY: the plugin hands them over for that.
+                unsafe { reply.own(data.cast(), len, release, arg) };
                 Ok(())
             },
         )
@@ -335,20 +332,18 @@ unsafe extern "C" fn next<const WAIT: bool>(
         let host = unsafe { HostApi::from_ptr(host) };
         let runtime = host.runtime.load(Ordering::Relaxed);
         if host.blocking.load(Ordering::Relaxed)
-            && let Some((slot, generation)) = pool::last_begun(runtime)
+            && let Some(last) = pool::last_begun(runtime)
         {
-            settle(slot, generation, Outcome::Done);
+            settle(last, Outcome::Done);
         }
-        let Some(slot) = pool::pull(runtime, WAIT) else {
+        let Some(begun) = pool::pull(runtime, WAIT) else {
             return 0;
         };
-        // SAFETY: this thread has begun the task, which has not ended; the
-        // plugin's pointers are writable.
+        // SAFETY: the plugin's pointers are writable.
         unsafe {
-            let begun = slot.task();
-            *task = slot.handle();
-            *request = begun.request.cast();
-            *len = begun.request_len as u64;
+            *task = begun.handle().number();
+            *request = begun.task().request.cast();
+            *len = begun.task().request_len as u64;
         }
         1
     })

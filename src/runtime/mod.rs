@@ -12,7 +12,6 @@
 //! | [`elf`]   | a look at its file before |
 //! | [`golang`] | several Go runtimes in one process |
 //! | [`spin_wait`] | whether the caller should wait a moment before it yields |
-//! | [`stats`] | what a runtime counts and measures |
 //!
 //! A [`Runtime`] is one backend with one configuration. It is made by the
 //! main thread; a pool thread initialises, runs and closes its [`Backend`]. The
@@ -27,17 +26,18 @@ mod library;
 pub mod registry;
 pub mod resty_ffi;
 mod spin_wait;
-mod stats;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
+use crate::log::LogSink;
 use crate::pool::{self, Pool};
-use crate::task::{Kind, Load, Runner, Slot, Task};
+use crate::stats::RuntimeStats;
+use crate::task::{Handle, Kind, Load, Runner, Running, Slot};
+use crate::wake::Mailbox;
 pub use spin_wait::{SPIN_WAIT_NS, SpinWait, WORTH_NS};
-pub use stats::RuntimeStats;
 
 /// Runs requests in some language. Every function is called on a pool thread.
 pub trait Backend: Send + Sync {
@@ -46,8 +46,8 @@ pub trait Backend: Send + Sync {
     fn init(&self, runtime: *const ()) -> Result<(), String>;
     /// Runs one request, and others that it gets from [`pool::pull`]. A task
     /// may be completed in here; if the last one is not, what this returns
-    /// says how it ends. `tag` is [`Task::tag`].
-    fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome;
+    /// says how it ends.
+    fn call(&self, task: &Running) -> Outcome;
     /// Ends it. Called once, after all else; not if `init` failed.
     fn close(&self);
     /// Whether code of other runtimes may run its tasks on their own threads.
@@ -56,7 +56,7 @@ pub trait Backend: Send + Sync {
     }
     /// Who takes this runtime's tasks instead of the pool, if anybody does:
     /// then `call` is never called. Asked once, on the main thread.
-    fn source(&self) -> Option<&'static dyn TaskSource> {
+    fn sink(&self) -> Option<&'static dyn TaskSink> {
         None
     }
 }
@@ -67,8 +67,8 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).init(runtime)
     }
 
-    fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome {
-        (**self).call(task, tag, request)
+    fn call(&self, task: &Running) -> Outcome {
+        (**self).call(task)
     }
 
     fn close(&self) {
@@ -79,8 +79,8 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).may_nest()
     }
 
-    fn source(&self) -> Option<&'static dyn TaskSource> {
-        (**self).source()
+    fn sink(&self) -> Option<&'static dyn TaskSink> {
+        (**self).sink()
     }
 }
 
@@ -88,11 +88,14 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 /// a backend whose own threads ask for tasks. Such a thread begins a task with
 /// [`Slot::begin`]. All functions but those of `Load` are the main thread's, and
 /// do not block.
-pub trait TaskSource: Load {
+pub trait TaskSink: Load {
     /// Whether there is room for one task more.
     fn reserve(&self) -> Result<(), Error>;
-    /// Takes an offered task, and wakes who waits for it.
-    fn push(&self, slot: &'static Slot);
+    /// Takes an offered task, and wakes a thread that waits for it.
+    ///
+    /// # Safety
+    /// The slot was offered, and is in no other queue.
+    unsafe fn push(&self, slot: &'static Slot);
     /// Whether a thread is searching at this moment.
     fn is_searching(&self) -> bool;
     /// No more tasks will come: who asks when none is left is told so.
@@ -110,6 +113,23 @@ pub enum Outcome {
     Failed(i64),
 }
 
+/// Where a runtime runs, whatever it runs.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The pool whose threads run it.
+    pub pool: &'static Pool,
+    /// Where its log lines go.
+    pub log: &'static dyn LogSink,
+    /// The event loop that waits for its results.
+    pub event_loop: &'static Mailbox,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Place").field(self.pool).finish()
+    }
+}
+
 /// What Lua asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -124,10 +144,10 @@ pub struct Runtime {
     options: Options,
     pool: &'static Pool,
     backend: Box<dyn Backend>,
-    source: Option<&'static dyn TaskSource>,
+    sink: Option<&'static dyn TaskSink>,
     stats: RuntimeStats,
-    /// Two for each call from another runtime: one until its task is
-    /// delivered, one until the caller has left.
+    /// Two for each call from another runtime: one until its task has ended, one
+    /// until the caller has left. The runtime is not closed before that.
     nested: AtomicU32,
     /// Whether waiting inline has paid; the main thread's.
     pub spin_wait: SpinWait,
@@ -144,11 +164,11 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// A runtime that has not been initialised.
-    pub fn new(options: Options, pool: &'static Pool, backend: Box<dyn Backend>) -> Self {
+    pub fn new(options: Options, place: Place, backend: Box<dyn Backend>) -> Self {
         Self {
             options,
-            pool,
-            source: backend.source(),
+            pool: place.pool,
+            sink: backend.sink(),
             backend,
             stats: RuntimeStats::default(),
             nested: AtomicU32::new(0),
@@ -162,8 +182,8 @@ impl Runtime {
     }
 
     /// Who takes its tasks instead of the pool.
-    pub fn source(&self) -> Option<&'static dyn TaskSource> {
-        self.source
+    pub fn sink(&self) -> Option<&'static dyn TaskSink> {
+        self.sink
     }
 
     /// What it counts.
@@ -176,25 +196,15 @@ impl Runtime {
         self.backend.may_nest()
     }
 
-    /// Somebody begins a call from another runtime. Under the registry's lock.
-    fn enter_nested(&self) {
-        // Relaxed: the lock orders it.
-        self.nested.fetch_add(2, Ordering::Relaxed);
+    /// One user more from another runtime, under the registry's lock or by a user.
+    pub(crate) fn enter_nested(&self) {
+        // Relaxed: the lock, or the other user, keeps the runtime.
+        self.nested.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Half of such a call is over; the runtime may be gone after that.
-    pub fn leave_nested(&self) {
-        // Release: pairs with the Acquire in `perform`.
-        self.nested.fetch_sub(1, Ordering::Release);
-    }
-
-    /// Runs a claimed task. Nothing of the slot but `generation` is used after
-    /// the backend may have completed the task.
-    fn perform(&self, slot: &'static Slot, generation: u32) {
-        // SAFETY: the caller claimed the task, and it has not ended. A copy,
-        // since it may end while the backend still runs.
-        let task = *unsafe { slot.task() };
-        let result = match task.kind {
+    /// Runs a task that the calling thread has claimed.
+    fn perform(&self, task: &Running) {
+        let result = match task.task().kind {
             Kind::Init => self
                 .backend
                 .init(self.address())
@@ -213,27 +223,21 @@ impl Runtime {
                 self.backend.close();
                 Ok(())
             }
-            Kind::Call => return self.call(slot, generation, &task),
+            Kind::Call => {
+                let outcome = self.backend.call(task);
+                return settle(self.last_begun(task.handle()), outcome);
+            }
         };
-        slot.end(generation, |reply| {
+        task.handle().end(|reply| {
             if let Err(message) = result {
                 reply.fail(Error::Load, 0, message.as_bytes());
             }
         });
     }
 
-    fn call(&self, slot: &'static Slot, generation: u32, task: &Task) {
-        // SAFETY: Lua keeps the request alive until the completion is
-        // collected, which is after this task's end.
-        let request = unsafe { std::slice::from_raw_parts(task.request, task.request_len) };
-        let outcome = self.backend.call(slot.handle(), task.tag, request);
-        let (slot, generation) = self.last_begun(slot, generation);
-        settle(slot, generation, outcome);
-    }
-
     /// The task that the backend has now, if it was given this one first.
-    fn last_begun(&self, slot: &'static Slot, generation: u32) -> (&'static Slot, u32) {
-        pool::last_begun(self.address()).unwrap_or((slot, generation))
+    fn last_begun(&self, first: Handle) -> Handle {
+        pool::last_begun(self.address()).unwrap_or(first)
     }
 
     /// By what the pool's threads note that they use this runtime.
@@ -242,23 +246,24 @@ impl Runtime {
     }
 }
 
-/// The name of the runtime that the calling thread is inside of, if it is a pool
-/// thread and inside of one. Takes no lock.
-pub fn current_name() -> Option<&'static str> {
+/// Calls `tell` with the name of the runtime that the calling thread is inside of, if
+/// it is a pool thread and inside of one. Takes no lock.
+pub fn with_current_name<T>(tell: impl FnOnce(Option<&str>) -> T) -> T {
     let runtime: *const Runtime = pool::running().cast();
-    // SAFETY: all that pool threads run is of runtimes, and a runtime is freed
-    // when no thread is inside of it. The name is used by this thread, in there.
-    unsafe { runtime.as_ref() }.map(|runtime| runtime.options.name.as_str())
+    // SAFETY: all that pool threads run is of runtimes, and a runtime is freed when no
+    // thread is inside of it, which this thread is until `tell` returns.
+    let runtime = unsafe { runtime.as_ref() };
+    tell(runtime.map(|runtime| runtime.options.name.as_str()))
 }
 
 /// Ends a task that its backend has done with, unless it is complete.
-pub fn settle(slot: &'static Slot, generation: u32, outcome: Outcome) {
+pub fn settle(task: Handle, outcome: Outcome) {
     let failed = match outcome {
         Outcome::Pending => return,
         Outcome::Done => None,
         Outcome::Failed(code) => Some(code),
     };
-    slot.end(generation, |reply| {
+    task.end(|reply| {
         if let Some(why) = reply.refused() {
             reply.fail(why, 0, b"");
         } else if let Some(code) = failed {
@@ -268,37 +273,28 @@ pub fn settle(slot: &'static Slot, generation: u32, outcome: Outcome) {
 }
 
 impl Runner for Runtime {
-    fn run(&self, slot: &'static Slot) {
-        let generation = slot.state.generation();
+    fn run(&self, task: Running) {
         // A plugin must not unwind, but a backend of this crate might panic; that
         // is one task's failure, not the worker's. Unwind safety: the backend is
         // only used through `&self`.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(slot, generation)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(&task)));
         if outcome.is_err() {
-            let (slot, generation) = self.last_begun(slot, generation);
-            slot.end(generation, |reply| {
+            self.last_begun(task.handle()).end(|reply| {
                 reply.fail(Error::Runtime, 0, b"panic in the host");
             });
         }
     }
 
-    fn note_start(&self) {
-        self.stats.note_start();
+    fn stats(&self) -> &RuntimeStats {
+        &self.stats
     }
 
     fn max_response(&self) -> usize {
         self.options.max_response
     }
 
-    fn note_end(&self, task: &Task, started_ns: u64, ended_ns: u64) {
-        if task.kind == Kind::Call && started_ns != 0 {
-            let queued = started_ns.saturating_sub(task.posted_ns);
-            self.stats
-                .record(queued, ended_ns.saturating_sub(started_ns));
-        }
-    }
-
-    fn typical_run_ns(&self) -> u64 {
-        self.stats.recent_mean_ns()
+    unsafe fn leave_nested(&self) {
+        // Release: pairs with the Acquire in `perform`.
+        self.nested.fetch_sub(1, Ordering::Release);
     }
 }

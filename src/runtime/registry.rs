@@ -1,10 +1,12 @@
 //! The runtimes of the process, by name, for code in other runtimes.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::Runtime;
+use crate::task::Runner;
 
 /// A runtime that has not been closed.
 #[derive(Clone, Copy)]
@@ -39,12 +41,30 @@ pub(super) fn remove(runtime: &Runtime) {
     }
 }
 
-/// The runtime of a name. It lives until [`Runtime::leave_nested`] has been
-/// called twice: when the task is delivered, and when the call is over.
-pub fn enter(name: &str) -> Option<NonNull<Runtime>> {
+/// A runtime that is not closed, and not freed, while this lives.
+pub struct Entered(NonNull<Runtime>);
+
+impl Deref for Entered {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        // SAFETY: it was entered, so it waits for `leave_nested` before it closes.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // SAFETY: entered once, for this.
+        unsafe { self.0.as_ref().leave_nested() };
+    }
+}
+
+/// The runtime of a name.
+pub fn enter(name: &str) -> Option<Entered> {
     let runtimes = lock();
     let runtime = runtimes.get(name)?.0;
     // SAFETY: it is removed, under the lock, before it is freed.
     unsafe { runtime.as_ref() }.enter_nested();
-    Some(runtime)
+    Some(Entered(runtime))
 }

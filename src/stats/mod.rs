@@ -1,8 +1,10 @@
 //! Counters and histograms that any thread may write and the main thread reads.
 
 mod histogram;
+mod runtime;
 
 pub use histogram::{Histogram, Summary};
+pub use runtime::RuntimeStats;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

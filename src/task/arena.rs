@@ -68,29 +68,18 @@ pub fn all() -> impl Iterator<Item = &'static Slot> {
     (0..USED.load(Ordering::Relaxed) * CHUNK_SLOTS as u32).filter_map(get)
 }
 
-/// The slot and generation that a plugin's handle names.
-#[inline]
-pub fn resolve(handle: u64) -> Option<(&'static Slot, u32)> {
-    Some((get(handle as u32)?, (handle >> 32) as u32))
-}
-
-/// Whether nobody wants the result of the task of a handle any more; false for
-/// what is no handle.
-pub fn is_unwanted(handle: u64) -> bool {
-    resolve(handle).is_some_and(|(slot, generation)| slot.state.is_unwanted(generation))
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::task::Handle;
 
     #[test]
     fn handles_find_their_slots_and_garbage_finds_none() {
         let slots = grow().unwrap();
         for slot in slots {
-            let (found, generation) = resolve(slot.handle()).unwrap();
-            assert!(ptr::eq(found, slot));
-            assert_eq!(generation, slot.state.generation());
+            assert!(ptr::eq(get(slot.index).unwrap(), slot));
+            let number = slot.handle().number();
+            assert_eq!(Handle::from_number(number).unwrap().number(), number);
         }
         assert!(get(u32::MAX).is_none());
         assert!(get((MAX_SLOTS - 1) as u32).is_none());

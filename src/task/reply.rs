@@ -174,7 +174,7 @@ impl Reply {
     /// Responds with the first `len` bytes of what `allocate` gave.
     pub fn commit(&mut self, len: usize) {
         debug_assert!(self.is_allocated(len));
-        self.len = len;
+        self.len = len.min(self.allocated.unwrap_or(0));
     }
 
     /// Responds with a copy of `data`.
@@ -195,7 +195,17 @@ impl Reply {
     }
 
     /// Responds with memory of the plugin's, to be released by `reset`.
-    pub fn own(&mut self, data: *mut u8, len: usize, release: Option<Release>, arg: *mut c_void) {
+    ///
+    /// # Safety
+    /// `len` bytes at `data` are readable until `release` is called, with `arg`, which
+    /// may be done once, on any thread.
+    pub unsafe fn own(
+        &mut self,
+        data: *mut u8,
+        len: usize,
+        release: Option<Release>,
+        arg: *mut c_void,
+    ) {
         self.place = Place::Owned { data, release, arg };
         self.len = len;
     }
@@ -332,7 +342,8 @@ mod tests {
         let arg = std::ptr::from_mut(&mut released).cast();
         let mut data = *b"mine";
         let mut reply = Reply::default();
-        reply.own(data.as_mut_ptr(), 4, Some(count), arg);
+        // SAFETY: both live until the reply is reset.
+        unsafe { reply.own(data.as_mut_ptr(), 4, Some(count), arg) };
         assert_eq!(bytes(&reply), b"mine");
         reply.reset(true);
         reply.reset(true);

@@ -2,20 +2,22 @@
 //!
 //! A slot is written by one thread at a time, and the state word says which:
 //! the main thread while FREE and after DONE, the claimer from QUEUED to
-//! RUNNING, whoever won `edit` from there to DONE.
+//! RUNNING, the thread that won `edit` from there to DONE.
 
 use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
 
 use crate::error::Error;
+use crate::stats::RuntimeStats;
 use crate::sync::{AtomicPtr, AtomicU32, now_ns};
+use crate::task::handle::{Handle, Running};
 use crate::task::reply::Reply;
-use crate::task::state::{Claim, Stale, State};
+use crate::task::state::{Claim, State};
 
 /// No deadline.
 pub const NO_DEADLINE: u64 = u64::MAX;
 
-/// Times of a year and more are no limit. So no sum of times can overflow, here
+/// Timeouts of a year or more mean no deadline. So no sum of times can overflow, here
 /// or in a plugin, whose times may have a sign.
 const MAX_SECONDS: f64 = 365.0 * 86400.0;
 
@@ -58,18 +60,18 @@ impl Priority {
 /// What runs tasks. Implemented by `runtime::Runtime`; a trait here because
 /// tasks know nothing of runtimes but this.
 pub trait Runner: Sync {
-    /// Runs a claimed task on a pool thread. The task may end in here or, if
-    /// the runtime is asynchronous, later.
-    fn run(&self, slot: &'static Slot);
-    /// Notes that a task has left the queue, whether it will run or not.
-    fn note_start(&self);
+    /// Runs a task on the calling thread. The task may end in here or, if the
+    /// runtime is asynchronous, later.
+    fn run(&self, task: Running);
+    /// What it counts and measures.
+    fn stats(&self) -> &RuntimeStats;
     /// The longest response allowed, in bytes.
     fn max_response(&self) -> usize;
-    /// Notes that a task ran from `started_ns` (0: it did not run) to
-    /// `ended_ns`. The last use that a task makes of its runtime.
-    fn note_end(&self, task: &Task, started_ns: u64, ended_ns: u64);
-    /// How long its tasks have run lately, on average, in nanoseconds.
-    fn typical_run_ns(&self) -> u64;
+    /// A nested task does not use the runtime any more, which may be freed now.
+    ///
+    /// # Safety
+    /// Called once for each nested task.
+    unsafe fn leave_nested(&self);
 }
 
 /// The load of a pool. Implemented by `pool::Shared`.
@@ -132,6 +134,8 @@ pub struct Task {
     pub priority: Priority,
     /// Whether it is one of many short tasks, posted together.
     pub bulk: bool,
+    /// Whether code of another runtime has posted it, on the thread that runs it.
+    pub nested: bool,
     /// A number of the runtime's own, for instance which function to run.
     pub tag: u32,
 }
@@ -149,13 +153,13 @@ impl Task {
 #[repr(align(128))]
 pub struct Slot {
     /// Which step the task has reached.
-    pub state: State,
+    pub(crate) state: State,
     /// The next slot in a chain of completions.
-    pub next: AtomicPtr<Slot>,
+    pub(crate) next: AtomicPtr<Slot>,
     /// The slot below in the stack of unwanted tasks, see `runtime::cancel` ...
-    pub below: AtomicPtr<Slot>,
+    pub(crate) below: AtomicPtr<Slot>,
     /// ... and whether it is there: 1 if so.
-    pub unwanted: AtomicU32,
+    pub(crate) unwanted: AtomicU32,
     /// The slot's number in the arena.
     pub index: u32,
     task: UnsafeCell<Option<Task>>,
@@ -184,13 +188,19 @@ impl Slot {
         }
     }
 
-    /// Puts a task in, on the main thread.
+    /// Puts a task in and offers it. `inline`: the caller is about to spin on its
+    /// state.
     ///
     /// # Safety
     /// The slot is free, and the caller is the thread that owns it.
-    pub unsafe fn fill(&self, task: Task) {
+    #[inline]
+    pub unsafe fn offer(&self, task: Task, inline: bool) {
         // SAFETY: a free slot is its owner's alone.
-        unsafe { *self.task.get() = Some(task) };
+        unsafe {
+            *self.task.get() = Some(task);
+            *self.started_ns.get() = 0;
+        }
+        self.state.offer(inline);
     }
 
     /// The task in the slot.
@@ -198,9 +208,9 @@ impl Slot {
     /// # Safety
     /// The slot holds a task (from its offer to its release), and the caller
     /// is its claimer, its completer or the main thread, all of which are
-    /// ordered after `fill` by the state word or by the pool's queue.
+    /// ordered after `offer` by the state word or by the pool's queue.
     pub unsafe fn task(&self) -> &Task {
-        // SAFETY: the task is written only by `fill`, which the contract puts
+        // SAFETY: the task is written only by `offer`, which the contract puts
         // before this call, and only read until the release.
         match unsafe { &*self.task.get() } {
             Some(task) => task,
@@ -229,125 +239,65 @@ impl Slot {
         unsafe { *self.started_ns.get() }
     }
 
-    /// Notes when the task started.
-    ///
-    /// # Safety
-    /// The caller is the claimer and has not yet passed the task on, or the
-    /// main thread with a free slot.
-    pub unsafe fn set_started_ns(&self, now: u64) {
-        // SAFETY: the claimer is alone until it calls the runtime.
-        unsafe { *self.started_ns.get() = now };
-    }
-
     /// Claims a task that waits, for the thread that is to run it at the time
-    /// `now`. False if it shall not run; then it has ended.
+    /// `now`. `None` if it shall not run; then it has ended.
     ///
     /// # Safety
     /// The caller has taken the slot from the queue that the task was put in.
-    pub unsafe fn begin(&'static self, now: u64) -> bool {
+    #[inline]
+    pub unsafe fn begin(&'static self, now: u64) -> Option<Running> {
         // SAFETY: by the contract this thread claims the task.
         let task = unsafe { self.task() };
         // SAFETY: the runtime outlives its tasks, and this one has not ended.
-        unsafe { task.runtime.as_ref() }.note_start();
+        unsafe { task.runtime.as_ref() }.stats().note_start();
         let refused = match self.state.claim() {
             Claim::Cancelled => {
                 // SAFETY: the claim says so.
                 unsafe { self.drop_unrun() };
-                return false;
+                return None;
             }
             Claim::Run if task.deadline_ns <= now => Error::Timeout,
             Claim::Run if task.recipient.is_closed() => Error::ShuttingDown,
             Claim::Run => {
                 // SAFETY: claimed by this thread, and not passed on yet.
-                unsafe { self.set_started_ns(now) };
-                return true;
+                unsafe { *self.started_ns.get() = now };
+                return Some(Running::new(self, task));
             }
         };
-        let generation = self.state.generation();
-        self.end(generation, |reply| reply.fail(refused, 0, b""));
-        false
+        self.handle().end(|reply| reply.fail(refused, 0, b""));
+        None
     }
 
-    /// The handle by which plugins name the task. Never 0.
-    pub fn handle(&self) -> u64 {
-        self.handle_of(self.state.generation())
-    }
-
-    /// The handle of the slot's task of this generation.
-    pub fn handle_of(&self, generation: u32) -> u64 {
-        u64::from(generation) << 32 | u64::from(self.index)
-    }
-
-    /// Completes a running task. `check` says whether that can be done; if it
-    /// fails, the task stays as it was. Then `write` fills the reply; if it
-    /// fails, the task ends with that error.
-    ///
-    /// `generation` is that of the plugin's handle.
-    pub fn complete(
-        &'static self,
-        generation: u32,
-        check: impl FnOnce(&Task, &mut Reply) -> Result<(), Failure>,
-        write: impl FnOnce(&Task, &mut Reply) -> Result<(), Error>,
-    ) -> Result<(), Failure> {
-        self.state
-            .edit(generation)
-            .map_err(|Stale| Failure::Stale)?;
-        // SAFETY: the edit began, so the task was claimed and this thread
-        // alone may write the reply.
-        let (task, reply) = unsafe { (self.task(), self.reply()) };
-        if let Err(failure) = check(task, reply) {
-            self.state.end_edit();
-            return Err(failure);
+    /// Brings the slot into the cache. With thousands of tasks in flight, each has
+    /// left it by the time it is used again.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for line in (0..size_of::<Slot>()).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint; it reads nothing that the program can see.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(self).cast::<i8>().add(line)) };
         }
-        self.state.promote();
-        let written = write(task, reply);
-        if let Err(error) = written {
-            reply.fail(error, 0, b"");
-        }
-        self.deliver(task, reply);
-        written.map_err(Failure::Ended)
     }
 
-    /// Completes a running task whose plugin has no say in it.
-    pub fn end(&'static self, generation: u32, write: impl FnOnce(&mut Reply)) {
-        // Fails if the plugin has completed it, which is fine.
-        let _ = self.complete(
-            generation,
-            |_, _| Ok(()),
-            |_, reply| {
-                write(reply);
-                Ok(())
-            },
-        );
-    }
-
-    /// Changes the reply of a running task without completing it. `edit` must
-    /// be quick: others wait for it.
-    pub fn edit<T>(
-        &'static self,
-        generation: u32,
-        edit: impl FnOnce(&Task, &mut Reply) -> T,
-    ) -> Result<T, Stale> {
-        self.state.edit(generation)?;
-        // SAFETY: `state.edit` succeeded, so the task was claimed and this
-        // thread alone may write the reply.
-        let edited = unsafe { edit(self.task(), self.reply()) };
-        self.state.end_edit();
-        Ok(edited)
+    /// The name of the task that the slot holds, or will hold next.
+    pub fn handle(&'static self) -> Handle {
+        Handle::of(self)
     }
 
     /// Ends a task that was cancelled before it ran.
     ///
     /// # Safety
     /// The caller's claim returned `Claim::Cancelled`.
-    pub unsafe fn drop_unrun(&'static self) {
+    unsafe fn drop_unrun(&'static self) {
         // SAFETY: by the contract the state is COMPLETING, this thread's.
         let (task, reply) = unsafe { (self.task(), self.reply()) };
         reply.fail(Error::Cancelled, 0, b"");
         self.deliver(task, reply);
     }
 
-    fn deliver(&'static self, task: &Task, reply: &mut Reply) {
+    /// Tells whoever waits that the task has ended; its reply is written.
+    pub(super) fn deliver(&'static self, task: &Task, reply: &mut Reply) {
         let ended_ns = now_ns();
         reply.ended_ns = ended_ns;
         // After `finish` the main thread may release the slot, so everything
@@ -357,7 +307,15 @@ impl Slot {
         let runtime = unsafe { task.runtime.as_ref() };
         // SAFETY: the claimer wrote it before it passed the task on.
         let started = unsafe { self.started_ns() };
-        runtime.note_end(task, started, ended_ns);
+        if task.kind == Kind::Call && started != 0 {
+            let queued = started.saturating_sub(task.posted_ns);
+            let run = ended_ns.saturating_sub(started);
+            runtime.stats().record(queued, run);
+        }
+        if task.nested {
+            // SAFETY: a task ends once; this is its last use of the runtime.
+            unsafe { runtime.leave_nested() };
+        }
         pool.task_ended();
         if !self.state.finish() {
             recipient.deliver(self, ended_ns);

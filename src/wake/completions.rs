@@ -92,8 +92,8 @@ impl Completions {
     /// the consumer should take again. Only for the consumer.
     #[must_use]
     pub fn arm(&self) -> bool {
-        // SeqCst: orders the mark before the consumer's look at the log lines,
-        // partner of the fence in `Mailbox::log`.
+        // SeqCst: orders the mark before the consumer's look at the sources,
+        // partner of the fence in `Mailbox::announce`.
         let armed_now = self.head.compare_exchange(
             ptr::null_mut(),
             armed(),

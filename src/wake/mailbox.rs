@@ -1,65 +1,21 @@
-//! What other threads send to the main thread of one Lua VM: completions and
-//! log lines, and the wake-up for both.
+//! Where a client's completions arrive, and the wake-up for whatever else has
+//! happened: what is recorded where is not this module's business, nor is how the
+//! event loop is woken.
 
-use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8};
-
-use crossbeam_queue::ArrayQueue;
+use std::sync::atomic::AtomicBool;
 
 use super::completions::Completions;
-use super::line::printable;
-use super::{outbox, socket};
-use crate::errlog;
-use crate::memory;
-use crate::stats::Counter;
+use super::{Source, Waker, outbox};
 use crate::sync::{Ordering, fence};
 use crate::task::{Recipient, Slot};
 
-/// How many log lines may wait to be written.
-const LOG_CAPACITY: usize = 4096;
-/// A log line is cut after this many bytes (nginx cuts at 2048).
-const LOG_LINE_BYTES: usize = 2000;
-/// And the name in front of it after so many.
-const LOG_NAME_BYTES: usize = 200;
-
-/// A line for nginx's error log.
-#[derive(Debug)]
-pub struct LogRecord {
-    /// nginx's level, 1 (emerg) to 8 (debug).
-    pub level: u8,
-    /// The line, without control characters.
-    pub text: Box<str>,
-}
-
 /// The mailbox. Made once per Lua VM and never freed: a plugin's thread may
 /// still use it when the VM is gone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Mailbox {
     completions: Completions,
-    log: ArrayQueue<LogRecord>,
-    log_level: AtomicU8,
-    /// Log lines that found no room.
-    pub log_dropped: Counter,
-    /// Our end of the unix channel, -1 if there is none.
-    channel: AtomicI32,
+    waker: Waker,
     closed: AtomicBool,
-    /// How often the event loop was woken.
-    pub wakeups: Counter,
-}
-
-impl Default for Mailbox {
-    fn default() -> Self {
-        Self {
-            completions: Completions::default(),
-            log: ArrayQueue::new(LOG_CAPACITY),
-            log_level: AtomicU8::new(8),
-            log_dropped: Counter::default(),
-            channel: AtomicI32::new(-1),
-            closed: AtomicBool::new(false),
-            wakeups: Counter::default(),
-        }
-    }
 }
 
 impl Recipient for Mailbox {
@@ -79,7 +35,7 @@ impl Recipient for Mailbox {
 impl Mailbox {
     pub(super) fn push(&self, newest: &'static Slot, oldest: &'static Slot) {
         if self.completions.push(newest, oldest) {
-            self.wake();
+            self.waker.wake();
         }
     }
 
@@ -88,95 +44,114 @@ impl Mailbox {
         &self.completions
     }
 
-    /// Sends one byte to the event loop.
-    pub fn wake(&self) {
-        // Relaxed: the descriptor is set before anything arms the queue, and a
-        // wake-up without one has nobody to wake.
-        let channel = self.channel.load(Ordering::Relaxed);
-        if channel >= 0 {
-            self.wakeups.bump_shared();
-            socket::ring(channel);
-        }
+    /// How the event loop is woken.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
     }
 
     /// Has the event loop take a turn if it sleeps; true if it did. From any thread.
     pub fn rouse(&self) -> bool {
         let sleeps = self.completions.disarm();
         if sleeps {
-            self.wake();
+            self.waker.wake();
         }
         sleeps
     }
 
-    /// Gives the mailbox our end of a channel, instead of the one before.
-    pub fn connect(&self, channel: OwnedFd) -> io::Result<()> {
-        // Relaxed: see `wake`. Only the main thread writes it.
-        let before = self.channel.load(Ordering::Relaxed);
-        if before < 0 {
-            self.channel.store(channel.into_raw_fd(), Ordering::Relaxed);
-            return Ok(());
-        }
-        // Another thread may be about to write to the old descriptor: it must
-        // not become a descriptor of something else, not even for a moment.
-        socket::replace(before, &channel)
-    }
-
-    /// Log lines more verbose than this nginx level are dropped at once.
-    pub fn set_log_level(&self, level: u8) {
-        // Relaxed: a line more or less at the moment of the change is fine.
-        self.log_level.store(level, Ordering::Relaxed);
-    }
-
-    /// Queues a line for nginx's error log, from any thread. Whatever is in the
-    /// message, it stays one line.
-    pub fn log(&self, level: u8, name: &str, text: &[u8]) {
-        if level > self.log_level.load(Ordering::Relaxed) {
-            return;
-        }
-        let name = printable(name.as_bytes(), LOG_NAME_BYTES);
-        // Thousands of lines may wait: too much for the reserve.
-        let pushed = !memory::is_short() && {
-            let text = printable(text, LOG_LINE_BYTES);
-            let line = format!("nonblocking_ffi: [{name}] {text}");
-            if self.is_closed() {
-                // Nobody will take it any more.
-                errlog::write_line(level, line.as_bytes());
-                return;
-            }
-            let text = line.into();
-            self.log.push(LogRecord { level, text }).is_ok()
-        };
-        if !pushed {
-            self.log_dropped.bump_shared();
-        }
-        // SeqCst: orders the line before the look at the mark; partner of the
-        // SeqCst in `Completions::arm`, after which the main thread looks at
-        // the log lines once more. One of the two sees the other.
+    /// Wakes the event loop, if it sleeps, for what was put into a source.
+    pub fn announce(&self) {
+        // SeqCst: orders what was put in before the look at the mark; partner of the
+        // fence in `arm`, after which the main thread looks at the sources once more.
+        // One of the two sees the other.
         fence(Ordering::SeqCst);
         self.rouse();
     }
 
-    /// Takes the oldest log line, on the main thread.
-    pub fn take_log(&self) -> Option<LogRecord> {
-        self.log.pop()
-    }
-
-    /// Asks for a wake-up. False if there is something to do first. On the
-    /// main thread.
+    /// Asks for a wake-up. False if there is something to do first: a completion, or
+    /// something in one of the sources. On the main thread.
     #[must_use]
-    pub fn arm(&self) -> bool {
+    pub fn arm(&self, sources: &[&dyn Source]) -> bool {
         if !self.completions.arm() {
             return false;
         }
-        // SeqCst: partner of the fence in `log`.
+        // SeqCst: partner of the fence in `announce`.
         fence(Ordering::SeqCst);
         // If somebody else took the mark meanwhile, a byte is on its way.
-        self.log.is_empty() || !self.completions.disarm()
+        sources.iter().all(|source| source.is_empty()) || !self.completions.disarm()
     }
 
     /// From now on no task of this mailbox starts to run.
     pub fn close(&self) {
         // Relaxed: see `is_closed`.
         self.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct Flag(AtomicBool);
+
+    impl Source for Flag {
+        fn is_empty(&self) -> bool {
+            !self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn any_source_keeps_the_consumer_awake_or_wakes_it() {
+        let (mailbox, one, two) = (
+            Mailbox::default(),
+            Flag(AtomicBool::new(false)),
+            Flag(AtomicBool::new(false)),
+        );
+        let sources: [&dyn Source; 2] = [&one, &two];
+        two.0.store(true, Ordering::Relaxed);
+        assert!(!mailbox.arm(&sources), "something is there");
+        assert!(!mailbox.rouse(), "so it is not armed");
+        two.0.store(false, Ordering::Relaxed);
+        assert!(mailbox.arm(&sources));
+        one.0.store(true, Ordering::Relaxed);
+        mailbox.announce();
+        assert!(!mailbox.rouse(), "the announcement has taken the mark");
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicU32;
+    use loom::thread;
+
+    /// A source whose own orderings are relaxed: only `Mailbox` keeps wake-ups from
+    /// being lost.
+    struct Count(AtomicU32);
+
+    impl Source for Count {
+        fn is_empty(&self) -> bool {
+            self.0.load(Ordering::Relaxed) == 0
+        }
+    }
+
+    /// Whatever is announced is seen before the consumer sleeps, or wakes it.
+    #[test]
+    fn loom_no_announcement_is_lost() {
+        loom::model(|| {
+            let mailbox = Arc::new(Mailbox::default());
+            let source = Arc::new(Count(AtomicU32::new(0)));
+            let producer = {
+                let (mailbox, source) = (mailbox.clone(), source.clone());
+                thread::spawn(move || {
+                    source.0.store(1, Ordering::Relaxed);
+                    mailbox.announce();
+                })
+            };
+            let sleeps = mailbox.arm(&[&*source]);
+            producer.join().unwrap();
+            // Asleep and still armed would be asleep for ever.
+            assert!(!(sleeps && mailbox.rouse()), "the wake-up was lost");
+        });
     }
 }

@@ -4,18 +4,23 @@
 //! |-----------------|------|
 //! | [`completions`] | the queue of done slots, and the armed flag in its head |
 //! | [`outbox`]      | a pool thread's completions that are not in the queue yet |
-//! | [`socket`]      | the unix socket whose other end is a cosocket |
-//! | [`line`]        | what may stand in a line of nginx's error log |
-//! | [`mailbox`]     | all of these for one Lua VM, and its log lines |
+//! | [`source`]      | what the event loop looks at beside completions |
+//! | [`log`]         | log lines: a source |
+//! | [`socket`]      | how the event loop is woken: a unix socket to a cosocket |
+//! | [`mailbox`]     | completions, and one arming for them and all sources |
 //!
-//! State and trigger are apart: a completion is recorded in the queue first;
-//! whether the event loop must then be woken is decided by whether it armed
-//! the channel.
+//! State and trigger are apart: what happened is recorded first, as a completion or
+//! in a source; whether the event loop must then be woken is decided by whether it
+//! armed the mailbox.
 
 pub mod completions;
-mod line;
+pub mod log;
 pub mod mailbox;
 pub mod outbox;
 pub mod socket;
+pub mod source;
 
-pub use mailbox::{LogRecord, Mailbox};
+pub use log::{LogQueue, LogRecord};
+pub use mailbox::Mailbox;
+pub use socket::Waker;
+pub use source::Source;

@@ -7,10 +7,13 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::stats::Counter;
 
 /// A listening socket that nobody has connected to yet.
 #[derive(Debug)]
@@ -131,21 +134,57 @@ fn peer_pid(stream: &UnixStream) -> io::Result<libc::pid_t> {
     }
 }
 
-/// Sends one byte. Never blocks: the socket is non-blocking, and as the armed
-/// flag allows one byte per wake-up its buffer is never full.
-pub fn ring(descriptor: RawFd) {
-    // SAFETY: one byte from a static; a closed peer gives EPIPE, not a signal.
-    unsafe { libc::send(descriptor, b"!".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
+/// Our end of the channel to the event loop, from the moment there is one.
+#[derive(Debug)]
+pub struct Waker {
+    /// -1 if there is none.
+    descriptor: AtomicI32,
+    /// How often the event loop was woken.
+    pub wakeups: Counter,
 }
 
-/// Makes `descriptor` mean what `with` means, in one step.
-pub fn replace(descriptor: RawFd, with: &OwnedFd) -> io::Result<()> {
-    // SAFETY: both are open descriptors of ours.
-    let status = unsafe { libc::dup3(with.as_raw_fd(), descriptor, libc::O_CLOEXEC) };
-    if status < 0 {
-        return Err(io::Error::last_os_error());
+impl Default for Waker {
+    fn default() -> Self {
+        Self {
+            descriptor: AtomicI32::new(-1),
+            wakeups: Counter::default(),
+        }
     }
-    Ok(())
+}
+
+impl Waker {
+    /// Sends one byte to the event loop, from any thread. Never blocks: the socket is
+    /// non-blocking, and as the armed flag allows one byte per wake-up its buffer is
+    /// never full.
+    pub fn wake(&self) {
+        // Relaxed: the descriptor is set before anything arms, and a wake-up without
+        // one has nobody to wake.
+        let descriptor = self.descriptor.load(Ordering::Relaxed);
+        if descriptor >= 0 {
+            self.wakeups.bump_shared();
+            // SAFETY: one byte from a static; a closed peer gives EPIPE, not a signal.
+            unsafe { libc::send(descriptor, b"!".as_ptr().cast(), 1, libc::MSG_NOSIGNAL) };
+        }
+    }
+
+    /// Uses our end of a channel from now on, instead of the one before. On the main
+    /// thread.
+    pub fn connect(&self, channel: OwnedFd) -> io::Result<()> {
+        // Relaxed: see `wake`. Only the main thread writes it.
+        let before = self.descriptor.load(Ordering::Relaxed);
+        if before < 0 {
+            let descriptor = channel.into_raw_fd();
+            self.descriptor.store(descriptor, Ordering::Relaxed);
+            return Ok(());
+        }
+        // Another thread may be about to write to the old descriptor: it must not
+        // become a descriptor of something else, not even for a moment.
+        // SAFETY: both are open descriptors of this process's own.
+        if unsafe { libc::dup3(channel.as_raw_fd(), before, libc::O_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -163,12 +202,16 @@ mod tests {
         let ours = listener.accept().unwrap();
         drop(listener);
         assert!(!path.exists() && !path.parent().unwrap().exists());
-        ring(ours.as_raw_fd());
+        let waker = Waker::default();
+        waker.wake();
+        waker.connect(ours).unwrap();
+        waker.wake();
         let mut byte = [0];
         client.read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"!");
         drop(client);
-        ring(ours.as_raw_fd());
+        waker.wake();
+        assert_eq!(waker.wakeups.get(), 2);
     }
 
     #[test]

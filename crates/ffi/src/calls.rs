@@ -31,8 +31,11 @@ pub struct Completion {
     message_len: f64,
 }
 
-fn complete(client: &mut Client, slot: &'static Slot, now: u64) -> Completion {
-    let result = client.collect(slot, now);
+/// # Safety
+/// As for [`Client::collect`].
+unsafe fn complete(client: &mut Client, slot: &'static Slot, now: u64) -> Completion {
+    // SAFETY: by the contract.
+    let result = unsafe { client.collect(slot, now) };
     let status = Error::status(result);
     // SAFETY: the slot is done, so the main thread may read the reply.
     let reply = unsafe { slot.reply() };
@@ -94,9 +97,8 @@ pub unsafe extern "C" fn nbffi_post(
             Ok(Posted::Pending(slot)) => slot.index as i32,
             Ok(Posted::Held(slot)) => slot.index as i32 + HELD,
             Ok(Posted::Done(slot)) => {
-                let completion = complete(client, slot, now_ns());
-                // SAFETY: by the contract.
-                unsafe { *done = completion };
+                // SAFETY: by the contract; the client has just given the slot.
+                unsafe { *done = complete(client, slot, now_ns()) };
                 DONE
             }
             Err(error) => -error.code(),
@@ -146,9 +148,8 @@ pub unsafe extern "C" fn nbffi_drain(client: *mut Client, done: *mut Completion,
             if now == 0 {
                 now = now_ns();
             }
-            let completion = complete(client, slot, now);
-            // SAFETY: `count` is less than `room`.
-            unsafe { *done.add(count as usize) = completion };
+            // SAFETY: the client has just given the slot; `count` is less than `room`.
+            unsafe { *done.add(count as usize) = complete(client, slot, now) };
             count += 1;
         }
         count
@@ -168,15 +169,19 @@ pub unsafe extern "C" fn nbffi_release(client: *mut Client, done: *const Complet
             // SAFETY: by the contract.
             let number = unsafe { &*done.add(index) }.slot;
             if let Some(slot) = arena::get(number) {
-                client.release(slot);
+                // SAFETY: by the contract.
+                unsafe { client.release(slot) };
             }
         }
     });
 }
 
-/// Seconds until the deadline of a task that has not been collected.
+/// Seconds until the deadline of a task.
+///
+/// # Safety
+/// `slot` holds a task that has not been collected.
 #[unsafe(no_mangle)]
-pub extern "C" fn nbffi_left(slot: u32) -> f64 {
+pub unsafe extern "C" fn nbffi_left(slot: u32) -> f64 {
     catch(0.0, || {
         let Some(slot) = arena::get(slot) else {
             return 0.0;
@@ -201,7 +206,8 @@ pub unsafe extern "C" fn nbffi_cancel(client: *mut Client, slot: u32, why: i32) 
         let (Some(slot), Some(why)) = (arena::get(slot), why) else {
             return -Error::Runtime.code();
         };
-        match client.cancel(slot, why) {
+        // SAFETY: by the contract.
+        match unsafe { client.cancel(slot, why) } {
             Cancel::BeforeRun => 0,
             Cancel::Running { .. } => 1,
             Cancel::TooLate => 2,

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 use super::{ErrorBuffer, PANICKED, Text, catch};
 use crate::process;
 use nonblocking_ffi_core::client::Client;
-use nonblocking_ffi_core::errlog;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::exit;
+use nonblocking_ffi_core::log::{LogSink, WARN, stderr};
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::wake::socket::Listener;
 
-/// nginx's level "warn".
-const WARN: u8 = 5;
 /// How often the main thread looks while the process exits.
 const EXIT_POLL: Duration = Duration::from_millis(1);
 
@@ -57,7 +55,7 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
         client.set_grows(false);
         if let Some(trouble) = process::enter() {
             let line = format!("children inherit nginx's descriptors: {trouble}");
-            client.mailbox().log(WARN, "children", line.as_bytes());
+            client.log().log(WARN, "children", line.as_bytes());
         }
         Box::into_raw(client)
     })
@@ -72,8 +70,10 @@ pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -
 /// `client` is live.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
-    // SAFETY: by the contract; the VM's thread is the only one here.
-    let first = catch(Err(Error::Runtime), || unsafe { &mut *client }.grow());
+    let first = catch(Err(Error::Runtime), || {
+        // SAFETY: by the contract; the VM's thread is the only one here.
+        unsafe { &mut *client }.slots().grow()
+    });
     first.map_or_else(|error| -error.code(), |first| first as i32)
 }
 
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
     // SAFETY: by the contract; the VM's thread is the only one here.
-    catch((), || unsafe { &mut *client }.use_fresh());
+    catch((), || unsafe { &mut *client }.slots().use_fresh());
 }
 
 /// Listens in a fresh directory below the first of `directories` (separated
@@ -141,7 +141,7 @@ pub unsafe extern "C" fn nbffi_channel_accept(
         };
         let accepted = if connected {
             let accepted = listener.accept();
-            accepted.and_then(|channel| client.mailbox().connect(channel))
+            accepted.and_then(|channel| client.mailbox().waker().connect(channel))
         } else {
             Err(listener.why_refused())
         };
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn nbffi_channel_accept(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
     // SAFETY: by the contract.
-    catch(false, || unsafe { &*client }.mailbox().arm())
+    catch(false, || unsafe { &*client }.arm())
 }
 
 /// Sends a byte through the channel.
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn nbffi_channel_arm(client: *const Client) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_channel_wake(client: *const Client) {
     // SAFETY: by the contract.
-    catch((), || unsafe { &*client }.mailbox().wake());
+    catch((), || unsafe { &*client }.mailbox().waker().wake());
 }
 
 /// Says whether posts may be held back until `nbffi_flush`.
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn nbffi_may_hold(client: *mut Client, may_hold: bool) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
     // SAFETY: by the contract.
-    catch((), || unsafe { &*client }.mailbox().set_log_level(level));
+    catch((), || unsafe { &*client }.log().set_level(level));
 }
 
 /// Takes the oldest log line of a plugin: returns its nginx level and writes
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn nbffi_log_take(
 ) -> i32 {
     catch(0, || {
         // SAFETY: by the contract.
-        let Some(record) = unsafe { &*client }.mailbox().take_log() else {
+        let Some(record) = unsafe { &*client }.log().take() else {
             return 0;
         };
         let line = ErrorBuffer { data: line, size };
@@ -274,8 +274,8 @@ pub unsafe extern "C" fn nbffi_client_close(
         wait_while(running, || client.unfinished() != (0, 0));
         if client.unfinished().1 > 0 {
             // A plugin may be reading a string that is about to be freed.
-            while let Some(record) = client.mailbox().take_log() {
-                errlog::write_line(record.level, record.text.as_bytes());
+            while let Some(record) = client.log().take() {
+                stderr::write_line(record.level, record.text.as_bytes());
             }
             exit::now(0);
         }

@@ -98,14 +98,15 @@ pub unsafe extern "C" fn nbffi_runtime_new_lua(
         };
         // SAFETY: by the contract.
         let (module, name) = unsafe { (options.module.string(), name.string()) };
-        let backend = LuaBackend::new(module, pool, client.mailbox(), config);
+        let place = client.place(pool);
+        let backend = LuaBackend::new(module, place, config);
         // SAFETY: by the contract.
         unsafe { *handle = Box::into_raw(Box::new(LuaHandle(backend.clone()))) };
         let options = Options {
             name,
             max_response: options.max_response as usize,
         };
-        Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(backend))))
+        Box::into_raw(Box::new(Runtime::new(options, place, Box::new(backend))))
     })
 }
 

@@ -12,7 +12,7 @@ use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::Pool;
 use nonblocking_ffi_core::runtime::resty_ffi::library::Source;
-use nonblocking_ffi_core::runtime::resty_ffi::{self, Plugin};
+use nonblocking_ffi_core::runtime::resty_ffi::{self, Descriptor, Plugin};
 use nonblocking_ffi_core::runtime::{Options, Runtime};
 
 /// Bit of `flags`: the library's symbols are for everybody.
@@ -120,14 +120,19 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
             name: name.clone(),
             max_response: max_response as usize,
         };
-        let mailbox = client.mailbox();
-        let plugin = Plugin::new(source, config, max_queue as i64, mailbox, name);
-        let Some(plugin) = plugin else {
+        let what = Descriptor {
+            name,
+            source,
+            config,
+            max_queue: max_queue as i64,
+        };
+        let place = client.place(pool);
+        let Some(plugin) = Plugin::new(what, place) else {
             // SAFETY: by the contract.
             unsafe { error.write("too many runtimes of lua-resty-ffi's plugins") };
             return std::ptr::null_mut();
         };
-        Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(plugin))))
+        Box::into_raw(Box::new(Runtime::new(options, place, Box::new(plugin))))
     })
 }
 
@@ -140,8 +145,8 @@ pub unsafe extern "C" fn nbffi_runtime_new_resty_ffi(
 pub unsafe extern "C" fn nbffi_runtime_finish(runtime: *const Runtime) {
     catch((), || {
         // SAFETY: by the contract.
-        if let Some(source) = unsafe { &*runtime }.source() {
-            source.finish();
+        if let Some(sink) = unsafe { &*runtime }.sink() {
+            sink.finish();
         }
     });
 }

@@ -6,7 +6,7 @@ use super::{ErrorBuffer, NO_MEMORY, PANICKED, Text, catch};
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::{self, Pool};
-use nonblocking_ffi_core::runtime::c::Plugin;
+use nonblocking_ffi_core::runtime::c::{Descriptor, Plugin};
 use nonblocking_ffi_core::runtime::{Options, Runtime};
 use nonblocking_ffi_core::task::Kind;
 
@@ -45,9 +45,9 @@ pub unsafe extern "C" fn nbffi_pool_obtain(
             nice,
         };
         // SAFETY: by the contract.
-        let mailbox = unsafe { &*client }.mailbox();
+        let log = unsafe { &*client }.log();
         let obtained = pool::obtain(config).and_then(|pool| {
-            pool.log_to(mailbox);
+            pool.log_to(log);
             pool.start().map(|()| pool)
         });
         match obtained {
@@ -87,23 +87,24 @@ pub unsafe extern "C" fn nbffi_runtime_new_c(
         // SAFETY: by the contract; pools live as long as the process.
         let (client, pool) = unsafe { (&*client, &*pool) };
         // SAFETY: by the contract.
-        let plugin = || unsafe {
-            Ok::<_, String>(Plugin::new(
-                library.path(),
-                entry.c_string("entry")?,
-                client.mailbox(),
-                name.c_string("name")?,
-                config.c_string("config")?,
-            ))
+        let what = || unsafe {
+            Ok::<_, String>(Descriptor {
+                name: name.c_string("name")?,
+                library: library.path(),
+                entry: entry.c_string("entry")?,
+                config: config.c_string("config")?,
+            })
         };
-        match plugin() {
-            Ok(plugin) => {
+        match what() {
+            Ok(what) => {
+                let place = client.place(pool);
+                let plugin = Plugin::new(what, place);
                 let options = Options {
                     // SAFETY: by the contract.
                     name: unsafe { name.string() },
                     max_response: max_response as usize,
                 };
-                Box::into_raw(Box::new(Runtime::new(options, pool, Box::new(plugin))))
+                Box::into_raw(Box::new(Runtime::new(options, place, Box::new(plugin))))
             }
             Err(text) => {
                 // SAFETY: by the contract.

@@ -99,14 +99,13 @@ pub unsafe extern "C" fn nbffi_client_stats(client: *const Client, out: *mut Cli
     catch((), || {
         // SAFETY: by the contract.
         let (client, out) = unsafe { (&*client, &mut *out) };
-        let mailbox = client.mailbox();
         let (slots, completions) = client.totals();
         *out = ClientStats {
-            wakeups: mailbox.wakeups.get() as f64,
+            wakeups: client.mailbox().waker().wakeups.get() as f64,
             completions: completions as f64,
             slots: slots as f64,
             in_flight: client.in_flight().into(),
-            log_dropped: mailbox.log_dropped.get() as f64,
+            log_dropped: client.log().dropped.get() as f64,
         };
     });
 }

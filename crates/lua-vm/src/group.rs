@@ -13,7 +13,8 @@ use crate::interrupter::Target;
 use crate::shared::{Config, ERR, Shared, WARN};
 use crate::vm::{Spent, Vm};
 use nonblocking_ffi_core::pool::{self, Chores, Pool, ThreadId};
-use nonblocking_ffi_core::wake::{Mailbox, outbox};
+use nonblocking_ffi_core::runtime::Place;
+use nonblocking_ffi_core::wake::outbox;
 
 /// A group.
 #[derive(Debug)]
@@ -90,13 +91,9 @@ thread_local! {
 impl Group {
     /// The group of a key in a pool, with one user more: a runtime's number. It is
     /// made if there is none.
-    pub fn obtain(
-        pool: &'static Pool,
-        mailbox: &'static Mailbox,
-        config: Config,
-        user: u32,
-    ) -> Arc<Self> {
+    pub fn obtain(place: Place, config: Config, user: u32) -> Arc<Self> {
         let mut groups = groups();
+        let pool = place.pool;
         let name = &pool.config().name;
         let known = groups
             .iter()
@@ -105,7 +102,7 @@ impl Group {
             Some(group) => group.clone(),
             None => {
                 let group = Arc::new(Self {
-                    shared: Arc::new(Shared::new(config, mailbox)),
+                    shared: Arc::new(Shared::new(config, place)),
                     pool: name.clone(),
                     proven: AtomicBool::new(false),
                     closed: AtomicBool::new(false),

@@ -18,7 +18,7 @@ use crate::shared::{Shared, WARN};
 use crate::unwind::{Row, Rows};
 use nonblocking_ffi_core::pool::spawn_helper;
 use nonblocking_ffi_core::sync::{AtomicU32, AtomicU64, Ordering, fence, now_ns};
-use nonblocking_ffi_core::task::arena;
+use nonblocking_ffi_core::task::Handle;
 
 /// The time between two checks.
 const TICK: Duration = Duration::from_millis(10);
@@ -116,7 +116,8 @@ impl Target {
     }
 
     fn is_overdue(&self, task: u64, now: u64) -> bool {
-        self.deadline_ns.load(Ordering::Relaxed) <= now || arena::is_unwanted(task)
+        self.deadline_ns.load(Ordering::Relaxed) <= now
+            || Handle::from_number(task).is_some_and(Handle::is_unwanted)
     }
 }
 

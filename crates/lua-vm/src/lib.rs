@@ -16,7 +16,6 @@
 //! | [`current`]     | the VM that runs on the calling thread |
 //! | [`vm`]          | one VM: start, calls, garbage, end |
 //! | [`group`]       | which runtimes share VMs: one VM per thread and group |
-//! | [`nested`]      | calls from VM code into other runtimes |
 //! | [`regex`]       | PCRE2 for `ngx.re` |
 //! | [`exports`]     | the C functions that VM code calls |
 //! | this one        | a Lua runtime as a backend of the core |
@@ -36,7 +35,6 @@ mod interrupt;
 mod interrupter;
 mod maps;
 pub mod module;
-mod nested;
 mod regex;
 mod resources;
 pub mod shared;
@@ -45,6 +43,7 @@ mod vm;
 
 pub use mlua::ffi::lua_State;
 
+use std::ptr;
 use std::sync::Arc;
 
 use group::Group;
@@ -52,9 +51,8 @@ use interrupt::NO_TASK;
 use module::Module;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool::{self, Pool};
-use nonblocking_ffi_core::runtime::{Backend, Outcome};
-use nonblocking_ffi_core::task::arena;
-use nonblocking_ffi_core::wake::Mailbox;
+use nonblocking_ffi_core::runtime::{Backend, Outcome, Place};
+use nonblocking_ffi_core::task::Running;
 use shared::Config;
 use vm::Call;
 
@@ -76,18 +74,13 @@ pub struct LuaBackend {
 impl LuaBackend {
     /// A runtime for a module, in VMs that `config` describes. An empty name is for a
     /// runtime that only runs functions that are sent as code.
-    pub fn new(
-        module: String,
-        pool: &'static Pool,
-        mailbox: &'static Mailbox,
-        config: Config,
-    ) -> Arc<Self> {
+    pub fn new(module: String, place: Place, config: Config) -> Arc<Self> {
         let module = Module::new(module);
-        let group = Group::obtain(pool, mailbox, config, module.number);
+        let group = Group::obtain(place, config, module.number);
         Arc::new(Self {
             module,
             group,
-            pool,
+            pool: place.pool,
         })
     }
 }
@@ -101,7 +94,7 @@ impl Backend for LuaBackend {
                 task: NO_TASK,
                 deadline_ns: self.group.shared.config.limits.init_deadline(),
                 tag: 0,
-                request: &[],
+                request: (ptr::null(), 0),
             })
         });
         let loaded = loaded.and_then(|loaded| loaded);
@@ -113,27 +106,22 @@ impl Backend for LuaBackend {
         loaded
     }
 
-    fn call(&self, task: u64, tag: u32, request: &[u8]) -> Outcome {
+    fn call(&self, running: &Running) -> Outcome {
         let Some(thread) = pool::thread_id() else {
             return Outcome::Failed(0);
         };
         let fail = |error: Error, why: &str| {
-            if let Some((slot, generation)) = arena::resolve(task) {
-                slot.end(generation, |reply| {
-                    reply.fail(error, 0, why.as_bytes());
-                });
-            }
+            running
+                .handle()
+                .end(|reply| reply.fail(error, 0, why.as_bytes()));
         };
-        let deadline_ns = arena::resolve(task).map_or(u64::MAX, |(slot, _)| {
-            // SAFETY: the task was claimed by this thread, and has not ended.
-            unsafe { slot.task() }.deadline_ns
-        });
+        let task = running.task();
         let call = Call {
             module: &self.module,
-            task,
-            deadline_ns,
-            tag,
-            request,
+            task: running.handle().number(),
+            deadline_ns: task.deadline_ns,
+            tag: task.tag,
+            request: (task.request, task.request_len),
         };
         // The task ends here, before a spent VM is replaced.
         let ran = group::with_vm(&self.group, thread, |vm| {

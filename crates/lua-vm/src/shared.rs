@@ -3,14 +3,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use nonblocking_ffi_core::log::{ERR, WARN};
+use nonblocking_ffi_core::runtime::Place;
 use nonblocking_ffi_core::sync::now_ns;
 use nonblocking_ffi_core::task::slot::deadline_after;
-use nonblocking_ffi_core::wake::Mailbox;
-
-/// nginx's log level for warnings.
-pub const WARN: u8 = 5;
-/// nginx's log level for errors.
-pub const ERR: u8 = 4;
 
 /// The limits of each VM.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,16 +51,16 @@ pub struct Config {
 pub struct Shared {
     /// How they are made.
     pub config: Config,
-    mailbox: &'static Mailbox,
+    place: Place,
     /// The numbers of the runtimes that use them.
     users: Mutex<Vec<u32>>,
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, mailbox: &'static Mailbox) -> Self {
+    pub(crate) fn new(config: Config, place: Place) -> Self {
         Self {
             config,
-            mailbox,
+            place,
             users: Mutex::default(),
         }
     }
@@ -91,11 +87,11 @@ impl Shared {
 
     /// Writes to nginx's error log.
     pub fn log(&self, level: u8, text: impl AsRef<[u8]>) {
-        self.mailbox.log(level, "lua", text.as_ref());
+        self.place.log.log(level, "lua", text.as_ref());
     }
 
     /// Wakes the event loop if it sleeps; true if it did.
     pub fn rouse_event_loop(&self) -> bool {
-        self.mailbox.rouse()
+        self.place.event_loop.rouse()
     }
 }

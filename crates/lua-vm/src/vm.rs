@@ -90,8 +90,8 @@ pub struct Call<'a> {
     pub deadline_ns: u64,
     /// The function and the encoding of its arguments.
     pub tag: u32,
-    /// The arguments.
-    pub request: &'a [u8],
+    /// The arguments: where, and how many bytes. Readable until the task has ended.
+    pub request: (*const u8, usize),
 }
 
 /// Why a VM should be replaced.
@@ -282,8 +282,8 @@ impl Vm {
         unsafe {
             let frame = &mut *self.frame.get();
             *frame = CallFrame {
-                data: call.request.as_ptr(),
-                len: call.request.len() as f64,
+                data: call.request.0,
+                len: call.request.1 as f64,
                 runtime: call.module.number,
                 generation: call.module.generation(),
                 function: call.tag >> ENCODING_BITS,

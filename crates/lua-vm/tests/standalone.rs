@@ -70,12 +70,13 @@ impl Program {
             core: Vec::new(),
             boot: Vec::new(),
         };
-        let lua = LuaBackend::new(module.to_owned(), pool, client.mailbox(), config);
+        let place = client.place(pool);
+        let lua = LuaBackend::new(module.to_owned(), place, config);
         let options = Options {
             name: module.to_owned(),
             max_response: 1 << 20,
         };
-        let runtime = Runtime::new(options, pool, Box::new(lua.clone()));
+        let runtime = Runtime::new(options, place, Box::new(lua.clone()));
         Self {
             client,
             runtime: Box::leak(Box::new(runtime)),
@@ -94,15 +95,15 @@ impl Program {
             std::thread::sleep(Duration::from_millis(1));
         };
         assert!(std::ptr::eq(done, slot));
-        let result = self.client.collect(slot, now_ns());
-        // SAFETY: the task is done, and not yet released.
-        let reply = unsafe { slot.reply() };
+        // SAFETY: the client has given the slot, once; it is not yet released.
+        let (result, reply) = unsafe { (self.client.collect(slot, now_ns()), slot.reply()) };
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let (data, len) = reply.data();
         // SAFETY: as above.
         let response = text(unsafe { std::slice::from_raw_parts(data, len) });
         let message = text(reply.message.as_deref().unwrap_or_default());
-        self.client.release(slot);
+        // SAFETY: collected above, and the reply is copied.
+        unsafe { self.client.release(slot) };
         result.map(|()| response).map_err(|error| (error, message))
     }
 

@@ -25,12 +25,12 @@ use std::ptr;
 use nonblocking_ffi_plugin::faults;
 
 use super::library::settle;
-use super::{Backend, Outcome, TaskSource};
+use super::{Backend, Outcome, Place, TaskSink};
 use crate::error::Error;
+use crate::log::{LogSink, NOTICE, WARN};
 use crate::signals::Handlers;
 use crate::task::reply::Reply;
-use crate::task::{Task, arena};
-use crate::wake::Mailbox;
+use crate::task::{Handle, Running, Task, arena};
 use leases::Lease;
 use library::Source;
 
@@ -45,10 +45,6 @@ const COPY_MAX: usize = 1024;
 /// One of the functions that libraries need.
 const POLL: &CStr = c"ngx_http_lua_ffi_task_poll";
 
-/// nginx's levels.
-const WARN: u8 = 5;
-const NOTICE: u8 = 6;
-
 /// Where a task's pointer is: not in any process's address space, as it would
 /// have to begin with nine or more equal bits. So nothing that looks at
 /// pointers (the garbage collector of Go, say) takes it for one of its own.
@@ -62,50 +58,52 @@ const GENERATION_SHIFT: u32 = INDEX_SHIFT + INDEX_BITS;
 const _: () = assert!(arena::MAX_SLOTS <= 1 << INDEX_BITS);
 const _: () = assert!(GENERATION_SHIFT + 32 == 56);
 
-fn to_pointer(handle: u64) -> *mut c_void {
-    let (generation, index) = (handle >> 32, handle & u64::from(u32::MAX));
+fn to_pointer(number: u64) -> *mut c_void {
+    let (generation, index) = (number >> 32, number & u64::from(u32::MAX));
     let address = MARK | generation << GENERATION_SHIFT | index << INDEX_SHIFT;
     ptr::without_provenance_mut(address as usize)
 }
 
-/// The handle in a task's pointer; `None` for what is none.
-fn to_handle(task: *mut c_void) -> Option<u64> {
+/// The number of the handle in a task's pointer; `None` for what is none.
+fn to_number(task: *mut c_void) -> Option<u64> {
     let address = task.addr() as u64;
-    let handle = (address >> GENERATION_SHIFT & u64::from(u32::MAX)) << 32
+    let number = (address >> GENERATION_SHIFT & u64::from(u32::MAX)) << 32
         | address >> INDEX_SHIFT & ((1 << INDEX_BITS) - 1);
-    (to_pointer(handle) == task).then_some(handle)
+    (to_pointer(number) == task).then_some(number)
+}
+
+/// Which library, and its configuration.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// The runtime's name.
+    pub name: String,
+    /// The library.
+    pub source: Source,
+    /// Its `cfg`.
+    pub config: Option<CString>,
+    /// How many tasks may wait to be polled.
+    pub max_queue: i64,
 }
 
 /// A library with one configuration.
 pub struct Plugin {
-    source: Source,
-    config: Option<CString>,
+    what: Descriptor,
     lease: Lease,
-    mailbox: &'static Mailbox,
-    name: String,
+    log: &'static dyn LogSink,
 }
 
 impl Plugin {
-    /// A library that is not loaded yet. `config` is its `cfg`; `max_queue`
-    /// tasks may wait to be polled. `None` if there are too many runtimes.
-    pub fn new(
-        source: Source,
-        config: Option<CString>,
-        max_queue: i64,
-        mailbox: &'static Mailbox,
-        name: String,
-    ) -> Option<Self> {
+    /// A library that is not loaded yet. `None` if there are too many runtimes.
+    pub fn new(what: Descriptor, place: Place) -> Option<Self> {
         Some(Self {
-            source,
-            config,
-            lease: Lease::new(max_queue)?,
-            mailbox,
-            name,
+            lease: Lease::new(what.max_queue)?,
+            what,
+            log: place.log,
         })
     }
 
     fn log(&self, level: u8, text: &str) {
-        self.mailbox.log(level, &self.name, text.as_bytes());
+        self.log.log(level, &self.what.name, text.as_bytes());
     }
 }
 
@@ -114,9 +112,9 @@ impl Backend for Plugin {
         library::show_exports(POLL)?;
         let handlers = Handlers::now();
         let faults = faults::Handlers::now();
-        let init = self.source.open(&|text| self.log(WARN, text))?;
+        let init = self.what.source.open(&|text| self.log(WARN, text))?;
         // The library may write to it: loaders cut it into words.
-        let mut config = self.config.clone().map(CString::into_bytes_with_nul);
+        let mut config = self.what.config.clone().map(CString::into_bytes_with_nul);
         let cfg = config.as_mut().map_or(ptr::null_mut(), Vec::as_mut_ptr);
         // SAFETY: as its documentation has it: `cfg` is a C string or NULL, and
         // `tq` is for `poll` alone, for ever.
@@ -134,7 +132,7 @@ impl Backend for Plugin {
         Ok(())
     }
 
-    fn call(&self, _task: u64, _tag: u32, _request: &[u8]) -> Outcome {
+    fn call(&self, _task: &Running) -> Outcome {
         // Tasks go to the queue.
         Outcome::Failed(-1)
     }
@@ -147,7 +145,7 @@ impl Backend for Plugin {
         false
     }
 
-    fn source(&self) -> Option<&'static dyn TaskSource> {
+    fn sink(&self) -> Option<&'static dyn TaskSink> {
         Some(self.lease.queue())
     }
 }
@@ -158,8 +156,8 @@ impl Backend for Plugin {
 /// `tq` is what `libffi_init` was given; anything else is as good as a queue that
 /// was unloaded.
 pub fn poll(tq: *mut c_void) -> *mut c_void {
-    let slot = leases::resolve(tq).and_then(|(queue, generation)| queue.poll(generation));
-    slot.map_or(ptr::null_mut(), |slot| to_pointer(slot.handle()))
+    let task = leases::resolve(tq).and_then(|(queue, generation)| queue.poll(generation));
+    task.map_or(ptr::null_mut(), |task| to_pointer(task.handle().number()))
 }
 
 /// `ngx_http_lua_ffi_get_req`: the request of a task and its length; NULL if
@@ -167,8 +165,8 @@ pub fn poll(tq: *mut c_void) -> *mut c_void {
 /// until the task is completed. From any thread.
 pub fn request(task: *mut c_void) -> (*mut c_char, c_int) {
     const NONE: (*mut c_char, c_int) = (ptr::null_mut(), 0);
-    let found = to_handle(task).and_then(arena::resolve);
-    let edited = found.map(|(slot, generation)| slot.edit(generation, copy_request));
+    let found = to_number(task).and_then(Handle::from_number);
+    let edited = found.map(|task| task.edit(copy_request));
     let copy = edited.and_then(Result::ok).flatten();
     copy.map_or(NONE, |(data, len)| (data.cast(), len as c_int))
 }
@@ -202,7 +200,7 @@ fn copy_request(task: &Task, reply: &mut Reply) -> Option<(*mut u8, usize)> {
 /// # Safety
 /// `rsp` is as described.
 pub unsafe fn respond(task: *mut c_void, rc: c_int, rsp: *mut c_char, len: c_int) {
-    let Some((slot, generation)) = to_handle(task).and_then(arena::resolve) else {
+    let Some(task) = to_number(task).and_then(Handle::from_number) else {
         return;
     };
     let write = |task: &Task, reply: &mut Reply| {
@@ -212,7 +210,7 @@ pub unsafe fn respond(task: *mut c_void, rc: c_int, rsp: *mut c_char, len: c_int
         response.give(task, reply, rc)
     };
     // An error is either the task's now, or of a task that was complete.
-    let _ = slot.complete(generation, |_, _| Ok(()), write);
+    let _ = task.complete(|_, _| Ok(()), write);
 }
 
 /// What a task was responded with: memory that is ours now.
@@ -267,7 +265,8 @@ impl Response {
         if len <= COPY_MAX {
             return reply.copy(data);
         }
-        reply.own(self.data, len, Some(release), ptr::null_mut());
+        // SAFETY: memory from malloc, which `release` frees.
+        unsafe { reply.own(self.data, len, Some(release), ptr::null_mut()) };
         // It is the reply's now.
         std::mem::forget(self);
         Ok(())
@@ -305,13 +304,13 @@ mod tests {
     fn pointers_are_handles_and_nothing_else_is() {
         for handle in [1 << 32, u64::from(u32::MAX) << 32 | 0xf_ffff, 7 << 32 | 3] {
             let pointer = to_pointer(handle);
-            assert_eq!(to_handle(pointer), Some(handle));
+            assert_eq!(to_number(pointer), Some(handle));
             assert_eq!(pointer.addr() % 16, 0);
-            assert_eq!(to_handle(pointer.map_addr(|a| a | 1)), None);
-            assert_eq!(to_handle(pointer.map_addr(|a| a & !(1 << 63))), None);
+            assert_eq!(to_number(pointer.map_addr(|a| a | 1)), None);
+            assert_eq!(to_number(pointer.map_addr(|a| a & !(1 << 63))), None);
         }
-        assert_eq!(to_handle(ptr::null_mut()), None);
-        assert_eq!(to_handle(ptr::from_ref(&0).cast_mut().cast()), None);
+        assert_eq!(to_number(ptr::null_mut()), None);
+        assert_eq!(to_number(ptr::from_ref(&0).cast_mut().cast()), None);
     }
 
     #[test]

@@ -12,7 +12,6 @@
 //! it still go out, and then every poll ends without one. A queue is never freed,
 //! but used again, by another runtime: see `leases`.
 
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,10 +21,11 @@ use crossbeam_utils::CachePadded;
 use crate::error::Error;
 use crate::pool::cores;
 use crate::pool::idle::Idle;
+use crate::pool::search::{TaskSource, search};
 use crate::pool::spin::Window;
-use crate::runtime::TaskSource;
+use crate::runtime::TaskSink;
 use crate::sync::{Semaphore, now_ns};
-use crate::task::{Load, Slot};
+use crate::task::{Load, Running, Slot};
 
 /// The parkers of a queue.
 const PARKERS: usize = 256;
@@ -101,17 +101,17 @@ impl TaskQueue {
 
     /// Begins the oldest task, after waiting for one if need be; `None` if the
     /// queue is finished, or is another runtime's by now. From any thread.
-    pub fn poll(&'static self, generation: u32) -> Option<&'static Slot> {
+    pub fn poll(&'static self, generation: u32) -> Option<Running> {
         // SeqCst, both: partners of `retire` and `is_left`, see `leases`.
         self.inside.fetch_add(1, Ordering::SeqCst);
         let is_current = self.generation.load(Ordering::SeqCst) == generation;
-        let slot = if is_current { self.take() } else { None };
+        let task = if is_current { self.begin() } else { None };
         // Release: pairs with the Acquire in `is_left`.
         self.inside.fetch_sub(1, Ordering::Release);
-        slot
+        task
     }
 
-    fn take(&'static self) -> Option<&'static Slot> {
+    fn begin(&'static self) -> Option<Running> {
         self.count(-1);
         loop {
             let slot = match self.tasks.pop() {
@@ -119,42 +119,29 @@ impl TaskQueue {
                 None => with_poller(|poller| self.wait(poller))?,
             };
             // SAFETY: this thread took the slot from the queue.
-            if unsafe { slot.begin(now_ns()) } {
-                return Some(slot);
+            let begun = unsafe { slot.begin(now_ns()) };
+            if begun.is_some() {
+                return begun;
             }
             // Nobody wants that one any more.
             self.count(-1);
         }
     }
 
-    fn wait(&self, poller: &mut Poller) -> Option<&'static Slot> {
+    fn wait(&self, poller: &Poller) -> Option<&'static Slot> {
         if let Some(parker) = poller.parker {
-            return self.search(parker, &mut poller.window);
+            return self.search(parker, &poller.window);
         }
         self.shared_parker.wait();
-        let found = self.search(SHARED_PARKER, &mut poller.window);
+        let found = self.search(SHARED_PARKER, &poller.window);
         self.shared_parker.post();
         found
     }
 
-    fn search(&self, parker: usize, window: &mut Window) -> Option<&'static Slot> {
+    fn search(&self, parker: usize, window: &Window) -> Option<&'static Slot> {
         let since = now_ns();
-        // One spinning thread is enough: the one that was first.
-        let mut first = self.idle.start_searching();
-        let found = loop {
-            let found = window.look(since, first, || self.tasks.pop());
-            if found.is_some() {
-                break found;
-            }
-            // Acquire: pairs with the Release in `finish`, so that what was
-            // pushed before is seen.
-            if self.finished.load(Ordering::Acquire) {
-                break self.tasks.pop();
-            }
-            self.idle.sleep(parker, || self.has_nothing());
-            window.adapt(now_ns().saturating_sub(since));
-            first = self.idle.searchers() == 1;
-        };
+        let first = self.idle.start_searching();
+        let found = search(self, &self.idle, parker, window, since, first);
         self.stop_searching();
         found
     }
@@ -162,15 +149,9 @@ impl TaskQueue {
     /// The calling thread does not look any more. Somebody else does if there
     /// is something to see.
     fn stop_searching(&self) {
-        if self.idle.stop_searching() && !self.has_nothing() {
+        if self.idle.stop_searching() && (!self.is_empty() || self.is_over()) {
             self.idle.notify();
         }
-    }
-
-    /// Whether a thread that waits should go on doing so.
-    fn has_nothing(&self) -> bool {
-        // Relaxed: ordered by the fences in `Idle`.
-        self.tasks.is_empty() && !self.finished.load(Ordering::Relaxed)
     }
 
     fn count(&self, change: i64) {
@@ -179,12 +160,28 @@ impl TaskQueue {
     }
 }
 
+impl TaskSource for TaskQueue {
+    fn take(&self) -> Option<&'static Slot> {
+        self.tasks.pop()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    fn is_over(&self) -> bool {
+        // Acquire: pairs with the Release in `finish`, so that what was pushed before
+        // is seen.
+        self.finished.load(Ordering::Acquire)
+    }
+}
+
 impl Load for TaskQueue {
     /// Only tasks that wait are bounded, not those that run.
     fn task_ended(&self) {}
 }
 
-impl TaskSource for TaskQueue {
+impl TaskSink for TaskQueue {
     fn reserve(&self) -> Result<(), Error> {
         // Relaxed, all: the main thread alone writes two, and adds to the third.
         if self.finished.load(Ordering::Relaxed) {
@@ -196,7 +193,7 @@ impl TaskSource for TaskQueue {
         Ok(())
     }
 
-    fn push(&self, slot: &'static Slot) {
+    unsafe fn push(&self, slot: &'static Slot) {
         self.count(1);
         self.tasks.push(slot);
         self.idle.notify();
@@ -207,7 +204,7 @@ impl TaskSource for TaskQueue {
     }
 
     fn finish(&self) {
-        // Release: pairs with the Acquire in `wait`. One thread is woken, which
+        // Release: pairs with the Acquire in `is_over`. One thread is woken, which
         // wakes the next when it stops searching, and so on.
         self.finished.store(true, Ordering::Release);
         self.idle.notify();
@@ -222,15 +219,15 @@ struct Poller {
 }
 
 thread_local! {
-    static POLLER: RefCell<Poller> = RefCell::new(Poller::new());
+    static POLLER: Poller = Poller::new();
 }
 
 /// Runs `wait` with the calling thread's record.
-fn with_poller<T>(wait: impl Fn(&mut Poller) -> T) -> T {
-    let kept = POLLER.try_with(|poller| Some(wait(&mut *poller.try_borrow_mut().ok()?)));
+fn with_poller<T>(wait: impl Fn(&Poller) -> T) -> T {
     // If the thread is ending, its record is gone, and its parker with it.
-    let waited = kept.ok().flatten();
-    waited.unwrap_or_else(|| wait(&mut Poller::without_parker()))
+    POLLER
+        .try_with(&wait)
+        .unwrap_or_else(|_| wait(&Poller::without_parker()))
 }
 
 /// The parkers of the process, by number.

@@ -4,15 +4,15 @@ use std::ffi::c_char;
 use std::ptr;
 
 use crate::module::Module;
-use crate::nested::{self, Refused};
 use crate::resources::ScratchState;
 use crate::{current, lua_State};
 use nonblocking_ffi_core::catch::catch;
+use nonblocking_ffi_core::client::nested::{self, Refused};
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::pool;
 use nonblocking_ffi_core::runtime::host_api;
 use nonblocking_ffi_core::sync::now_ns;
-use nonblocking_ffi_core::task::arena;
+use nonblocking_ffi_core::task::Handle;
 use nonblocking_ffi_core::task::slot::NO_DEADLINE;
 use nonblocking_ffi_core::text::{ErrorBuffer, Text};
 
@@ -41,11 +41,11 @@ pub struct Answer {
 pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f64) {
     catch((), || {
         let task = current::with(|vm| {
-            let task = arena::resolve(vm.task)?;
+            let task = Handle::from_number(vm.task)?;
             vm.responded();
             Some(task)
         });
-        let Some((slot, generation)) = task.flatten() else {
+        let Some(task) = task.flatten() else {
             return;
         };
         let data = if len > 0.0 {
@@ -55,8 +55,7 @@ pub unsafe extern "C" fn nbffi_vm_respond(encoding: u32, data: *const u8, len: f
             &[]
         };
         // If it is too large, that is how the task has ended.
-        let _ = slot.complete(
-            generation,
+        let _ = task.complete(
             |_, _| Ok(()),
             |task, reply| {
                 host_api::answer(task, reply, data)?;
@@ -170,7 +169,8 @@ pub extern "C" fn nbffi_vm_rouse() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
     catch(false, || {
-        current::with(|vm| arena::is_unwanted(vm.task)).unwrap_or(false)
+        let task = current::with(|vm| Handle::from_number(vm.task)).flatten();
+        task.is_some_and(Handle::is_unwanted)
     })
 }
 
@@ -179,11 +179,10 @@ pub extern "C" fn nbffi_vm_is_cancelled() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn nbffi_vm_left() -> f64 {
     catch(f64::INFINITY, || {
-        let task = current::with(|vm| arena::resolve(vm.task)).flatten();
-        let deadline = task.map_or(NO_DEADLINE, |(slot, _)| {
-            // SAFETY: the task runs on this thread.
-            unsafe { slot.task() }.deadline_ns
-        });
+        let task = current::with(|vm| Handle::from_number(vm.task)).flatten();
+        // It may have ended, or be none: then there is no deadline.
+        let deadline = task.and_then(|task| task.edit(|task, _| task.deadline_ns).ok());
+        let deadline = deadline.unwrap_or(NO_DEADLINE);
         if deadline == NO_DEADLINE {
             return f64::INFINITY;
         }
@@ -229,12 +228,14 @@ pub unsafe extern "C" fn nbffi_vm_call(
         // SAFETY: by the contract.
         let (name, request) = unsafe { (runtime.string(), request.bytes()) };
         let result = current::with(|vm| {
-            current::in_foreign_code(|| nested::call(&name, request, seconds, vm.task))
+            current::in_foreign_code(|| {
+                nested::call(&name, request, seconds, Handle::from_number(vm.task))
+            })
         });
         let slot = match result {
             Some(Ok(slot)) => slot,
             None | Some(Err(Refused::Unknown)) => return UNKNOWN,
-            Some(Err(Refused::IsLua)) => return IS_LUA,
+            Some(Err(Refused::NotNested)) => return IS_LUA,
             Some(Err(Refused::Failed(error))) => return error.code(),
         };
         // SAFETY: the slot is done, and this thread's until its next call.

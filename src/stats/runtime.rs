@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_utils::CachePadded;
 
+use super::{Counter, Histogram, Summary};
 use crate::error::Error;
-use crate::stats::{Counter, Histogram, Summary};
 
 /// Threads share this many sets of histograms, so that two pool threads seldom
 /// write the same cache line.
