@@ -1,85 +1,28 @@
 //! A plugin whose calls are futures, in a real nginx: the example that is a
 //! client of Redis, before a real Redis that comes, goes and hangs.
 
-mod support;
-
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
 
 use support::builder::Builder;
+use support::folder::{Folder, set_mode};
 use support::http::Load;
-use support::process::Signal;
-use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually};
+use support::process::{self, Signal};
+use support::redis::Redis;
+use support::{EXIT_PROMISE, Nginx, Size, eventually};
 
-/// A Redis on a socket in a folder of its own.
-struct Redis {
-    folder: PathBuf,
-    server: Option<Child>,
-}
-
-impl Redis {
-    fn start(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("nbffi-{name}-{}", std::process::id()));
-        fs::create_dir(&folder).unwrap();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut redis = Self {
-            folder,
-            server: None,
-        };
-        redis.restart();
-        redis
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.join("socket")
-    }
-
-    fn restart(&mut self) {
-        let socket = self.socket();
-        let server = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no"])
-            .args(["--unixsocketperm", "777", "--unixsocket"])
-            .arg(&socket)
-            .arg("--dir")
-            .arg(&self.folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn();
-        self.server = Some(server.expect("redis-server is needed"));
-        eventually("Redis answers", PATIENCE, || {
-            UnixStream::connect(&socket).is_ok()
-        });
-    }
-
-    fn signal(&self, signal: i32) {
-        let server = self.server.as_ref().expect("it runs").id();
-        // SAFETY: a signal for a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(server as i32, signal) }, 0);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            let _ = server.kill();
-            let _ = server.wait();
-            let _ = fs::remove_file(self.socket());
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// A Redis in a folder of its own, and its place there.
+fn redis() -> (Redis, PathBuf, Folder) {
+    let folder = Folder::new();
+    // Redis may belong to another user.
+    set_mode(&folder, 0o777);
+    let socket = folder.join("socket");
+    (Redis::start(&socket), socket, folder)
 }
 
 /// An nginx with a function `command` for that Redis, and a location that runs
 /// the words of its query as one.
-fn builder(redis: &Redis) -> Builder {
-    let url = format!("redis+unix://{}", redis.socket().display());
+fn builder(socket: &Path) -> Builder {
+    let url = format!("redis+unix://{}", socket.display());
     Nginx::builder()
         .plugin("async_client")
         .init(&format!(
@@ -110,8 +53,8 @@ fn builder(redis: &Redis) -> Builder {
 
 #[test]
 fn commands_and_their_answers() {
-    let redis = Redis::start("commands");
-    let nginx = builder(&redis)
+    let (_redis, socket, _folder) = redis();
+    let nginx = builder(&socket)
         .location(
             "/bytes",
             "local value = {}
@@ -148,8 +91,8 @@ fn commands_and_their_answers() {
 
 #[test]
 fn all_calls_of_a_worker_use_one_connection() {
-    let redis = Redis::start("one");
-    let nginx = builder(&redis)
+    let (_redis, socket, _folder) = redis();
+    let nginx = builder(&socket)
         .location(
             "/many",
             "local threads, sum = {}, 0
@@ -176,8 +119,8 @@ fn all_calls_of_a_worker_use_one_connection() {
 /// has not answered.
 #[test]
 fn a_redis_that_hangs() {
-    let redis = Redis::start("hangs");
-    let nginx = builder(&redis)
+    let (redis, socket, _folder) = redis();
+    let nginx = builder(&socket)
         .location(
             "/hang",
             "local futures = {}
@@ -199,37 +142,35 @@ fn a_redis_that_hangs() {
         )
         .start();
     assert_eq!(nginx.text("/command?SET%20a%20b"), "OK");
-    redis.signal(libc::SIGSTOP);
+    process::signal(redis.pid(), libc::SIGSTOP);
     assert_eq!(nginx.text("/hang"), "100");
-    eventually("all calls were dropped", PATIENCE, || {
+    eventually("all calls were dropped", || {
         nginx.figure("slots.used") == 0.0
     });
-    redis.signal(libc::SIGCONT);
+    process::signal(redis.pid(), libc::SIGCONT);
     assert_eq!(nginx.text("/command?GET%20a"), "b");
 }
 
 #[test]
 fn a_redis_that_goes_away_and_comes_back() {
-    let mut redis = Redis::start("away");
-    let nginx = builder(&redis).start();
+    let (redis, socket, _folder) = redis();
+    let nginx = builder(&socket).start();
     let worker = nginx.worker();
     assert_eq!(nginx.text("/command?SET%20a%20b"), "OK");
-    redis.kill();
-    eventually("calls fail", PATIENCE, || {
+    drop(redis);
+    eventually("calls fail", || {
         nginx.text("/command?GET%20a").ends_with(" (503)")
     });
-    redis.restart();
-    eventually("calls work again", PATIENCE, || {
-        nginx.text("/command?PING") == "PONG"
-    });
+    let _redis = Redis::start(&socket);
+    eventually("calls work again", || nginx.text("/command?PING") == "PONG");
     assert_eq!(nginx.text("/command?GET%20a"), " (1)");
     assert_eq!(nginx.worker(), worker);
 }
 
 #[test]
 fn without_a_redis_it_is_not_loaded() {
-    let mut redis = Redis::start("none");
-    let nginx = builder(&redis)
+    let (redis, socket, _folder) = redis();
+    let nginx = builder(&socket)
         .location("/load", "ngx.print(select(2, pcall(client)))")
         .location(
             "/url",
@@ -237,19 +178,19 @@ fn without_a_redis_it_is_not_loaded() {
                                               config = 'no url' }))",
         )
         .start();
-    redis.kill();
+    drop(redis);
     let error = nginx.text("/load");
     assert!(error.contains("libasync_client.so\": "), "{error}");
     let error = nginx.text("/url");
     assert!(error.contains("the URL of a Redis server"), "{error}");
-    redis.restart();
+    let _redis = Redis::start(&socket);
     assert_eq!(nginx.text("/command?PING"), "PONG");
 }
 
 #[test]
 fn reload_and_stop_under_load() {
-    let redis = Redis::start("reload");
-    let mut nginx = builder(&redis)
+    let (_redis, socket, _folder) = redis();
+    let mut nginx = builder(&socket)
         .workers(2)
         .location(
             "/echo",

@@ -1,12 +1,10 @@
 //! The checks that support/ makes at the end of each test find what they should.
 
-mod support;
-
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use support::process::{self, Signal};
-use support::{Nginx, PATIENCE, eventually};
+use support::{Nginx, eventually};
 
 /// What the checks report at the end of a test that does this.
 fn complaint(deed: impl FnOnce(&mut Nginx)) -> String {
@@ -47,7 +45,7 @@ fn a_dead_worker_is_noticed_unless_it_is_expected() {
     let kill = |nginx: &mut Nginx| {
         let worker = nginx.worker();
         process::signal(worker, Signal::Kill);
-        eventually("the worker is replaced", PATIENCE, || {
+        eventually("the worker is replaced", || {
             nginx.log().contains("exited on signal 9") && !nginx.workers().contains(&worker)
         });
     };
@@ -83,7 +81,5 @@ fn a_process_that_is_left_is_noticed() {
         "{said}"
     );
     process::signal(worker, Signal::Kill);
-    eventually("the worker is gone", PATIENCE, || {
-        !process::is_alive(worker)
-    });
+    eventually("the worker is gone", || !process::is_alive(worker));
 }

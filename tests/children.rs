@@ -1,17 +1,14 @@
 //! Processes that plugins start, in all languages and ways: what they inherit, who
 //! learns how they end, and which of them end with the worker.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
-use support::process::{self, Signal};
-use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually, root};
+use support::plugins::has;
+use support::process::{self, Signal, signals};
+use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 /// `the(language)`: a runtime that starts processes.
 const LANGUAGES: &str = "
@@ -98,40 +95,13 @@ const STARTS: [(&str, &str); 10] = [
 /// The ways to fork a child that is not another program.
 const FORKS: [(&str, &str, &str); 2] = [("c", "stay", ""), ("python", "stay", "3600")];
 
-fn has(language: &str) -> bool {
-    let file = match language {
-        "python" => "target/release/libnonblocking_ffi_python.so",
-        "go" => "target/test-plugins/libgo_verbs.so",
-        "java" => "target/release/libnonblocking_ffi_java.so",
-        _ => return true,
-    };
-    let there = root().join(file).exists();
-    if !there {
-        println!("{language} is left out: there is no {file}");
-    }
-    there
-}
-
-/// Copies the files of a folder, for workers to read.
-fn put(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (entry, to) = (
-            entry.as_ref().unwrap(),
-            to.join(entry.as_ref().unwrap().file_name()),
-        );
-        match entry.file_type().unwrap().is_dir() {
-            true => put(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
-        }
-    }
-}
-
 /// An nginx whose `/ask?<language>&<request>` calls the language's plugin.
 fn start(more: &str) -> Nginx {
-    let mut builder = Nginx::builder()
+    let builder = Nginx::builder()
         .plugin("children")
+        .language("python")
+        .language("go")
+        .language("java")
         .init(LANGUAGES)
         .init(more)
         .location(
@@ -145,23 +115,8 @@ fn start(more: &str) -> Nginx {
         )
         .location("/text", "ngx.print('text')")
         .location("/seize", "ngx.print(seize())");
-    for language in ["python", "java"] {
-        if has(language) {
-            builder = builder.plugin(&format!("nonblocking_ffi_{language}"));
-        }
-    }
     let nginx = builder.start();
-    let prefix = nginx.dir().join("prefix");
-    fs::write(prefix.join("lua/children.lua"), VM).unwrap();
-    put(&root().join("tests/python"), &prefix.join("lib/python"));
-    let built = root().join("target/test-plugins");
-    if has("go") {
-        let library = "libgo_verbs.so";
-        fs::copy(built.join(library), prefix.join("lib").join(library)).unwrap();
-    }
-    if has("java") {
-        put(&built.join("java/faults"), &prefix.join("lib/java"));
-    }
+    fs::write(nginx.dir().join("prefix/lua/children.lua"), VM).unwrap();
     nginx
 }
 
@@ -233,16 +188,6 @@ fn nginxs(id: i32, nginx: &Nginx) -> Vec<String> {
     open(id).into_iter().filter(is_one).collect()
 }
 
-fn signals(id: i32, key: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    u64::from_str_radix(line.unwrap().trim_start_matches(':').trim(), 16).unwrap()
-}
-
-fn bit(signal: i32) -> u64 {
-    1 << (signal - 1)
-}
-
 /// Clients see the end of their connections, and the port is free after a stop,
 /// while children live: of connections that were there before, came meanwhile, and
 /// came later.
@@ -265,13 +210,13 @@ fn children_have_nothing_of_nginxs() {
         let id = children.add(&what, &id);
         assert_eq!(finish(before, "/text"), "text", "{what}");
         assert_eq!(finish(connect(&nginx), "/text"), "text", "{what}");
-        eventually("the process is the program", PATIENCE, || {
+        eventually("the process is the program", || {
             let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap();
             name == "sleep\n"
         });
         assert_eq!(nginxs(id, &nginx), [""; 0], "{what}");
-        assert_eq!(signals(id, "SigBlk"), 0, "{what}");
-        assert_eq!(signals(id, "SigIgn") & bit(libc::SIGPIPE), 0, "{what}");
+        assert_eq!(signals(id, "SigBlk"), BTreeSet::new(), "{what}");
+        assert!(!signals(id, "SigIgn").contains(&libc::SIGPIPE), "{what}");
     }
     let started = children.0.len();
     for (language, way, argument) in FORKS.into_iter().filter(|(language, ..)| has(language)) {
@@ -290,11 +235,11 @@ fn children_have_nothing_of_nginxs() {
             !open(id).iter().any(|file| file.starts_with(&folder)),
             "{what}"
         );
-        assert_eq!(signals(id, "SigBlk"), 0, "{what}");
+        assert_eq!(signals(id, "SigBlk"), BTreeSet::new(), "{what}");
         let control = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP];
         for signal in control.into_iter().chain([libc::SIGUSR1, libc::SIGCHLD]) {
-            let set = signals(id, "SigCgt") | signals(id, "SigIgn");
-            assert_eq!(set & bit(signal), 0, "{what}: {signal}");
+            let set = &signals(id, "SigCgt") | &signals(id, "SigIgn");
+            assert!(!set.contains(&signal), "{what}: {signal}");
         }
     }
     let port = nginx.port();
@@ -307,9 +252,7 @@ fn children_have_nothing_of_nginxs() {
     assert_eq!(lives, started);
     TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
     if has("python") {
-        eventually("Python's child ends", PATIENCE, || {
-            !process::is_alive(python)
-        });
+        eventually("Python's child ends", || !process::is_alive(python));
     }
 }
 
@@ -471,10 +414,10 @@ fn forked_children_of_python_end_with_the_worker_and_not_before() {
         }
         process::signal(worker, last);
         nginx.wait_gone(worker, PATIENCE);
-        eventually("the children end", PATIENCE, || {
+        eventually("the children end", || {
             !ids.iter().any(|&id| process::is_alive(id))
         });
-        eventually("another worker", PATIENCE, || {
+        eventually("another worker", || {
             nginx.workers().len() == 1 && nginx.worker() != worker
         });
     }
@@ -499,11 +442,9 @@ fn signals_of_nginx_reach_it_from_every_thread() {
         let mut threads: Vec<_> = process::threads(worker);
         threads.retain(|(id, _)| *id != worker);
         assert!(threads.iter().any(|(_, name)| name.starts_with("nbffi/")));
-        eventually(
-            "no thread blocks signals, so no child does",
-            PATIENCE,
-            || process::blocking(worker).is_empty(),
-        );
+        eventually("no thread blocks signals, so no child does", || {
+            process::blocking(worker).is_empty()
+        });
         for (count, (thread, _)) in threads.iter().enumerate() {
             // It ignores this one, and says who has sent it.
             let line = format!("(SIGHUP) received from {}, ignoring", std::process::id());
@@ -511,12 +452,12 @@ fn signals_of_nginx_reach_it_from_every_thread() {
             let before = lines();
             if count % 4 == 0 {
                 send(worker, *thread, libc::SIGHUP);
-                eventually("nginx has the signal", PATIENCE, || lines() > before);
+                eventually("nginx has the signal", || lines() > before);
             }
         }
         send(worker, threads[threads.len() / 2].0, signal);
         nginx.wait_gone(worker, PATIENCE);
-        eventually("another worker", PATIENCE, || {
+        eventually("another worker", || {
             nginx.workers().len() == 1 && nginx.worker() != worker
         });
     }
@@ -542,5 +483,5 @@ fn handlers_that_a_plugin_replaces_are_put_back() {
     }
     nginx.wait_gone(worker, EXIT_PROMISE);
     let line = "[thief] SIGTERM, SIGPIPE are handled by nginx again, not by the plugin";
-    eventually("the log says so", PATIENCE, || nginx.log().contains(line));
+    eventually("the log says so", || nginx.log().contains(line));
 }

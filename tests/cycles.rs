@@ -3,12 +3,10 @@
 //!
 //! How often is `Size::Cycles`: with `make soak`, 100,000 times.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
-use support::{Nginx, PATIENCE, Size, eventually, in_turns, process, root};
+use support::{Nginx, Size, eventually, in_turns, process, root};
 
 const LANGUAGES: &str = "
 local ffi = require 'ffi'
@@ -167,7 +165,7 @@ fn what_is_loaded_and_closed_leaves_nothing() {
         assert!(given < most + number * MOST_EACH, "{language}: {given}");
         assert!(rss < MOST_RSS + number * MOST_RSS_EACH, "{language}: {rss}");
         // The connection of the last request may not be closed yet.
-        eventually("no descriptor more", PATIENCE, || {
+        eventually("no descriptor more", || {
             process::descriptors(worker) <= descriptors
         });
     }

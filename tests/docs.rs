@@ -27,17 +27,16 @@ mod java;
 mod python;
 #[path = "docs/server.rs"]
 mod server;
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use document::{Block, Document, Folder, document, documents, run};
+use document::{Block, Document, document, documents, run};
 use nonblocking_ffi_core::error::Error;
 use server::Server;
+use support::folder::Folder;
 use support::{Nginx, root};
 
 #[test]
@@ -80,15 +79,15 @@ struct Built {
 /// Compiles every `c` block, and runs the `cc` commands as they are printed.
 fn build_c(document: &Document) -> Built {
     let folder = Folder::new();
-    symlink(root().join("include"), folder.0.join("include")).unwrap();
+    symlink(root().join("include"), folder.join("include")).unwrap();
     let sources: Vec<&Block> = document.of_kind("c").collect();
     for (number, block) in sources.iter().enumerate() {
-        let source = folder.0.join(format!("block{number}.c"));
+        let source = folder.join(format!("block{number}.c"));
         fs::write(&source, &block.code).unwrap();
         let strict = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"];
         let mut cc = Command::new("cc");
         cc.args(strict).args(["-fsyntax-only", "-Iinclude"]);
-        run(&block.place, cc.arg(source).current_dir(&folder.0));
+        run(&block.place, cc.arg(source).current_dir(&*folder));
     }
     let mut names = Vec::new();
     for block in document.of_kind("sh") {
@@ -98,9 +97,9 @@ fn build_c(document: &Document) -> Built {
             let stem = stem.unwrap_or_else(|| panic!("{}: no source", block.place));
             let named = sources.iter().find(|source| source.code.contains(stem));
             let source = named.or(sources.first()).expect("no C in the document");
-            fs::write(folder.0.join(format!("{stem}.c")), &source.code).unwrap();
+            fs::write(folder.join(format!("{stem}.c")), &source.code).unwrap();
             let mut sh = Command::new("sh");
-            sh.arg("-c").arg(command).current_dir(&folder.0);
+            sh.arg("-c").arg(command).current_dir(&*folder);
             run(&block.place, &mut sh);
             names.push(stem.to_owned());
         }
@@ -178,7 +177,7 @@ fn run_lua(document: &Document) {
     for name in &built.names {
         let library = format!("lib{name}.so");
         let installed = nginx.dir().join("prefix/lib").join(&library);
-        fs::copy(built.folder.0.join(&library), installed).unwrap();
+        fs::copy(built.folder.join(&library), installed).unwrap();
         assert_eq!(nginx.text(&format!("/built/{name}")), "42", "{name}");
     }
     for (number, block) in blocks.iter().enumerate() {
@@ -278,12 +277,12 @@ fn configurations_work_and_commands_exist() {
                     let path = "/path/to/lua-resty-nonblocking-ffi/plugin";
                     assert!(block.code.contains(path), "{}", block.place);
                     let manifest = block.code.replace(path, &plugin);
-                    fs::write(folder.0.join("Cargo.toml"), manifest).unwrap();
-                    fs::create_dir(folder.0.join("src")).unwrap();
-                    fs::write(folder.0.join("src/lib.rs"), "").unwrap();
+                    fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+                    fs::create_dir(folder.join("src")).unwrap();
+                    fs::write(folder.join("src/lib.rs"), "").unwrap();
                     let mut cargo = Command::new(env!("CARGO"));
                     cargo.args(["metadata", "--no-deps", "--offline", "--format-version=1"]);
-                    let metadata = run(&block.place, cargo.current_dir(&folder.0));
+                    let metadata = run(&block.place, cargo.current_dir(&*folder));
                     assert!(metadata.contains("cdylib"), "{}: {metadata}", block.place);
                     assert!(metadata.contains("\"nonblocking-ffi-plugin\""));
                 }

@@ -1,11 +1,9 @@
 //! Workers that exit while pool threads, and a plugin's own, are running: code
 //! 0 and no crash, again and again.
 
-mod support;
-
 use support::builder::Builder;
 use support::plugins::Count;
-use support::process::{self, Signal};
+use support::process::Signal;
 use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 const WORKERS: usize = 4;
@@ -53,27 +51,13 @@ fn two_hundred_times_in_a_row() {
     let mut exits = 0;
     let mut round = 0;
     while exits < 200 {
-        eventually("all workers are at work", PATIENCE, || {
+        eventually("all workers are at work", || {
             nginx.log().matches(AT_WORK).count() == exits + WORKERS
                 && nginx.workers().len() == WORKERS
         });
-        let workers = nginx.workers();
-        match round % 3 {
-            0 => nginx.signal(Signal::Hup),
-            1 => workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Term)),
-            _ => workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Quit)),
-        }
-        for worker in workers {
-            nginx.wait_gone(worker, PATIENCE);
-        }
+        nginx.end_workers(round, PATIENCE);
         exits += WORKERS;
-        eventually("the exits are in the log", PATIENCE, || {
-            nginx.clean_exits() == exits
-        });
+        eventually("the exits are in the log", || nginx.clean_exits() == exits);
         round += 1;
     }
     nginx.stop(Signal::Term, EXIT_PROMISE);
@@ -104,20 +88,10 @@ fn large_requests_are_in_use_at_the_exit() {
         )
         .start();
     for round in 1..=10 {
-        eventually("the workers are at work", PATIENCE, || {
+        eventually("the workers are at work", || {
             nginx.counters().get(Count::Started) >= 2 * round && nginx.workers().len() == 2
         });
-        let workers = nginx.workers();
-        if round % 2 == 0 {
-            workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Term));
-        } else {
-            nginx.signal(Signal::Hup);
-        }
-        for worker in workers {
-            nginx.wait_gone(worker, PATIENCE);
-        }
+        nginx.end_workers(round as usize % 2, PATIENCE);
     }
     nginx.stop(Signal::Term, EXIT_PROMISE);
     // Those that were to replace the last ones may not have been started.
@@ -136,7 +110,7 @@ fn a_worker_stops_while_a_plugin_is_being_loaded() {
              ngx.timer.at(0, function() harness.fault():cast('echo 1') end)",
         )
         .start();
-    eventually("the other runtime is at work", PATIENCE, || {
+    eventually("the other runtime is at work", || {
         nginx.counters().get(Count::Ended) == 1
     });
     nginx.stop(Signal::Term, EXIT_PROMISE);

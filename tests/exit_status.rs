@@ -1,13 +1,9 @@
 //! Plugins that end the worker. nginx starts another one, also if the status is
 //! the one that means "do not", and the log says who it was.
 
-mod support;
-
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use support::builder::Builder;
-use support::{Nginx, PATIENCE, eventually, root};
+use support::folder::Folder;
+use support::{Nginx, eventually};
 
 /// A worker for each, so that none would be left.
 const WORKERS: usize = 3;
@@ -28,10 +24,10 @@ fn end_all(builder: Builder, code: &str, status: &str, says: &[&str]) {
     for round in 1..=WORKERS {
         let before = nginx.workers();
         drop(nginx.client().get("/end"));
-        eventually("one has ended", PATIENCE, || {
+        eventually("one has ended", || {
             nginx.log().matches(status).count() >= round
         });
-        eventually("another one is there", PATIENCE, || {
+        eventually("another one is there", || {
             let now = nginx.workers();
             now.len() == WORKERS && now != before
         });
@@ -66,14 +62,11 @@ fn exit_in_c() {
 #[test]
 fn exit_in_python() {
     let end = |code: &str, says: &str, status: &str| {
-        let folder = std::env::temp_dir().join(format!("nbffi-exit-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
-        fs::write(
-            folder.join("leaver.py"),
-            format!("import os, posix, sys, threading\ndef call(request):\n    {code}\n"),
-        )
-        .unwrap();
+        let folder = Folder::new();
+        folder.write(
+            "leaver.py",
+            &format!("import os, posix, sys, threading\ndef call(request):\n    {code}\n"),
+        );
         let path = folder.display();
         end_all(
             Nginx::builder().plugin("nonblocking_ffi_python"),
@@ -85,7 +78,6 @@ fn exit_in_python() {
             status,
             &[says],
         );
-        fs::remove_dir_all(folder).unwrap();
     };
     let says = |status| format!("the worker is ended by os._exit({status}) in thread \"");
     end("os._exit(2)", &says(2), "exited with code 1");
@@ -96,9 +88,7 @@ fn exit_in_python() {
 /// The status of a child is the child's own affair.
 #[test]
 fn a_forked_child_exits_with_what_it_wants() {
-    let folder = std::env::temp_dir().join(format!("nbffi-fork-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder).unwrap();
+    let folder = Folder::new();
     let code = "import os
 def call(request):
     pid = os.fork()
@@ -106,7 +96,7 @@ def call(request):
         os._exit(2)
     return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 ";
-    fs::write(folder.join("forker.py"), code).unwrap();
+    folder.write("forker.py", code);
     let path = folder.display();
     let nginx = Nginx::builder()
         .plugin("nonblocking_ffi_python")
@@ -121,36 +111,15 @@ def call(request):
         .start();
     assert_eq!(nginx.text("/fork"), "2");
     assert!(!nginx.log().contains("is ended by"), "{}", nginx.log());
-    fs::remove_dir_all(folder).unwrap();
-}
-
-/// A folder that every user may read, with what is in another one.
-fn readable(name: &str, from: &Path, into: &str) -> PathBuf {
-    let folder = std::env::temp_dir().join(format!("nbffi-{name}-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(folder.join(into)).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        if file.file_type().unwrap().is_file() {
-            fs::copy(file.path(), folder.join(into).join(file.file_name())).unwrap();
-        }
-    }
-    folder
 }
 
 #[test]
 fn a_panic_in_go() {
-    let folder = readable("panic", &root().join("target/test-plugins"), "");
-    let path = folder.display();
     end_all(
-        Nginx::builder(),
-        &format!(
-            "local rt = assert(nbffi.load {{ runtime = 'go', entry = 'do',
-                                            library = '{path}/libgo_verbs.so' }})
-             rt:call('crash')"
-        ),
+        Nginx::builder().language("go"),
+        "local rt = assert(nbffi.load { runtime = 'go', entry = 'do', library = 'go_verbs' })
+         rt:call('crash')",
         "exited on signal 6",
         &["panic: nobody recovers this"],
     );
-    fs::remove_dir_all(folder).unwrap();
 }

@@ -1,12 +1,10 @@
 //! Very many calls, very large and very small ones, and two runtimes beside
 //! each other.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use support::plugins::Count;
-use support::{Nginx, PATIENCE, eventually, process};
+use support::{Nginx, eventually, process};
 
 #[test]
 fn ten_thousand_calls_in_flight() {
@@ -104,7 +102,7 @@ fn a_hundred_megabytes_there_and_back() {
     assert_eq!(nginx.counters().get(Count::Released), 1);
 
     // Nothing of it stays: not the buffers, not the strings.
-    eventually("memory is given back", PATIENCE, || {
+    eventually("memory is given back", || {
         nginx.text("/collect");
         process::rss(nginx.worker()) < before + 50_000
     });
@@ -163,9 +161,7 @@ fn empty_strings_and_nul_bytes() {
         .start();
     assert_eq!(nginx.text("/echo"), "fine");
     assert_eq!(nginx.text("/empty"), "0");
-    eventually("the casts have ended", PATIENCE, || {
-        nginx.figure("slots.used") == 0.0
-    });
+    eventually("the casts have ended", || nginx.figure("slots.used") == 0.0);
 }
 
 /// Two runtimes, one of them blocked: the other goes on if it has a pool of its

@@ -2,17 +2,15 @@
 //! client that lives as long as the worker. What handlers do is in `t/54-go.t`;
 //! the Go side alone is tested with `go test`, which runs here too.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use support::builder::Builder;
 use support::http::Load;
 use support::process::{self, Signal};
-use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, root};
+use support::redis::Redis;
+use support::{EXIT_PROMISE, Nginx, Size, eventually, root};
 
 /// How handlers are called: see `t/plugins/go/main.go`.
 const ENTRIES: [&str; 3] = ["do", "do inline", "do goroutines"];
@@ -21,15 +19,13 @@ const ENTRIES: [&str; 3] = ["do", "do inline", "do goroutines"];
 /// and `count(key)`, what that library has counted.
 fn builder() -> Builder {
     Nginx::builder()
+        .language("go")
         .init(
             "nbffi.pool('wide', { threads = 4 })
              function go(entry, given)
-                 local options = { runtime = 'go', library = 'go_verbs', pool = 'wide',
-                                   entry = entry }
-                 for key, value in pairs(given or {}) do
-                     options[key] = value
-                 end
-                 return assert(nbffi.load(options))
+                 return assert(harness.load({
+                     runtime = 'go', library = 'go_verbs', pool = 'wide', entry = entry
+                 }, given))
              end",
         )
         .location(
@@ -57,44 +53,17 @@ fn echo(entry: &str) -> String {
     format!("/echo?{entry}-").replace(' ', "%20")
 }
 
-/// Starts it, with the library for tests where `library = "go_verbs"` finds it.
-fn start(builder: Builder) -> Nginx {
-    let nginx = builder.start();
-    let library = "libgo_verbs.so";
-    let built = root().join("target/test-plugins").join(library);
-    fs::copy(&built, nginx.dir().join("prefix/lib").join(library))
-        .unwrap_or_else(|error| panic!("{}: {error}: run `make examples`", built.display()));
-    nginx
-}
-
-/// The signals of a mask in `/proc/<pid>/status`, or of a thread's.
-fn signals(status: &Path, key: &str) -> BTreeSet<i32> {
-    let text = fs::read_to_string(status).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(key));
-    let mask = line.unwrap().trim_start_matches(':').trim();
-    let mask = u64::from_str_radix(mask, 16).unwrap();
-    (1..=64)
-        .filter(|signal| mask >> (signal - 1) & 1 == 1)
-        .collect()
-}
-
-fn kill(pid: i32, signal: i32) {
-    // SAFETY: plain numbers; the pid is that of a worker of the test.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-}
-
 #[test]
 fn signals_stay_nginxs() {
-    let nginx = start(builder());
+    let nginx = builder().start();
     let worker = nginx.worker();
-    let status = PathBuf::from(format!("/proc/{worker}/status"));
-    let before = ["SigIgn", "SigCgt"].map(|key| signals(&status, key));
+    let before = ["SigIgn", "SigCgt"].map(|key| process::signals(worker, key));
     for entry in ENTRIES {
         assert_eq!(nginx.text(&(echo(entry) + "1")), "1");
     }
     // Faults are Go's, since a nil pointer is a panic, and SIGURG, with which it
     // stops its threads. (33 is glibc's, for its own threads.)
-    let [ignored, caught] = ["SigIgn", "SigCgt"].map(|key| signals(&status, key));
+    let [ignored, caught] = ["SigIgn", "SigCgt"].map(|key| process::signals(worker, key));
     // The library has a handler for what nginx ignores, for the sake of children.
     // What nginx does at the end of a child is not done in a worker, unless it is
     // nginx-lua's.
@@ -113,18 +82,16 @@ fn signals_stay_nginxs() {
         "{more:?}"
     );
     assert!(caught.is_superset(&before));
-    eventually(
-        "no thread blocks signals, so no child does",
-        PATIENCE,
-        || process::blocking(worker).is_empty(),
-    );
+    eventually("no thread blocks signals, so no child does", || {
+        process::blocking(worker).is_empty()
+    });
     // What a worker lives through without Go, it does with it: in the middle of
     // work, too.
     let load = Load::start(&nginx, 4, &echo("do"), "");
     let harmless = [libc::SIGPIPE, libc::SIGURG, libc::SIGCHLD, libc::SIGHUP];
     for _ in 0..20 {
         for signal in harmless {
-            kill(worker, signal);
+            process::signal(worker, signal);
         }
         load.await_more(20);
     }
@@ -136,29 +103,27 @@ fn signals_stay_nginxs() {
 
 #[test]
 fn quit_and_term_of_a_worker_are_nginxs() {
-    let nginx = start(builder());
+    let nginx = builder().start();
     for round in 0..6 {
         let worker = nginx.worker();
         for entry in ENTRIES {
             assert_eq!(nginx.text(&(echo(entry) + "1")), "1");
         }
         let signal = [libc::SIGQUIT, libc::SIGTERM, libc::SIGINT][round % 3];
-        kill(worker, signal);
+        process::signal(worker, signal);
         nginx.wait_gone(worker, EXIT_PROMISE);
-        eventually("another worker", PATIENCE, || {
+        eventually("another worker", || {
             let workers = nginx.workers();
             workers.len() == 1 && !workers.contains(&worker)
         });
     }
-    eventually("the exits are in the log", PATIENCE, || {
-        nginx.clean_exits() == 6
-    });
+    eventually("the exits are in the log", || nginx.clean_exits() == 6);
 }
 
 #[test]
 fn a_reload_under_load_loses_no_request() {
     for entry in ENTRIES {
-        let nginx = start(builder().workers(2));
+        let nginx = builder().workers(2).start();
         let load = Load::start(&nginx, 8, &echo(entry), "");
         load.outlive_reloads(&nginx, Size::Reloads.or(4), 50);
     }
@@ -167,33 +132,20 @@ fn a_reload_under_load_loses_no_request() {
 /// Waits until so many tasks of an entry are in Go. Asks nginx, not Go, which may
 /// be busy.
 fn await_running(nginx: &Nginx, entry: &str, number: usize) {
-    eventually("all are in Go", PATIENCE, || {
+    eventually("all are in Go", || {
         nginx.figure(&format!("runtimes.{entry}.running")) >= number as f64
     });
 }
 
 #[test]
 fn quit_answers_what_it_has_begun() {
-    let mut nginx = start(builder());
-    std::thread::scope(|scope| {
-        let calls: Vec<_> = ["sleep 400", "wait 400", "spin 100"]
-            .into_iter()
-            .flat_map(|request| ENTRIES.map(|entry| (entry, request)))
-            .map(|(entry, request)| {
-                let path = path(entry, request);
-                let nginx = &nginx;
-                scope.spawn(move || (nginx.text(&path), request))
-            })
-            .collect();
-        eventually("all calls have begun", PATIENCE, || {
-            nginx.figure("slots.used") >= 9.0
-        });
-        nginx.signal(Signal::Quit);
-        for call in calls {
-            let (answer, request) = call.join().unwrap();
-            assert_eq!(answer, request.split(' ').nth(1).unwrap());
-        }
-    });
+    let mut nginx = builder().start();
+    let calls: Vec<_> = [("sleep", "400"), ("wait", "400"), ("spin", "100")]
+        .into_iter()
+        .flat_map(|request| ENTRIES.map(|entry| (entry, request)))
+        .map(|(entry, (verb, ms))| (path(entry, &format!("{verb} {ms}")), ms.to_owned()))
+        .collect();
+    nginx.quit_while(&calls, |nginx| nginx.figure("slots.used") >= 9.0);
     nginx.wait_stopped(EXIT_PROMISE);
 }
 
@@ -205,7 +157,7 @@ fn stop_ends_at_once_whatever_goroutines_do() {
         ("do goroutines", "spin 600000"),
         ("do goroutines", "hold 1"),
     ] {
-        let mut nginx = start(builder());
+        let mut nginx = builder().start();
         let stay = |_| nginx.client().send_only(&path(entry, request));
         let streams: Vec<_> = (0..3).map(stay).collect();
         await_running(&nginx, entry, 3);
@@ -218,9 +170,11 @@ fn stop_ends_at_once_whatever_goroutines_do() {
 /// and garbage is collected.
 #[test]
 fn workers_leave_whatever_goroutines_do() {
-    let nginx = start(builder().setup("shutdown_timeout = 0.02").location(
-        "/busy",
-        "local inline, goroutines = go('do inline'), go('do goroutines')
+    let nginx = builder()
+        .setup("shutdown_timeout = 0.02")
+        .location(
+            "/busy",
+            "local inline, goroutines = go('do inline'), go('do goroutines')
          local function cast(rt, request)
              assert(rt:cast(request, { timeout = 3600 }))
          end
@@ -231,24 +185,17 @@ fn workers_leave_whatever_goroutines_do() {
              cast(inline, 'spin 3600000')
              cast(goroutines, 'spin 3600000')
          end",
-    ));
+        )
+        .start();
     const ROUNDS: usize = 12;
     for round in 0..ROUNDS {
-        let worker = nginx.worker();
         nginx.text("/busy");
         await_running(&nginx, "do inline", 2);
         await_running(&nginx, "do goroutines", 7);
-        match round % 3 {
-            0 => nginx.signal(Signal::Hup),
-            1 => process::signal(worker, Signal::Term),
-            _ => process::signal(worker, Signal::Quit),
-        }
-        nginx.wait_gone(worker, EXIT_PROMISE);
-        eventually("another worker", PATIENCE, || nginx.workers().len() == 1);
+        nginx.end_workers(round, EXIT_PROMISE);
+        eventually("another worker", || nginx.workers().len() == 1);
     }
-    eventually("the exits are in the log", PATIENCE, || {
-        nginx.clean_exits() == ROUNDS
-    });
+    eventually("the exits are in the log", || nginx.clean_exits() == ROUNDS);
 }
 
 /// `NBFFI_SOAK_CALLS` calls, as in `tests/soak.rs`.
@@ -257,9 +204,10 @@ fn soak() {
     const PER_REQUEST: u64 = 5_000;
     let calls = Size::Calls.or(200_000);
     let requests = calls.div_ceil(PER_REQUEST).max(8);
-    let nginx = start(builder().location(
-        "/soak",
-        "local runtimes = { go('echo'), go('echo zero copy'), go('do inline'),
+    let nginx = builder()
+        .location(
+            "/soak",
+            "local runtimes = { go('echo'), go('echo zero copy'), go('do inline'),
                             go('do goroutines') }
          local wrong = 0
          local function one(i)
@@ -286,15 +234,14 @@ fn soak() {
          for i = 1, 50 do ngx.thread.wait(threads[i]) end
          go('counter', { config = '1' }):close()
          ngx.print(wrong)",
-    ));
+        )
+        .start();
     let worker = nginx.worker();
-    let mut client = nginx.client();
-    let mut soak = |requests: u64| {
-        for _ in 0..requests {
-            let response = client.get("/soak").unwrap();
-            assert_eq!(response.text(), "0", "{}", nginx.log());
-        }
-        eventually("all slots are free again", PATIENCE, || {
+    let soak = |requests: u64| {
+        nginx.repeat("/soak", requests, |text| {
+            assert_eq!(text, "0", "{}", nginx.log())
+        });
+        eventually("all slots are free again", || {
             nginx.figure("slots.used") <= 1.0
         });
         let figures = nginx.figures("/counts");
@@ -328,47 +275,6 @@ fn soak() {
     assert!(goroutines < 20.0, "{goroutines} goroutines");
 }
 
-/// A Redis server with a unix socket in a folder.
-struct Redis {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Redis {
-    fn start(folder: &Path) -> Self {
-        let socket = folder.join("redis.sock");
-        let child = Command::new("redis-server")
-            .args([
-                "--port",
-                "0",
-                "--unixsocketperm",
-                "777",
-                "--save",
-                "",
-                "--unixsocket",
-            ])
-            .arg(&socket)
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server");
-        let redis = Self { child, socket };
-        eventually("Redis listens", PATIENCE, || {
-            std::os::unix::net::UnixStream::connect(&redis.socket).is_ok()
-        });
-        redis
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_file(&self.socket);
-    }
-}
-
 #[test]
 fn a_client_keeps_its_connections() {
     let nginx = Nginx::builder()
@@ -386,7 +292,7 @@ fn a_client_keeps_its_connections() {
              harness.say(rt:call(ngx.req.get_body_data(), { timeout = tonumber(ngx.var.args) }))",
         )
         .start();
-    let folder = nginx.dir().join("temp");
+    let socket = nginx.dir().join("temp/redis.sock");
     let call = |command: &str| nginx.post("/redis", command.as_bytes()).text();
     // Nobody there yet: load says so, and tries again the next time.
     let refused = call(r#"["PING"]"#);
@@ -394,7 +300,7 @@ fn a_client_keeps_its_connections() {
         refused.contains("redis.sock: connect: no such file"),
         "{refused}"
     );
-    let redis = Redis::start(&folder);
+    let redis = Redis::start(&socket);
     assert_eq!(call(r#"["PING"]"#), "ok \"PONG\"");
     assert_eq!(call(r#"["SET", "key", "value"]"#), "ok \"OK\"");
     assert_eq!(call(r#"["GET", "key"]"#), "ok \"value\"");
@@ -432,8 +338,8 @@ fn a_client_keeps_its_connections() {
     drop(redis);
     let gone = call(r#"["PING"]"#);
     assert!(gone.contains("code=503"), "{gone}");
-    let _redis = Redis::start(&folder);
-    eventually("it is connected again", PATIENCE, || {
+    let _redis = Redis::start(&socket);
+    eventually("it is connected again", || {
         call(r#"["PING"]"#) == "ok \"PONG\""
     });
     assert!(nginx.log().contains("connected to "), "{}", nginx.log());

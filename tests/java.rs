@@ -1,75 +1,42 @@
 //! Java in nginx's workers, and what can go wrong with it: signals, reloads and
 //! stops under load, a JVM that does not start, classes that stay, memory.
 
-mod support;
-
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use support::builder::Builder;
 use support::http::Load;
-use support::plugins::Count;
+use support::plugins::{Count, has};
 use support::process::{self, Signal};
-use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, in_turns, root};
-
-/// The host of Java, as `library` names it.
-const HOST: &str = "nonblocking_ffi_java";
+use support::{EXIT_PROMISE, Nginx, Size, eventually, in_turns, root};
 
 /// Opens the library, which changes some of what signals do; Java changes nothing.
 const LIBRARY: &str = "assert(nbffi.load { runtime = 'c', library = 'echo' })";
 
-/// The test classes, in a folder that every user may read.
-struct Classes(PathBuf);
+/// The test classes.
+struct Classes;
 
 impl Classes {
     /// `None`, and a word about it, if there was no JDK to build them with.
     fn new() -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let built = root().join("target/test-plugins/java/faults/faults");
-        let host = root().join(format!("target/release/lib{HOST}.so"));
-        if !built.exists() || !host.exists() {
-            println!("skipped: built without a JDK (see runtimes/java/build.sh)");
-            return None;
-        }
-        // Relaxed: only to be different.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nbffi-java-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(path.join("faults")).unwrap();
-        for folder in [&path, &path.join("faults")] {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        for class in fs::read_dir(built).unwrap() {
-            let class = class.unwrap();
-            fs::copy(class.path(), path.join("faults").join(class.file_name())).unwrap();
-        }
-        Some(Self(path.canonicalize().unwrap()))
+        has("java").then_some(Self)
     }
 
     /// An nginx with functions that load them: `java(options)`, `faults(options)`
     /// for the class `Faults`.
     fn nginx(&self) -> Builder {
-        let path = self.0.display();
-        Nginx::builder().plugin(HOST).init(&format!(
+        Nginx::builder().language("java").init(
             "function java(given)
-                 local options = {{ runtime = 'java', class_path = '{path}' }}
-                 for key, value in pairs(given) do
-                     options[key] = value
-                 end
-                 return nbffi.load(options)
+                 return harness.load(
+                     { runtime = 'java', class_path = 'lib/java' }, given)
              end
              function faults(given)
-                 local options = {{ entry = 'faults.Faults#call',
-                                    config = harness.counters }}
-                 for key, value in pairs(given or {{}}) do
-                     options[key] = value
-                 end
-                 return assert(java(options))
-             end\n"
-        ))
+                 return assert(java(harness.with(
+                     { entry = 'faults.Faults#call', config = harness.counters }, given)))
+             end\n",
+        )
     }
 
     /// The same with `/call?<verb>-<ms>-<id>`, which answers with the request.
@@ -91,12 +58,6 @@ impl Classes {
     }
 }
 
-impl Drop for Classes {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The signal that stops Java threads: not nginx's SIGUSR2.
 fn stop_signal() -> i32 {
     libc::SIGRTMAX() - 5
@@ -107,30 +68,20 @@ fn wake_signal() -> i32 {
     libc::SIGRTMAX() - 2
 }
 
-/// The mask of the signals that a process catches or ignores, by the key.
-fn signals(pid: i32, key: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(key));
-    u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
-}
-
-/// What a process does at each signal: the masks of those that it ignores and of
-/// those that it catches, without those that a JVM has to have, and the two that
-/// the C library uses as soon as there are threads.
-fn dispositions(pid: i32) -> (u64, u64) {
-    let theirs = [
+/// The signals that a process ignores and those that it catches, without those that
+/// a JVM has to have, and the two that the C library uses as soon as there are threads.
+fn dispositions(pid: i32) -> [BTreeSet<i32>; 2] {
+    let own = BTreeSet::from([
         libc::SIGSEGV,
         libc::SIGBUS,
         libc::SIGFPE,
         libc::SIGILL,
         stop_signal(),
         wake_signal(),
-    ];
-    let own = (theirs.iter().chain(&[32, 33])).fold(0, |all, signal| all | 1 << (signal - 1));
-    (
-        signals(pid, "SigIgn:") & !own,
-        signals(pid, "SigCgt:") & !own,
-    )
+        32,
+        33,
+    ]);
+    ["SigIgn", "SigCgt"].map(|key| &process::signals(pid, key) - &own)
 }
 
 #[test]
@@ -145,7 +96,7 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
     let worker = nginx.worker();
     assert_eq!(dispositions(worker), before);
-    assert_ne!(signals(worker, "SigCgt:") & 1 << (stop_signal() - 1), 0);
+    assert!(process::signals(worker, "SigCgt").contains(&stop_signal()));
     assert!(
         process::threads(worker)
             .iter()
@@ -156,11 +107,10 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     // even note SIGPIPE.
     let noted = [libc::SIGHUP, libc::SIGUSR2, libc::SIGIO];
     for signal in noted.iter().chain(&[libc::SIGPIPE]) {
-        // SAFETY: plain numbers, of a process of this test.
-        unsafe { libc::kill(worker, *signal) };
+        process::signal(worker, *signal);
     }
     for signal in noted {
-        eventually("nginx's handler has run", PATIENCE, || {
+        eventually("nginx's handler has run", || {
             let log = nginx.log();
             let mut lines = log
                 .lines()
@@ -172,9 +122,8 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     assert_eq!(nginx.worker(), worker);
     // It may not open the log that the master has opened, but it does try.
     nginx.allow("error.log\" failed");
-    // SAFETY: as above.
-    unsafe { libc::kill(worker, libc::SIGUSR1) };
-    eventually("the log is reopened", PATIENCE, || {
+    process::signal(worker, libc::SIGUSR1);
+    eventually("the log is reopened", || {
         nginx.log().contains("reopening logs")
     });
 
@@ -184,10 +133,9 @@ fn signals_are_as_they_were_and_do_what_they_did() {
         .enumerate()
     {
         let worker = nginx.worker();
-        // SAFETY: as above.
-        unsafe { libc::kill(worker, *signal) };
+        process::signal(worker, *signal);
         nginx.wait_gone(worker, EXIT_PROMISE);
-        eventually("a new worker", PATIENCE, || nginx.workers().len() == 1);
+        eventually("a new worker", || nginx.workers().len() == 1);
         assert_eq!(nginx.text("/call?echo-0-3"), "echo 0 3");
         assert_eq!(nginx.clean_exits(), index + 1);
     }
@@ -217,21 +165,10 @@ fn quit_answers_what_it_has_begun() {
         return;
     };
     let mut nginx = classes.caller().start();
-    std::thread::scope(|scope| {
-        let calls: Vec<_> = (1..=8)
-            .map(|id| {
-                let nginx = &nginx;
-                scope.spawn(move || nginx.text(&format!("/call?sleep-500-{id}")))
-            })
-            .collect();
-        eventually("all calls run", PATIENCE, || {
-            nginx.counters().get(Count::Started) == 8
-        });
-        nginx.signal(Signal::Quit);
-        for (index, call) in calls.into_iter().enumerate() {
-            assert_eq!(call.join().unwrap(), format!("sleep 500 {}", index + 1));
-        }
-    });
+    let calls: Vec<_> = (1..=8)
+        .map(|id| (format!("/call?sleep-500-{id}"), format!("sleep 500 {id}")))
+        .collect();
+    nginx.quit_while(&calls, |nginx| nginx.counters().get(Count::Started) == 8);
     nginx.wait_stopped(EXIT_PROMISE);
     // The runtime was closed, too.
     assert_eq!(nginx.counters().get(Count::Closes), 1);
@@ -249,9 +186,7 @@ fn stop_ends_at_once_whatever_java_does() {
     ] {
         let mut nginx = classes.caller().workers(2).start();
         let load = Load::start(&nginx, 16, path, "");
-        eventually("Java is busy", PATIENCE, || {
-            nginx.counters().get(Count::Started) >= 8
-        });
+        eventually("Java is busy", || nginx.counters().get(Count::Started) >= 8);
         nginx.stop(Signal::Term, EXIT_PROMISE);
         assert_eq!(load.stop().answered, 0);
         assert_eq!(nginx.clean_exits(), 2);
@@ -276,12 +211,10 @@ fn a_worker_leaves_runaway_java_behind() {
         .start();
     for round in 1..=3 {
         nginx.text("/cast");
-        eventually("Java is busy", PATIENCE, || {
+        eventually("Java is busy", || {
             nginx.counters().get(Count::Started) == 2 * round
         });
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
+        nginx.replace_workers(EXIT_PROMISE);
     }
 }
 
@@ -480,7 +413,7 @@ fn every_java_that_is_installed_will_do() {
         }
         let wrong = "runtime error: java.lang.IllegalArgumentException: nonsense";
         assert_eq!(text, format!("timeout {wrong}"), "{home}");
-        eventually("the interrupted thread ends", PATIENCE, || {
+        eventually("the interrupted thread ends", || {
             nginx.counters().get(Count::Running) == 0
         });
         assert_eq!(nginx.counters().runs(5000), [1; 5000]);
@@ -562,7 +495,7 @@ fn what_a_jvm_has_once_serves_each_runtime() {
             "{home}"
         );
         assert_eq!(nginx.worker(), worker);
-        eventually("both have logged", PATIENCE, || {
+        eventually("both have logged", || {
             let log = nginx.log();
             ["one", "two"].iter().all(|name| {
                 log.contains(&format!("[{name}] shared: to java.util.logging"))
@@ -671,13 +604,7 @@ fn soak() {
         )
         .start();
     let worker = nginx.worker();
-    let soak = |calls: u64| {
-        let mut client = nginx.client();
-        for _ in 0..calls.div_ceil(PER_REQUEST) {
-            let response = client.get("/soak").unwrap();
-            assert_eq!(response.status, 200, "{}", nginx.log());
-        }
-    };
+    let soak = |calls: u64| nginx.repeat("/soak", calls.div_ceil(PER_REQUEST), |_| {});
     soak(calls / 4);
     let (before, rss) = (nginx.figures("/memory"), process::rss(worker));
     soak(calls);
@@ -723,11 +650,7 @@ fn no_file_is_left_behind() {
             nginx.stop(Signal::Quit, EXIT_PROMISE);
         }
         for place in places.iter().copied().chain([&*dir.join("prefix")]) {
-            let own: Vec<PathBuf> = traces(place)
-                .into_iter()
-                .filter(|path| !path.to_string_lossy().contains("nbffi-java-"))
-                .collect();
-            assert!(own.is_empty(), "{own:?}");
+            assert_eq!(traces(place), Vec::<PathBuf>::new());
         }
     }
 }

@@ -2,11 +2,9 @@
 //! light threads call, clients that hang up. Every slot comes back, nobody gets
 //! the answer of another, and what had not started never runs.
 
-mod support;
-
 use support::builder::Builder;
 use support::plugins::Count;
-use support::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
+use support::{EXIT_PROMISE, Nginx, eventually};
 
 /// One pool thread, so that what comes behind a sleep has to wait for it.
 fn narrow() -> Builder {
@@ -28,7 +26,7 @@ fn narrow() -> Builder {
 }
 
 fn all_slots_are_back(nginx: &Nginx) {
-    eventually("all slots are free again", PATIENCE, || {
+    eventually("all slots are free again", || {
         nginx.figure("slots.used") == 0.0
     });
     assert_eq!(nginx.text("/check"), "fine");
@@ -126,7 +124,7 @@ fn clients_hang_up() {
         .start();
     for id in 1..=20 {
         let stream = nginx.client().send_only(&format!("/call?{id}"));
-        eventually("the request has arrived", PATIENCE, || {
+        eventually("the request has arrived", || {
             nginx.figure("runtimes.fault.in_flight") >= 1.0
                 || nginx.counters().runs(20)[id - 1] == 1
         });
@@ -136,9 +134,7 @@ fn clients_hang_up() {
 
     // Whoever watches out for it can tell the plugin.
     let stream = nginx.client().send_only("/cancel?21");
-    eventually("the call runs", PATIENCE, || {
-        nginx.counters().runs(21)[20] == 1
-    });
+    eventually("the call runs", || nginx.counters().runs(21)[20] == 1);
     drop(stream);
     all_slots_are_back(&nginx);
     assert_eq!(nginx.counters().get(Count::Cancelled), 1);
@@ -176,9 +172,7 @@ fn what_is_given_up_in_the_queue_never_runs() {
         )
         .start();
     nginx.text("/block");
-    eventually("the thread is taken", PATIENCE, || {
-        nginx.counters().runs(1) == [1]
-    });
+    eventually("the thread is taken", || nginx.counters().runs(1) == [1]);
     let counts = nginx.figures("/give-up");
     assert_eq!(counts["timeout"], 10.0);
     assert_eq!(counts["cancelled"], 10.0);
@@ -204,9 +198,7 @@ fn a_client_that_hung_up_does_not_hold_an_old_worker() {
         .start();
     let worker = nginx.worker();
     let stream = nginx.client().send_only("/call");
-    eventually("the call runs", PATIENCE, || {
-        nginx.counters().runs(1) == [1]
-    });
+    eventually("the call runs", || nginx.counters().runs(1) == [1]);
     drop(stream);
     nginx.reload();
     nginx.wait_gone(worker, EXIT_PROMISE);
@@ -244,7 +236,7 @@ fn answers_come_too_late_or_twice() {
     let counters = nginx.counters();
     let late = counters.get(Count::Started) - 200;
     assert!(late > 0, "none was started in time");
-    eventually("all late answers were given", PATIENCE, || {
+    eventually("all late answers were given", || {
         counters.get(Count::Refused) == late
     });
     assert_eq!(counters.get(Count::Cancelled), late);

@@ -1,17 +1,15 @@
 //! All languages in one worker: C, Rust, Lua, Python, Go and Java, each with
 //! threads, signal handlers and ideas of its own about how a process ends.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use support::builder::Builder;
 use support::http::Load;
+use support::plugins;
 use support::process::{self, Signal};
-use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, root};
+use support::{EXIT_PROMISE, Nginx, Size, eventually};
 
 const WORKERS: usize = 2;
 /// What controls nginx, and what its workers live through.
@@ -120,21 +118,11 @@ function the(language)
 end
 ";
 
-/// The languages that this machine lacks, with a word about each.
+/// The languages that this machine lacks.
 fn missing() -> Vec<&'static str> {
-    let needed = [
-        ("python", "target/release/libnonblocking_ffi_python.so"),
-        ("go", "target/test-plugins/libgo_verbs.so"),
-        ("java", "target/release/libnonblocking_ffi_java.so"),
-    ];
-    let is_missing = |(_, file): &(&str, &str)| !root().join(file).exists();
-    let missing = needed.into_iter().filter(is_missing);
-    missing
-        .map(|(language, file)| {
-            println!("{language} is left out: there is no {file}");
-            language
-        })
-        .collect()
+    let mut languages = vec!["python", "go", "java"];
+    languages.retain(|language| !plugins::has(language));
+    languages
 }
 
 /// An nginx with `/all?<id>`, which asks all languages at the same time, and
@@ -150,7 +138,7 @@ fn builder() -> Builder {
              ngx.print(wrong or ngx.var.args)"
         )
     };
-    let mut builder = Nginx::builder()
+    Nginx::builder()
         .workers(WORKERS)
         .plugin("blocking")
         .init(LANGUAGES)
@@ -161,51 +149,16 @@ fn builder() -> Builder {
             "/library_pid",
             "assert(nbffi.load { runtime = 'c', library = 'echo' }) ngx.print(ngx.worker.pid())",
         )
-        .location("/all_pid", "ngx.print(ask_all(1, 0) or ngx.worker.pid())");
-    for language in ["python", "java"] {
-        if !missing().contains(&language) {
-            builder = builder.plugin(&format!("nonblocking_ffi_{language}"));
-        }
-    }
-    builder
-}
-
-/// Copies a file, or the files of a folder, for workers to read.
-fn put(from: &Path, to: &Path) {
-    if !from.is_dir() {
-        fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-        return;
-    }
-    fs::create_dir_all(to).unwrap();
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        put(&entry.path(), &to.join(entry.file_name()));
-    }
-}
-
-fn start(builder: Builder) -> Nginx {
-    let nginx = builder.start();
-    let library = nginx.dir().join("prefix/lib");
-    let built = root().join("target/test-plugins");
-    let missing = missing();
-    put(&root().join("tests/python"), &library.join("python"));
-    if !missing.contains(&"go") {
-        put(
-            &built.join("libgo_verbs.so"),
-            &library.join("libgo_verbs.so"),
-        );
-    }
-    if !missing.contains(&"java") {
-        put(&built.join("java/faults"), &library.join("java"));
-    }
-    nginx
+        .location("/all_pid", "ngx.print(ask_all(1, 0) or ngx.worker.pid())")
+        .language("python")
+        .language("go")
+        .language("java")
 }
 
 /// Waits until each worker has answered so much that it has all languages.
 fn warm(nginx: &Nginx) {
     let mut left = nginx.workers();
-    eventually("all workers have all languages", PATIENCE, || {
+    eventually("all workers have all languages", || {
         let answer = nginx.text("/all_pid");
         left.remove(&answer.parse::<i32>().expect("a worker's id"));
         left.is_empty()
@@ -214,28 +167,14 @@ fn warm(nginx: &Nginx) {
 
 /// The master writes of a worker's end when it has noticed it.
 fn await_exits(nginx: &Nginx, number: usize) {
-    eventually("all exits are clean, and in the log", PATIENCE, || {
+    eventually("all exits are clean, and in the log", || {
         nginx.clean_exits() == number
     });
 }
 
-fn kill(pid: i32, signal: i32) {
-    // SAFETY: plain numbers; the pid is that of a worker of the test.
-    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
-}
-
-/// The signals of a mask in a file of `/proc`.
-fn signals(status: &str, key: &str) -> BTreeSet<i32> {
-    let text = fs::read_to_string(status).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(key));
-    let mask = u64::from_str_radix(line.unwrap().trim_start_matches(':').trim(), 16).unwrap();
-    let all = (1..=64).filter(|signal| mask >> (signal - 1) & 1 == 1);
-    all.collect()
-}
-
 #[test]
 fn a_reload_under_load_loses_no_request() {
-    let nginx = start(builder());
+    let nginx = builder().start();
     let load = Load::start(&nginx, 8, "/all?", "");
     let reloads = Size::Reloads.or(4);
     load.outlive_reloads(&nginx, reloads, 100);
@@ -244,23 +183,14 @@ fn a_reload_under_load_loses_no_request() {
 
 #[test]
 fn quit_answers_what_all_have_begun() {
-    let mut nginx = start(builder());
+    let mut nginx = builder().start();
     warm(&nginx);
-    std::thread::scope(|scope| {
-        // `warm` has used another id.
-        let calls: Vec<_> = (11..=16)
-            .map(|id| {
-                let nginx = &nginx;
-                scope.spawn(move || nginx.text(&format!("/slow?{id}")))
-            })
-            .collect();
-        eventually("all calls have begun", PATIENCE, || {
-            nginx.counters().runs(16)[10..].iter().all(|&runs| runs > 0)
-        });
-        nginx.signal(Signal::Quit);
-        for (index, call) in calls.into_iter().enumerate() {
-            assert_eq!(call.join().unwrap(), (index + 11).to_string());
-        }
+    // `warm` has used another id.
+    let calls: Vec<_> = (11..=16)
+        .map(|id| (format!("/slow?{id}"), id.to_string()))
+        .collect();
+    nginx.quit_while(&calls, |nginx| {
+        nginx.counters().runs(16)[10..].iter().all(|&runs| runs > 0)
     });
     nginx.wait_stopped(EXIT_PROMISE);
     assert_eq!(nginx.clean_exits(), WORKERS);
@@ -270,7 +200,7 @@ fn quit_answers_what_all_have_begun() {
 #[test]
 fn stop_under_load_is_clean() {
     for path in ["/all?", "/slow?"] {
-        let mut nginx = start(builder());
+        let mut nginx = builder().start();
         warm(&nginx);
         let load = Load::start(&nginx, 8, path, "");
         load.await_more(16);
@@ -282,20 +212,20 @@ fn stop_under_load_is_clean() {
 
 #[test]
 fn signals_end_a_worker_as_without_languages() {
-    let nginx = start(builder());
+    let nginx = builder().start();
     let load = Load::start(&nginx, 8, "/all?", "");
     let mut exits = 0;
     for round in 0..9 {
         load.await_more(50);
         let workers = nginx.workers();
         let worker = *workers.first().unwrap();
-        kill(
+        process::signal(
             worker,
             [libc::SIGTERM, libc::SIGQUIT, libc::SIGINT][round % 3],
         );
         nginx.wait_gone(worker, EXIT_PROMISE);
         exits += 1;
-        eventually("another worker", PATIENCE, || {
+        eventually("another worker", || {
             let now = nginx.workers();
             now.len() == WORKERS && !now.contains(&worker)
         });
@@ -307,20 +237,19 @@ fn signals_end_a_worker_as_without_languages() {
 
 #[test]
 fn signals_stay_nginxs() {
-    let nginx = start(builder());
+    let nginx = builder().start();
     let workers = nginx.workers();
     let ours: Vec<i32> = CONTROL.into_iter().chain(OTHERS).collect();
     let dispositions = |worker: i32| {
-        let status = format!("/proc/{worker}/status");
         ["SigIgn", "SigCgt"].map(|key| {
-            let mut set = signals(&status, key);
+            let mut set = process::signals(worker, key);
             set.retain(|signal| ours.contains(signal));
             set
         })
     };
     // The library has changed what it does before; languages change nothing.
     let mut entered = BTreeSet::new();
-    eventually("all workers have the library", PATIENCE, || {
+    eventually("all workers have the library", || {
         entered.insert(nginx.text("/library_pid"));
         entered.len() == WORKERS
     });
@@ -329,11 +258,9 @@ fn signals_stay_nginxs() {
     let after: Vec<_> = workers.iter().map(|&pid| dispositions(pid)).collect();
     assert_eq!(after, before);
     for &worker in &workers {
-        eventually(
-            "no thread blocks signals, so no child does",
-            PATIENCE,
-            || process::blocking(worker).is_empty(),
-        );
+        eventually("no thread blocks signals, so no child does", || {
+            process::blocking(worker).is_empty()
+        });
     }
     // What a worker lives through without languages, it does with them, in the
     // middle of work.
@@ -341,7 +268,7 @@ fn signals_stay_nginxs() {
     for _ in 0..20 {
         for &worker in &workers {
             for signal in [libc::SIGPIPE, libc::SIGURG, libc::SIGCHLD, libc::SIGHUP] {
-                kill(worker, signal);
+                process::signal(worker, signal);
             }
         }
         load.await_more(40);
@@ -358,9 +285,10 @@ fn faults_are_those_of_the_language_that_caused_them() {
     if missing().iter().any(|language| *language != "python") {
         return;
     }
-    let nginx = start(builder().location(
-        "/faults",
-        "for i = 1, 5 do
+    let nginx = builder()
+        .location(
+            "/faults",
+            "for i = 1, 5 do
              local _, go, _, message = the('go'):call('dereference x')
              if go ~= 'runtime error: ' .. tostring(message)
                 or not message:find('nil pointer', 1, true) then
@@ -372,7 +300,8 @@ fn faults_are_those_of_the_language_that_caused_them() {
              end
          end
          ngx.print(ask_all(1, 0) or 'right')",
-    ));
+        )
+        .start();
     warm(&nginx);
     let workers = nginx.workers();
     // Enough for workers of all orders, and for code to be compiled.
@@ -380,9 +309,7 @@ fn faults_are_those_of_the_language_that_caused_them() {
         for _ in 0..10 {
             assert_eq!(nginx.text("/faults"), "right");
         }
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
+        nginx.replace_workers(EXIT_PROMISE);
     }
     assert!(nginx.workers().is_disjoint(&workers));
     await_exits(&nginx, 5 * WORKERS);
@@ -396,12 +323,11 @@ fn crash_reporters_leave_their_faults_to_languages() {
     if !missing().is_empty() {
         return;
     }
-    let mut nginx = start(
-        builder()
-            .workers(1)
-            .plugin("report")
-            .init(
-                "options.report = { runtime = 'c', library = 'report' }
+    let mut nginx = builder()
+        .workers(1)
+        .plugin("report")
+        .init(
+            "options.report = { runtime = 'c', library = 'report' }
                  local used = {}
                  -- The first word is the file for reports, the others are languages.
                  function load_in_order(words)
@@ -423,10 +349,10 @@ fn crash_reporters_leave_their_faults_to_languages() {
                      end
                      return used
                  end",
-            )
-            .location(
-                "/null",
-                "local used = load_in_order(ngx.var.args)
+        )
+        .location(
+            "/null",
+            "local used = load_in_order(ngx.var.args)
                  for i = 1, 3 do
                      local _, go, _, message = used.go:call('dereference x')
                      if not tostring(message):find('nil pointer', 1, true) then
@@ -438,13 +364,13 @@ fn crash_reporters_leave_their_faults_to_languages() {
                      end
                  end
                  ngx.print('right')",
-            )
-            .location(
-                "/crash",
-                "load_in_order('').python:call(
+        )
+        .location(
+            "/crash",
+            "load_in_order('').python:call(
                      \"python __import__('ctypes').string_at(0)\")",
-            ),
-    );
+        )
+        .start();
     let orders = [
         "java,go,python,report,on",
         "python,on,java,go,report",
@@ -475,7 +401,7 @@ fn crash_reporters_leave_their_faults_to_languages() {
             report.contains("a C library reports signal 11"),
             "{order}: {report}"
         );
-        eventually("there is another worker", PATIENCE, || {
+        eventually("there is another worker", || {
             nginx.workers().iter().any(|other| *other != worker)
         });
     }

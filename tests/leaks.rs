@@ -1,8 +1,6 @@
 //! What stays behind: nothing. Runtimes that are closed, threads, descriptors,
 //! memory; and what an idle worker does: nothing.
 
-mod support;
-
 use std::time::Duration;
 
 use support::plugins::Count;
@@ -122,7 +120,7 @@ fn runtimes_are_loaded_and_closed() {
 fn settled(mut number: impl FnMut() -> usize) -> usize {
     let mut last = number();
     let mut same = 0;
-    eventually("a number that stays", PATIENCE, || {
+    eventually("a number that stays", || {
         std::thread::sleep(Duration::from_millis(10));
         let now = number();
         same = if now == last { same + 1 } else { 0 };
@@ -191,9 +189,7 @@ fn an_idle_worker_sleeps() {
         )
         .start();
     nginx.text("/work");
-    eventually("all calls have ended", PATIENCE, || {
-        nginx.figure("slots.used") == 0.0
-    });
+    eventually("all calls have ended", || nginx.figure("slots.used") == 0.0);
     let worker = nginx.worker();
     let pool_threads = process::threads(worker);
     let pool_threads = pool_threads
@@ -212,7 +208,7 @@ fn the_master_does_not_grow_with_reloads() {
         .init_worker("harness.fault():cast('echo')")
         .start();
     let worked = |workers: u64| {
-        eventually("the workers work", PATIENCE, || {
+        eventually("the workers work", || {
             nginx.counters().get(Count::Ended) == workers
         });
     };
@@ -220,12 +216,10 @@ fn the_master_does_not_grow_with_reloads() {
     let master = nginx.master();
     let descriptors = process::descriptors(master);
     for round in 2..=Size::Reloads.or(15) + 1 {
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
+        nginx.replace_workers(EXIT_PROMISE);
         worked(2 * round);
         // The master closes its ends of a worker's channel after it has reaped it.
-        eventually("as many descriptors as before", PATIENCE, || {
+        eventually("as many descriptors as before", || {
             process::descriptors(master) == descriptors
         });
     }

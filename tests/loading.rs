@@ -1,12 +1,10 @@
 //! Loading, and what can be wrong with it: the library, the plugin, the user,
 //! the places for sockets. A worker survives all of it.
 
-mod support;
-
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use support::folder::{Folder, set_mode};
 use support::plugins::Count;
 use support::process::Signal;
 use support::{Nginx, PATIENCE, eventually, process};
@@ -147,9 +145,7 @@ fn init_by_lua_is_refused_and_log_by_lua_is_not_harmed() {
         .start();
     assert!(nginx.text("/refused").contains("init_worker"));
     nginx.text("/log");
-    eventually("the log phase is over", PATIENCE, || {
-        nginx.text("/logged") != "nil"
-    });
+    eventually("the log phase is over", || nginx.text("/logged") != "nil");
     assert_eq!(nginx.text("/logged"), "nil cannot yield in this phase");
 }
 
@@ -211,7 +207,7 @@ fn unprivileged_workers_and_a_prefix_that_is_read_only() {
         .location("/call", "ngx.print((harness.fault():call('echo 0 1')))")
         .start();
     for worker in nginx.workers() {
-        eventually("the worker is not root", PATIENCE, || {
+        eventually("the worker is not root", || {
             let (user, group) = process::owner(worker);
             user != 0 && group != 0
         });
@@ -226,18 +222,21 @@ fn unprivileged_workers_and_a_prefix_that_is_read_only() {
 
 /// A folder in which nobody but root may make anything. Root itself runs tests
 /// as well, but its workers are unprivileged.
-fn forbidden(name: &str) -> std::path::PathBuf {
-    let path = std::env::temp_dir().join(format!("nbffi-{name}-{}", std::process::id()));
-    fs::create_dir_all(&path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
-    path
+fn forbidden() -> Folder {
+    let folder = Folder::new();
+    set_mode(&folder, 0o555);
+    folder
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().next().is_none()
 }
 
 #[test]
 fn the_first_socket_folder_that_works_is_used() {
-    let first = forbidden("first");
-    let good = forbidden("good");
-    fs::set_permissions(&good, fs::Permissions::from_mode(0o777)).unwrap();
+    let first = forbidden();
+    let good = Folder::new();
+    set_mode(&good, 0o777);
     {
         let nginx = Nginx::builder()
             .socket_dirs(&[Path::new("/nonexistent"), &first, &good])
@@ -247,16 +246,14 @@ fn the_first_socket_folder_that_works_is_used() {
         assert!(!nginx.log().contains("[error]"), "{}", nginx.log());
         // The channel works: it is what woke the event loop.
         assert!(nginx.figure("channel.wakeups") >= 1.0);
-        assert_eq!(fs::read_dir(&good).unwrap().count(), 0);
+        assert!(is_empty(&good));
     }
-    assert_eq!(fs::read_dir(&good).unwrap().count(), 0);
-    fs::remove_dir(first).unwrap();
-    fs::remove_dir(good).unwrap();
+    assert!(is_empty(&first) && is_empty(&good));
 }
 
 #[test]
 fn without_any_socket_folder_calls_work_and_the_log_says_why() {
-    let only = forbidden("only");
+    let only = forbidden();
     {
         let nginx = Nginx::builder()
             .socket_dirs(&[Path::new("/nonexistent"), &only])
@@ -279,7 +276,7 @@ fn without_any_socket_folder_calls_work_and_the_log_says_why() {
         nginx.reload();
         nginx.wait_gone(worker, PATIENCE);
     }
-    fs::remove_dir(only).unwrap();
+    assert!(is_empty(&only));
 }
 
 /// Every request has a Lua VM of its own then. That need not work, but it must
@@ -351,7 +348,7 @@ fn with_the_code_cache_off_no_semaphore_is_left_at_the_end() {
         let path = |request| format!("/wait?{request}");
         if hangs {
             let _client = nginx.client().send_only(&path("sleep%2060000"));
-            eventually("three tasks run", PATIENCE, || {
+            eventually("three tasks run", || {
                 nginx.counters().get(Count::Running) == 3
             });
         } else {

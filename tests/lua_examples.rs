@@ -22,7 +22,6 @@ mod example;
 mod raw;
 #[path = "lua_examples/readme.rs"]
 mod readme;
-mod support;
 #[path = "lua_examples/thumbnails.rs"]
 mod thumbnails;
 #[path = "lua_examples/waf.rs"]

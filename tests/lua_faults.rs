@@ -6,14 +6,12 @@
 mod endless;
 #[path = "lua_faults/exits.rs"]
 mod exits;
-mod support;
-
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use support::Nginx;
 use support::builder::Builder;
 use support::process;
-use support::{Nginx, root};
 
 /// What the configurations share: in the event loop, and in VMs.
 const FAULTS: &str = r#"
@@ -88,13 +86,8 @@ return _M
 /// Starts nginx with the modules that VMs and the event loop require. They are
 /// there when the first location is asked for, not in the first `init_worker`.
 fn start(builder: Builder) -> Nginx {
-    let nginx = builder.start();
-    let folder = nginx.dir().join("prefix/lua");
-    for name in ["board", "runaways", "test_plugins", "vm_jobs"] {
-        let file = format!("{name}.lua");
-        fs::copy(root().join("t/plugins").join(&file), folder.join(&file)).unwrap();
-    }
-    fs::write(folder.join("faults.lua"), FAULTS).unwrap();
+    let nginx = builder.test_modules().start();
+    fs::write(nginx.dir().join("prefix/lua/faults.lua"), FAULTS).unwrap();
     nginx
 }
 

@@ -4,12 +4,9 @@
 //!
 //! `NBFFI_SOAK_CALLS` says how many, as for `soak.rs`.
 
-mod support;
-
 use std::collections::BTreeMap;
-use std::fs;
 
-use support::{Nginx, PATIENCE, Size, eventually, process, root};
+use support::{Nginx, Size, eventually, process};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 1_000;
@@ -133,15 +130,11 @@ fn soak() {
         .init("nbffi.pool('mad', { threads = 1 })")
         .location("/soak", SOAK)
         .location("/collect", "collectgarbage() collectgarbage()")
+        .test_modules()
         .start();
-    for name in ["board", "runaways", "test_plugins", "vm_jobs"] {
-        let file = format!("{name}.lua");
-        let to = nginx.dir().join("prefix/lua").join(&file);
-        fs::copy(root().join("t/plugins").join(&file), to).unwrap();
-    }
     let worker = nginx.worker();
     let rest = || {
-        eventually("all has come to rest", PATIENCE, || {
+        eventually("all has come to rest", || {
             let stats = nginx.figures("/stats");
             let vms = |name: &str| stats[&format!("runtimes.{name}.vm.vms")];
             stats["slots.used"] == 0.0
@@ -158,16 +151,12 @@ fn soak() {
 
     let mut kinds = BTreeMap::new();
     let mut soak = |requests: u64| {
-        let mut client = nginx.client();
-        for _ in 0..requests {
-            let response = client.get("/soak").unwrap();
-            let text = response.text();
-            assert_eq!(response.status, 200, "{text}\n{}", nginx.log());
+        nginx.repeat("/soak", requests, |text| {
             for (kind, number) in text.lines().filter_map(|line| line.rsplit_once('=')) {
                 let number: f64 = number.parse().unwrap();
                 *kinds.entry(kind.to_owned()).or_insert(0.0) += number;
             }
-        }
+        });
     };
     soak(requests / WARM_UP);
     let (mut memory, threads, descriptors) = rest();
@@ -209,7 +198,7 @@ fn soak() {
     }
     let stats = nginx.figures("/stats");
     // nginx sees a little later that a client has gone.
-    eventually("all files are closed", PATIENCE, || {
+    eventually("all files are closed", || {
         process::descriptors(worker) <= descriptors
     });
     let slots_after = stats["slots.allocated"];

@@ -2,43 +2,33 @@
 //! are to run at the end do, no process is left. On quit and reload that is
 //! promised; on stop it is tried, and works here, as it does not take long.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::builder::Builder;
+use support::plugins::has;
 use support::process::{self, Signal};
-use support::{Nginx, PATIENCE, eventually, root};
+use support::{Nginx, PATIENCE, eventually};
 
 /// How a worker is ended.
 const ENDS: [Signal; 3] = [Signal::Quit, Signal::Hup, Signal::Term];
 
-/// An nginx with `python()`, a runtime of `tests/python/ending.py`, and the
-/// folder of that module.
-fn python(name: &str, setup: &str) -> (PathBuf, Builder) {
-    let folder = std::env::temp_dir().join(format!("nbffi-end-{}-{name}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(folder.join("ending.py"), include_str!("python/ending.py")).unwrap();
-    let path = folder.display();
-    let builder = Nginx::builder()
-        .plugin("nonblocking_ffi_python")
+/// An nginx with `python()`, a runtime of `tests/python/ending.py`.
+fn python(setup: &str) -> Nginx {
+    Nginx::builder()
+        .language("python")
         .setup(setup)
-        .init(&format!(
+        .init(
             "function python()
-                 return assert(nbffi.load {{
-                     runtime = 'python', path = '{path}', entry = 'ending:Ending',
+                 return assert(nbffi.load {
+                     runtime = 'python', path = 'lib/python', entry = 'ending:Ending',
                      config = ngx.config.prefix() .. '/../temp'
-                 }})
-             end"
-        ))
-        .location("/do", "ngx.print(assert(python():call(ngx.var.args)))");
-    (folder, builder)
+                 })
+             end",
+        )
+        .location("/do", "ngx.print(assert(python():call(ngx.var.args)))")
+        .start()
 }
 
 /// Ends the worker, with its processes known before.
@@ -88,8 +78,7 @@ fn unpack(command: &str, file: &Path) -> String {
 fn python_ends_in_order() {
     for signal in ENDS {
         // Enough for a busy machine: nothing here takes any time.
-        let (folder, builder) = python("order", "shutdown_timeout = 20");
-        let mut nginx = builder.start();
+        let mut nginx = python("shutdown_timeout = 20");
         for verb in [
             "global_file",
             "compressed_file",
@@ -112,7 +101,6 @@ fn python_ends_in_order() {
         let temp = nginx.dir().join("temp");
         assert_eq!(unpack("gzip", &temp.join("gzip")), "compressed");
         assert_eq!(unpack("bzip2", &temp.join("bz2")), "compressed");
-        fs::remove_dir_all(folder).unwrap();
     }
 }
 
@@ -120,8 +108,7 @@ fn python_ends_in_order() {
 #[test]
 fn what_hangs_in_python_is_left() {
     for stuck in ["stuck_thread", "stuck_pipe"] {
-        let (folder, builder) = python(stuck, "shutdown_timeout = 3");
-        let mut nginx = builder.start();
+        let mut nginx = python("shutdown_timeout = 3");
         for verb in ["global_file", "thread_file", "atexit", stuck] {
             assert_eq!(nginx.text(&format!("/do?{verb}")), "done");
         }
@@ -135,7 +122,6 @@ fn what_hangs_in_python_is_left() {
             "main=True"
         };
         assert_eq!(read(&nginx, "atexit"), main);
-        fs::remove_dir_all(folder).unwrap();
     }
 }
 
@@ -144,20 +130,16 @@ fn no_process_of_a_pool_is_left() {
     for signal in ENDS {
         for verb in ["processes", "busy_processes"] {
             let before = semaphores();
-            let (folder, builder) = python("processes", "shutdown_timeout = 3");
-            let mut nginx = builder.start();
+            let mut nginx = python("shutdown_timeout = 3");
             assert_eq!(nginx.text(&format!("/do?{verb}")), "done");
             let children = end(&mut nginx, signal);
             println!("{signal:?} {verb}: {children:?}");
             assert!(children.len() >= 2, "{children:?}");
             for child in children {
-                eventually("it is gone", PATIENCE, || !process::is_alive(child));
+                eventually("it is gone", || !process::is_alive(child));
             }
             // Other tests of this machine may have some.
-            eventually("semaphores are gone", PATIENCE, || {
-                semaphores().is_subset(&before)
-            });
-            fs::remove_dir_all(folder).unwrap();
+            eventually("semaphores are gone", || semaphores().is_subset(&before));
         }
     }
 }
@@ -165,8 +147,7 @@ fn no_process_of_a_pool_is_left() {
 #[test]
 fn children_are_ended_unless_they_have_a_session_of_their_own() {
     for signal in ENDS {
-        let (folder, builder) = python("shells", "shutdown_timeout = 0.5");
-        let mut nginx = builder.start();
+        let mut nginx = python("shutdown_timeout = 0.5");
         let own: i32 = nginx.text("/do?shells").parse().unwrap();
         let mut children = end(&mut nginx, signal);
         assert_eq!(children.len(), 5, "{children:?}");
@@ -175,40 +156,20 @@ fn children_are_ended_unless_they_have_a_session_of_their_own() {
         assert!(process::is_alive(own));
         process::signal(own, Signal::Kill);
         for child in children {
-            eventually("it is gone", PATIENCE, || !process::is_alive(child));
+            eventually("it is gone", || !process::is_alive(child));
         }
-        fs::remove_dir_all(folder).unwrap();
     }
 }
 
 /// Every language has its time, also if another one hangs.
 #[test]
 fn functions_that_are_to_run_at_the_end_do() {
-    let folder = std::env::temp_dir().join(format!("nbffi-end-{}-all", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(folder.join("faults")).unwrap();
-    let plugins = root().join("target/test-plugins");
-    fs::copy(
-        plugins.join("libgo_verbs.so"),
-        folder.join("libgo_verbs.so"),
-    )
-    .unwrap();
-    let classes = plugins.join("java/faults/faults");
-    let has_java = classes.join("Ending.class").exists();
-    if has_java {
-        for class in fs::read_dir(classes).unwrap() {
-            let class = class.unwrap();
-            fs::copy(class.path(), folder.join("faults").join(class.file_name())).unwrap();
-        }
-    } else {
-        println!("without Java: built without a JDK (see runtimes/java/build.sh)");
-    }
-    let path = folder.display();
+    let has_java = has("java");
     let code = format!(
         "local path = ngx.config.prefix() .. '/../temp/'
          local c = assert(nbffi.load {{ runtime = 'c', library = 'ending' }})
          local go = assert(nbffi.load {{ runtime = 'go', entry = 'do',
-                                        library = '{path}/libgo_verbs.so' }})
+                                        library = 'go_verbs' }})
          local function call(rt, verb, name)
              assert(rt:call(name and verb .. ' ' .. path .. name or verb))
          end
@@ -216,7 +177,7 @@ fn functions_that_are_to_run_at_the_end_do() {
          call(c, 'note', 'c')
          call(go, 'at_exit', 'go')
          local java = {has_java} and assert(nbffi.load {{
-             runtime = 'java', class_path = '{path}', entry = 'faults.Ending#call'
+             runtime = 'java', class_path = 'lib/java', entry = 'faults.Ending#call'
          }})
          if java then
              call(java, 'hook', 'java')
@@ -239,7 +200,8 @@ fn functions_that_are_to_run_at_the_end_do() {
         for how in ["", "hang"] {
             let mut nginx = Nginx::builder()
                 .plugin("ending")
-                .plugin("nonblocking_ffi_java")
+                .language("go")
+                .language("java")
                 .setup(if how == "hang" {
                     "shutdown_timeout = 2"
                 } else {
@@ -259,5 +221,4 @@ fn functions_that_are_to_run_at_the_end_do() {
             }
         }
     }
-    fs::remove_dir_all(folder).unwrap();
 }

@@ -2,13 +2,11 @@
 //! exactly once: what Lua got, what the statistics say and what the plugin
 //! counted add up.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use support::builder::Builder;
 use support::plugins::Count;
-use support::{Nginx, PATIENCE, eventually};
+use support::{Nginx, eventually};
 
 const CALLS: u64 = 400;
 
@@ -53,7 +51,7 @@ const CALL: &str = "
 fn check(nginx: &Nginx, counts: &BTreeMap<String, f64>) {
     assert_eq!(counts.values().sum::<f64>(), CALLS as f64, "{counts:?}");
     let counted = |key: &str| counts.get(key).copied().unwrap_or(0.0);
-    eventually("all slots are free again", PATIENCE, || {
+    eventually("all slots are free again", || {
         nginx.figure("slots.used") == 0.0
     });
     let stats = nginx.figures("/stats");

@@ -1,81 +1,45 @@
 //! Python in nginx's workers, and what can go wrong with it: exceptions, tasks
 //! that do not end, reloads and stops under load, signals, memory.
 
-mod support;
-
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use support::builder::Builder;
+use support::folder::Folder;
 use support::http::Load;
 use support::plugins::Count;
 use support::process::{self, Signal};
 use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, idle, in_turns};
 
-/// The host of Python, as `library` names it.
-const HOST: &str = "nonblocking_ffi_python";
-
-/// A folder of modules that every user may read.
-struct Modules(PathBuf);
+/// A folder of modules.
+struct Modules(Folder);
 
 impl Modules {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        // Relaxed: only to be different.
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nbffi-python-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let modules = Self(path.canonicalize().unwrap());
-        modules.write("faults.py", include_str!("python/faults.py"));
-        modules
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
+        let folder = Folder::new();
+        folder.write("faults.py", include_str!("python/faults.py"));
+        Self(folder)
     }
 
     /// An nginx with functions that load what is in the folder: `faults()`,
     /// `loop()`, `python(options)`.
     fn nginx(&self) -> Builder {
         let path = self.0.display();
-        Nginx::builder().plugin(HOST).init(&format!(
+        Nginx::builder().language("python").init(&format!(
             "function python(given)
-                 local options = {{ runtime = 'python', path = '{path}' }}
-                 for key, value in pairs(given) do
-                     options[key] = value
-                 end
-                 return nbffi.load(options)
+                 return harness.load({{ runtime = 'python', path = '{path}' }}, given)
              end
              function faults(given)
-                 local options = {{ entry = 'faults:Faults',
-                                    config = harness.counters }}
-                 for key, value in pairs(given or {{}}) do
-                     options[key] = value
-                 end
-                 return assert(python(options))
+                 return assert(python(harness.with(
+                     {{ entry = 'faults:Faults', config = harness.counters }}, given)))
              end
              function loop()
                  return faults {{ entry = 'faults:Loop' }}
              end"
         ))
-    }
-}
-
-impl Drop for Modules {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -96,7 +60,7 @@ fn bodies_of_every_size_come_back() {
              ngx.print(assert(rt:call(body)))",
         )
         .start();
-    modules.write(
+    modules.0.write(
         "echo.py",
         "def sync(request): return request\nasync def coroutine(request): return request\n",
     );
@@ -283,43 +247,27 @@ fn stop_quit_and_reload_end_a_busy_worker_with_code_0() {
     for round in 0..9 {
         // All of these of both workers have begun at least.
         let goal = (exits + 2) as u64 * 24;
-        eventually("the workers are at work", PATIENCE, || {
+        eventually("the workers are at work", || {
             // Two workers count without a lock.
             let started = nginx.counters().get(Count::Started);
             started + 20 >= goal && nginx.workers().len() == 2
         });
-        let workers = nginx.workers();
-        match round % 3 {
-            0 => nginx.signal(Signal::Hup),
-            1 => workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Term)),
-            _ => workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Quit)),
-        }
-        for &worker in &workers {
-            nginx.wait_gone(worker, PATIENCE);
-        }
+        let workers = nginx.end_workers(round, PATIENCE);
         exits += workers.len();
-        eventually("the exits are in the log", PATIENCE, || {
-            nginx.clean_exits() == exits
-        });
+        eventually("the exits are in the log", || nginx.clean_exits() == exits);
     }
     // The master kills workers that need more than two seconds for a `stop`.
     nginx.stop(Signal::Quit, PATIENCE);
 }
 
-/// Which signals a process ignores, catches and blocks, as the kernel has it.
-fn signals(pid: i32) -> Vec<u64> {
-    // Those behind are glibc's own: threads that change their user, and such.
-    const KNOWN: u64 = (1 << 31) - 1;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let set = |name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        u64::from_str_radix(line.unwrap().trim(), 16).unwrap() & KNOWN
-    };
-    ["SigIgn:", "SigCgt:", "SigBlk:"].map(set).into()
+/// The signals that a process ignores, catches and blocks, without those of the C
+/// library: threads that change their user, and such.
+fn signals(pid: i32) -> [BTreeSet<i32>; 3] {
+    ["SigIgn", "SigCgt", "SigBlk"].map(|key| {
+        let mut set = process::signals(pid, key);
+        set.retain(|signal| *signal < 32);
+        set
+    })
 }
 
 #[test]
@@ -346,18 +294,15 @@ fn signals_are_nginxs_alone() {
         nginx.text("/call?python-__import__('faulthandler').unregister(60)"),
         "ok True"
     );
-    eventually(
-        "no thread blocks signals, so no child does",
-        PATIENCE,
-        || process::blocking(worker).is_empty(),
-    );
-    // SAFETY: plain numbers; the pid is that of a worker of ours.
-    unsafe { libc::kill(worker, libc::SIGPIPE) };
+    eventually("no thread blocks signals, so no child does", || {
+        process::blocking(worker).is_empty()
+    });
+    process::signal(worker, libc::SIGPIPE);
     assert_eq!(nginx.text("/call?echo-2"), "ok echo 2");
     assert_eq!(nginx.worker(), worker);
     process::signal(worker, Signal::Term);
     nginx.wait_gone(worker, EXIT_PROMISE);
-    eventually("a new worker", PATIENCE, || nginx.workers().len() == 1);
+    eventually("a new worker", || nginx.workers().len() == 1);
     assert_eq!(nginx.text("/call?echo-3"), "ok echo 3");
 }
 
@@ -383,15 +328,13 @@ fn programs_can_be_run_and_children_end() {
     nginx.text("/fork");
     let worker = nginx.worker();
     let mut children = process::children(worker);
-    eventually("the children are there", PATIENCE, || {
+    eventually("the children are there", || {
         children = process::children(worker);
         children.len() == 2
     });
     nginx.stop(Signal::Term, EXIT_PROMISE);
     for child in children {
-        eventually("the children are gone", PATIENCE, || {
-            !process::is_alive(child)
-        });
+        eventually("the children are gone", || !process::is_alive(child));
     }
 }
 
@@ -430,12 +373,8 @@ fn memory_stays_where_it_is() {
         )
         .location("/collect", "collectgarbage() collectgarbage()")
         .start();
-    let mut client = nginx.client();
-    let mut run = |requests: u64| {
-        for _ in 0..requests {
-            let response = client.get("/soak").unwrap();
-            assert_eq!(response.status, 200, "{}", nginx.log());
-        }
+    let run = |requests: u64| {
+        nginx.repeat("/soak", requests, |_| {});
         nginx.text("/collect");
         process::rss(nginx.worker())
     };
@@ -470,7 +409,7 @@ fn runtimes_that_are_closed_leave_nothing() {
     };
     let settled = || {
         let (mut last, mut same) = (0, 0);
-        eventually("the connection is closed", PATIENCE, || {
+        eventually("the connection is closed", || {
             std::thread::sleep(Duration::from_millis(10));
             let now = process::descriptors(worker);
             same = if now == last { same + 1 } else { 0 };
@@ -514,12 +453,12 @@ fn an_idle_worker_sleeps() {
 #[test]
 fn a_module_that_has_changed_is_loaded_anew_after_close() {
     let modules = Modules::new();
-    modules.write("app/__init__.py", "");
-    modules.write("helper.py", "name = 'helper one'\n");
+    modules.0.write("app/__init__.py", "");
+    modules.0.write("helper.py", "name = 'helper one'\n");
     let main = "from . import part\nimport helper\n\
                 def call(request): return f'{part.name}, {helper.name}'\n";
-    modules.write("app/main.py", main);
-    modules.write("app/part.py", "name = 'part one'\n");
+    modules.0.write("app/main.py", main);
+    modules.0.write("app/part.py", "name = 'part one'\n");
     let nginx = modules
         .nginx()
         .location(
@@ -539,8 +478,8 @@ fn a_module_that_has_changed_is_loaded_anew_after_close() {
         )
         .start();
     assert_eq!(nginx.text("/call"), "ok part one, helper one");
-    modules.write("helper.py", "name = 'helper number two'\n");
-    modules.write("app/part.py", "name = 'part number two'\n");
+    modules.0.write("helper.py", "name = 'helper number two'\n");
+    modules.0.write("app/part.py", "name = 'part number two'\n");
     assert_eq!(nginx.text("/call"), "ok part one, helper one");
     let second = "part number two, helper number two";
     // Another runtime beside the first gets the new one, too.
@@ -548,7 +487,7 @@ fn a_module_that_has_changed_is_loaded_anew_after_close() {
     assert_eq!(nginx.text("/call"), "ok part one, helper one");
     assert_eq!(nginx.text("/again"), format!("ok {second}"));
     // What is broken is an error of who loads it, and of nobody else.
-    modules.write("app/part.py", "name = 'part three\n");
+    modules.0.write("app/part.py", "name = 'part three\n");
     let nginx_said = nginx.text("/call");
     assert_eq!(nginx_said, format!("ok {second}"));
 }
@@ -556,7 +495,7 @@ fn a_module_that_has_changed_is_loaded_anew_after_close() {
 /// A virtual environment with a package of its own, made by the interpreter
 /// that the host finds.
 fn environment(modules: &Modules, name: &str) -> PathBuf {
-    let venv = modules.path().join(name);
+    let venv = modules.0.join(name);
     let made = Command::new("/usr/bin/python3")
         .args(["-m", "venv", "--without-pip"])
         .arg(&venv)
@@ -635,8 +574,8 @@ fn a_shared_package_gets_the_standard_library() {
          \x20   yield sys.modules[pickle.loads(b'cuuid\\nUUID\\n.').__module__]\n",
     )
     .unwrap();
-    modules.write("uuid.py", "mine = 'own'\n");
-    modules.write(
+    modules.0.write("uuid.py", "mine = 'own'\n");
+    modules.0.write(
         "app.py",
         "import asks, importlib, pkgutil, sys\n\
          def call(request):\n\
@@ -685,7 +624,7 @@ fn without_an_environment_its_packages_are_not_found() {
 #[test]
 fn extensions_in_c_work_in_every_runtime() {
     let modules = Modules::new();
-    modules.write(
+    modules.0.write(
         "science.py",
         "import io\nimport numpy\nfrom PIL import Image\n\
          def call(request):\n\

@@ -1,8 +1,6 @@
 //! Reload, quit and stop of an nginx whose workers are at work: no request is
 //! lost, and old workers leave as soon as they may.
 
-mod support;
-
 use support::builder::Builder;
 use support::http::Load;
 use support::plugins::Count;
@@ -38,7 +36,7 @@ fn an_old_worker_finishes_its_calls_and_leaves() {
     let worker = nginx.worker();
     std::thread::scope(|scope| {
         let long = scope.spawn(|| nginx.text("/sleep?1000-1"));
-        eventually("the call runs", PATIENCE, || {
+        eventually("the call runs", || {
             nginx.counters().get(Count::Running) == 1
         });
         nginx.reload();
@@ -72,7 +70,7 @@ fn calls_that_a_request_makes_after_the_reload_still_work() {
     let worker = nginx.worker();
     std::thread::scope(|scope| {
         let series = scope.spawn(|| nginx.text("/series"));
-        eventually("the first call runs", PATIENCE, || {
+        eventually("the first call runs", || {
             nginx.counters().get(Count::Started) == 1
         });
         nginx.reload();
@@ -92,21 +90,10 @@ fn calls_that_a_request_makes_after_the_reload_still_work() {
 #[test]
 fn quit_answers_what_it_has_begun() {
     let mut nginx = sleeper().workers(2).start();
-    std::thread::scope(|scope| {
-        let calls: Vec<_> = (1..=8)
-            .map(|id| {
-                let nginx = &nginx;
-                scope.spawn(move || nginx.text(&format!("/sleep?500-{id}")))
-            })
-            .collect();
-        eventually("all calls run", PATIENCE, || {
-            nginx.counters().get(Count::Started) == 8
-        });
-        nginx.signal(Signal::Quit);
-        for (index, call) in calls.into_iter().enumerate() {
-            assert_eq!(call.join().unwrap(), format!("sleep 500 {}", index + 1));
-        }
-    });
+    let calls: Vec<_> = (1..=8)
+        .map(|id| (format!("/sleep?500-{id}"), format!("sleep 500 {id}")))
+        .collect();
+    nginx.quit_while(&calls, |nginx| nginx.counters().get(Count::Started) == 8);
     nginx.wait_stopped(EXIT_PROMISE);
     assert_eq!(nginx.counters().runs(8), [1; 8]);
 }
@@ -115,7 +102,7 @@ fn quit_answers_what_it_has_begun() {
 fn stop_ends_at_once_whatever_runs_and_waits() {
     let mut nginx = sleeper().workers(2).start();
     let load = Load::start(&nginx, 24, "/sleep?60000-", "");
-    eventually("pool threads are busy", PATIENCE, || {
+    eventually("pool threads are busy", || {
         nginx.counters().get(Count::Running) >= 8
     });
     nginx.stop(Signal::Term, EXIT_PROMISE);
@@ -136,7 +123,7 @@ fn a_killed_worker_is_replaced_and_the_others_go_on() {
         let before = nginx.workers();
         let victim: i32 = nginx.text("/pid").parse().unwrap();
         process::signal(victim, Signal::Kill);
-        eventually("a new worker", PATIENCE, || {
+        eventually("a new worker", || {
             let now = nginx.workers();
             now.len() == 3 && !now.contains(&victim) && now != before
         });
@@ -197,7 +184,7 @@ fn what_was_cast_is_given_up_after_the_shutdown_timeout() {
         .start();
     let worker = nginx.worker();
     nginx.text("/cast");
-    eventually("the first one runs", PATIENCE, || {
+    eventually("the first one runs", || {
         nginx.counters().get(Count::Started) == 1
     });
     nginx.reload();
@@ -227,7 +214,7 @@ fn a_plugin_that_never_answers_does_not_hold_an_old_worker() {
     let worker = nginx.worker();
     std::thread::scope(|scope| {
         let call = scope.spawn(|| nginx.text("/never"));
-        eventually("all calls run", PATIENCE, || {
+        eventually("all calls run", || {
             nginx.counters().get(Count::Started) == 4
         });
         nginx.reload();
@@ -273,12 +260,10 @@ fn an_idle_worker_closes_its_runtimes_and_leaves_at_once() {
         .init_worker("runtime = harness.fault(); harness.async()")
         .start();
     for round in 1..=3 {
-        eventually("all runtimes are there", PATIENCE, || {
+        eventually("all runtimes are there", || {
             nginx.counters().get(Count::Inits) == 4 * round
         });
-        for worker in nginx.reload() {
-            nginx.wait_gone(worker, EXIT_PROMISE);
-        }
+        nginx.replace_workers(EXIT_PROMISE);
         assert_eq!(nginx.counters().get(Count::Closes), 4 * round);
     }
 }
@@ -394,7 +379,7 @@ fn timers_that_wait_for_ever_leave_no_old_worker() {
     for round in 1..=3 {
         let worker = nginx.worker();
         // Of the ways above, the careless one, and what fills the pool.
-        eventually("all wait", PATIENCE, || {
+        eventually("all wait", || {
             nginx.counters().get(Count::Started) >= 11 * round
         });
         nginx.reload();
@@ -431,7 +416,7 @@ fn timers_have_the_shutdown_timeout_and_requests_have_longer() {
         )
         .start();
     let worker = nginx.worker();
-    eventually("the long one runs", PATIENCE, || {
+    eventually("the long one runs", || {
         nginx.counters().get(Count::Started) == 1
     });
     nginx.reload();
@@ -458,9 +443,7 @@ fn timers_have_the_shutdown_timeout_and_requests_have_longer() {
     let worker = nginx.worker();
     std::thread::scope(|scope| {
         let request = scope.spawn(|| nginx.text("/shared"));
-        eventually("it runs", PATIENCE, || {
-            nginx.counters().get(Count::Started) == 1
-        });
+        eventually("it runs", || nginx.counters().get(Count::Started) == 1);
         nginx.reload();
         assert_eq!(request.join().unwrap(), "sleep 1500 1");
         nginx.wait_gone(worker, PATIENCE);
@@ -491,7 +474,7 @@ fn what_is_first_loaded_in_a_leaving_worker_works() {
     let worker = nginx.worker();
     std::thread::scope(|scope| {
         let late = scope.spawn(|| nginx.text("/late"));
-        eventually("the old worker has the request", PATIENCE, || {
+        eventually("the old worker has the request", || {
             nginx.log().contains("the request waits")
         });
         nginx.reload();

@@ -1,33 +1,18 @@
 //! Plugins written for lua-resty-ffi in a real nginx: signals, libraries that
 //! change, workers that leave, load, memory.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use support::builder::Builder;
 use support::http::Load;
+use support::plugins::{self, compile};
 use support::process::{self, Signal};
 use support::{EXIT_PROMISE, Nginx, PATIENCE, Size, eventually, idle, root};
-
-/// Compiles a plugin.
-fn compile(source: &Path, library: &Path, options: &[&str]) {
-    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let status = Command::new(&compiler)
-        .args(["-std=c99", "-fPIC", "-shared", "-pthread", "-O2", "-g"])
-        .args(options)
-        .arg(source)
-        .arg("-o")
-        .arg(library)
-        .status();
-    assert!(status.unwrap().success(), "{compiler} {}", source.display());
-}
 
 /// The plugin that `t/56-resty-ffi.t` uses as well, in a file of its own.
 struct Plugin(PathBuf);
@@ -37,7 +22,7 @@ impl Plugin {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("librffi-{}-{number}.so", std::process::id());
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let library = plugins::temporary().join(name);
         compile(&root().join("t/plugins/rffi.c"), &library, &[]);
         Self(library)
     }
@@ -63,18 +48,14 @@ fn signals_and_the_exit_that_a_library_took_are_nginxs_again() {
         .init_worker("assert(ngx.load_ffi(rffi, 'signals farewell'))")
         .start();
     let said = "SIGQUIT, SIGTERM, SIGPIPE are handled by nginx again";
-    eventually("the log says so", PATIENCE, || {
-        nginx.log().matches(said).count() == 2
-    });
+    eventually("the log says so", || nginx.log().matches(said).count() == 2);
     let workers: Vec<i32> = nginx.workers().into_iter().collect();
     process::signal(workers[0], Signal::Term);
     process::signal(workers[1], Signal::Quit);
     for worker in workers {
         nginx.wait_gone(worker, EXIT_PROMISE);
     }
-    eventually("both exited with code 0", PATIENCE, || {
-        nginx.clean_exits() == 2
-    });
+    eventually("both exited with code 0", || nginx.clean_exits() == 2);
     nginx.stop(Signal::Term, EXIT_PROMISE);
 }
 
@@ -276,7 +257,7 @@ fn four_hundred_pollers_sleep_wake_and_end() {
     // Once all sleep, they go on sleeping: while another worker would have woken
     // thousands of times, nobody does.
     let mut before = switches();
-    eventually("all of them sleep", PATIENCE, || {
+    eventually("all of them sleep", || {
         std::thread::sleep(Duration::from_millis(200));
         let now = switches();
         std::mem::replace(&mut before, now) + 20 > now
@@ -288,7 +269,7 @@ fn four_hundred_pollers_sleep_wake_and_end() {
     };
     assert!(threads() > 400);
     nginx.text("/unload");
-    eventually("all of them have ended", PATIENCE, || threads() < 50);
+    eventually("all of them have ended", || threads() < 50);
 }
 
 #[test]
@@ -357,21 +338,9 @@ fn a_worker_leaves_with_tasks_in_the_library() {
         assert_eq!(nginx.text("/many?x"), "echo x");
         // One that waits for ever leaves when nginx lets it.
         let waiting = nginx.client().send_only("/wait");
-        let workers = nginx.workers();
-        match round % 3 {
-            0 => nginx.signal(Signal::Hup),
-            1 => workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Term)),
-            _ => workers
-                .iter()
-                .for_each(|&pid| process::signal(pid, Signal::Quit)),
-        }
-        for worker in workers {
-            nginx.wait_gone(worker, EXIT_PROMISE * 2);
-        }
+        nginx.end_workers(round, EXIT_PROMISE * 2);
         drop(waiting);
-        eventually("others are there", PATIENCE, || nginx.workers().len() == 2);
+        eventually("others are there", || nginx.workers().len() == 2);
     }
     nginx.stop(Signal::Term, EXIT_PROMISE);
     // The last two may still have been starting.
@@ -398,9 +367,7 @@ fn a_watch_loop_leaves_no_old_worker() {
         .start();
     for round in 1..=3 {
         let logged = |line: &str| nginx.log().matches(line).count();
-        eventually("it watches", PATIENCE, || {
-            logged("the watch begins") == round
-        });
+        eventually("it watches", || logged("the watch begins") == round);
         let worker = nginx.worker();
         nginx.reload();
         nginx.wait_gone(worker, PATIENCE);
@@ -483,9 +450,7 @@ fn ten_thousand_in_flight_in_two_runtimes() {
     for _ in 0..3 {
         assert_eq!(nginx.text("/flood"), "10000ab");
     }
-    eventually("all slots are free", PATIENCE, || {
-        nginx.figure("slots.used") == 0.0
-    });
+    eventually("all slots are free", || nginx.figure("slots.used") == 0.0);
 }
 
 #[test]
@@ -523,7 +488,7 @@ fn memory_of_many_calls_and_loads_comes_back() {
         nginx.text("/calls");
     }
     let rest = || {
-        eventually("runtimes are gone", PATIENCE, || {
+        eventually("runtimes are gone", || {
             let threads = process::threads(worker);
             threads.len() == 3 && nginx.figure("slots.used") == 0.0
         });

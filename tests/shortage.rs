@@ -1,11 +1,9 @@
 //! Too few threads, too little memory, no descriptors: who asks for more is told
 //! so, nothing is lost, and a shortage that has passed is forgotten.
 
-mod support;
-
 use std::fs;
 
-use support::{Nginx, PATIENCE, eventually, root};
+use support::{Nginx, eventually, root};
 
 /// A Lua runtime on the pool "short", and 40 calls of it at a time, each with a
 /// key of its own: how many were answered, and by how many threads.
@@ -80,15 +78,13 @@ fn keys_go_to_threads_that_exist_and_missing_threads_come_later() {
     assert_eq!(nginx.text("/close"), "closed");
     answered("/again", 3);
     let lines = |text: &str| nginx.log().matches(text).count();
-    eventually("the log says so", PATIENCE, || {
+    eventually("the log says so", || {
         lines("[short] has 3 of 8 threads: cannot start a thread") == 1
     });
     nginx.text("/plenty");
-    eventually("all threads are there", PATIENCE, || {
-        nginx.text("/threads") == "8"
-    });
+    eventually("all threads are there", || nginx.text("/threads") == "8");
     answered("/again", 8);
-    eventually("the log says so, too", PATIENCE, || {
+    eventually("the log says so, too", || {
         lines("[short] has all of its 8 threads now") == 1
     });
     assert_eq!(lines("[short] has "), 2, "said once");
@@ -202,9 +198,7 @@ fn sixty_thousand_posts_without_memory() {
         println!("{args}: {text}");
         refused += numbers[1] + numbers[2];
         // What was taken has been run, and what was not has not.
-        eventually("all have ended", PATIENCE, || {
-            nginx.figure("slots.used") == 0.0
-        });
+        eventually("all have ended", || nginx.figure("slots.used") == 0.0);
         assert_eq!(nginx.text("/after"), "echo 0 0");
     }
     assert!(refused > 0, "there was memory for all");
@@ -386,7 +380,7 @@ fn loops_that_cannot_be_stopped_are_announced() {
             .matches("/proc/self/maps cannot be read")
             .count()
     };
-    eventually("the log says so", PATIENCE, || lines() == 1);
+    eventually("the log says so", || lines() == 1);
 }
 
 /// Languages whose runtimes would end the process, or would be taken for broken: they

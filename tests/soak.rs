@@ -4,10 +4,8 @@
 //! `NBFFI_SOAK_CALLS` says how many; the default is short enough for every run
 //! of the tests, a million is what a release has to stand.
 
-mod support;
-
 use support::plugins::Count;
-use support::{Nginx, PATIENCE, Size, eventually, process};
+use support::{Nginx, Size, eventually, process};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 5_000;
@@ -25,7 +23,7 @@ fn soak() {
         .start();
     let worker = nginx.worker();
     let rest = || {
-        eventually("all slots are free again", PATIENCE, || {
+        eventually("all slots are free again", || {
             nginx.figure("slots.used") == 0.0
         });
         nginx.text("/collect");
@@ -86,7 +84,7 @@ fn soak() {
     );
     assert!(!kinds.contains_key("wrong"), "{kinds:?}");
     let counters = nginx.counters();
-    eventually("late answers have come", PATIENCE, || {
+    eventually("late answers have come", || {
         counters.get(Count::Running) == 0
     });
     assert_eq!(counters.get(Count::Given), counters.get(Count::Released));

@@ -3,35 +3,31 @@
 //! nginx takes a variable NGINX in its environment for the sockets that it
 //! inherits, and people say `NGINX=/path/to/nginx` to choose one.
 
-mod support;
-
 use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::net::TcpStream;
 use std::process::{Command, Output};
 
+use support::folder::{Folder, set_mode};
 use support::process::{self, Signal};
-use support::{Nginx, PATIENCE, builder, eventually, root};
+use support::{Nginx, builder, eventually, root};
 
 /// A folder with a program in the place of nginx. The program writes down the
 /// variable NGINX that it got, if any, and then is nginx.
 struct Witness {
-    dir: PathBuf,
+    dir: Folder,
 }
 
 impl Witness {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("nbffi-tools-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+    fn new() -> Self {
+        let dir = Folder::new();
         let real = builder::nginx().command();
         let script = format!(
             "#!/bin/sh\necho \"${{NGINX-none}}\" >>'{}/seen'\nexec '{}' \"$@\"\n",
             dir.display(),
             real.get_program().to_str().unwrap()
         );
-        fs::write(dir.join("nginx"), script).unwrap();
-        fs::set_permissions(dir.join("nginx"), fs::Permissions::from_mode(0o755)).unwrap();
+        dir.write("nginx", &script);
+        set_mode(&dir.join("nginx"), 0o755);
         Self { dir }
     }
 
@@ -52,12 +48,6 @@ impl Witness {
     }
 }
 
-impl Drop for Witness {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
-
 fn both(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
     String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(err)
@@ -65,7 +55,7 @@ fn both(output: &Output) -> String {
 
 #[test]
 fn the_runner_of_t_uses_the_nginx_it_is_told() {
-    let witness = Witness::new("t");
+    let witness = Witness::new();
     let case = witness.dir.join("case.t");
     let text = "use Test::Nginx::Socket::Lua 'no_plan';\nrun_tests();\n__DATA__\n\n\
                 === TEST 1: hello\n--- config\n\
@@ -87,17 +77,15 @@ fn the_runner_of_t_uses_the_nginx_it_is_told() {
 
 #[test]
 fn an_example_uses_the_nginx_it_is_told() {
-    let witness = Witness::new("example");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let witness = Witness::new();
+    let port = builder::free_port();
     let said = witness.dir.join("said");
     let file = fs::File::create(&said).unwrap();
     let mut command = witness.command("sh", &["examples/run.sh", "waf"]);
     command.env("PORT", port.to_string());
     command.stdout(file.try_clone().unwrap()).stderr(file);
     let mut shell = command.spawn().unwrap();
-    eventually("the example answers or has ended", PATIENCE, || {
+    eventually("the example answers or has ended", || {
         TcpStream::connect(("127.0.0.1", port)).is_ok() || shell.try_wait().unwrap().is_some()
     });
     process::signal(shell.id() as i32, Signal::Term);
@@ -158,7 +146,7 @@ fn the_harness_keeps_the_variable_from_nginx() {
     // When it stops, it fails if there is an [emerg] in the log.
     let nginx = Nginx::builder().location("/t", "ngx.print('fine')").start();
     assert_eq!(nginx.text("/t"), "fine");
-    let output = fs::read_to_string(Path::new(nginx.dir()).join("logs/output")).unwrap();
+    let output = fs::read_to_string(nginx.dir().join("logs/output")).unwrap();
     assert!(
         !output.contains("NGINX") && !nginx.log().contains("NGINX"),
         "{output}"

@@ -2,12 +2,9 @@
 //! must succeed.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::root;
+use support::root;
 
 /// A block of code, and where it is printed.
 #[derive(Debug, Clone)]
@@ -86,36 +83,6 @@ fn blocks(name: &str, text: &str) -> Vec<Block> {
     }
     assert!(open.is_none(), "{name}: a block that does not end");
     blocks
-}
-
-/// A folder that goes away with its owner.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    /// An empty one.
-    pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nbffi-docs-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self(path)
-    }
-
-    /// A folder in it.
-    pub fn make(&self, name: &str, mode: u32) -> PathBuf {
-        let path = self.0.join(name);
-        fs::create_dir_all(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 fn said(output: &Output) -> String {

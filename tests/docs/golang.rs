@@ -6,8 +6,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::document::{Block, Document, Folder, run};
-use crate::support::root;
+use crate::document::{Block, Document, run};
+use support::folder::Folder;
+use support::root;
 
 /// Where a document says that this repository is.
 const PLACE: &str = "/path/to/lua-resty-nonblocking-ffi";
@@ -44,7 +45,7 @@ pub fn build(document: &Document) -> Built {
     let registered = format!("(\"{}\"", names[0]);
     for block in blocks {
         let folder = Folder::new();
-        fs::write(folder.0.join("main.go"), &block.code).unwrap();
+        fs::write(folder.join("main.go"), &block.code).unwrap();
         let is_library = block.code.contains(&registered);
         for (place, command) in &commands {
             if library(command).is_some() && !is_library {
@@ -53,18 +54,15 @@ pub fn build(document: &Document) -> Built {
             let here = root().display().to_string();
             let mut sh = Command::new("sh");
             sh.arg("-c").arg(command.replace(PLACE, &here));
-            run(place, sh.current_dir(&folder.0));
+            run(place, sh.current_dir(&*folder));
         }
         let mut vet = Command::new("go");
-        run(&block.place, vet.arg("vet").current_dir(&folder.0));
+        run(&block.place, vet.arg("vet").current_dir(&*folder));
         let mut format = Command::new("gofmt");
-        let list = run(
-            &block.place,
-            format.args(["-l", "."]).current_dir(&folder.0),
-        );
+        let list = run(&block.place, format.args(["-l", "."]).current_dir(&*folder));
         assert_eq!(list, "", "{}: gofmt", block.place);
         if is_library {
-            let path = folder.0.join(format!("lib{}.so", names[0]));
+            let path = folder.join(format!("lib{}.so", names[0]));
             built.libraries.push(path);
         }
         built._folders.push(folder);

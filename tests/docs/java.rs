@@ -6,8 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::document::{Document, Folder, run};
-use crate::support::root;
+use crate::document::{Document, run};
+use support::folder::{Folder, copy};
+use support::root;
 
 /// Where the documents have the jar of the API.
 const API: &str = "/path/to/nonblocking-ffi-api.jar";
@@ -37,7 +38,7 @@ pub fn build(document: &Document, into: &Path) {
     let mut files = 0;
     for block in &document.blocks {
         if let Some(file) = file_of(&block.kind) {
-            fs::write(folder.0.join(file), &block.code).unwrap();
+            fs::write(folder.join(file), &block.code).unwrap();
             let class = format!("class {} ", file.trim_end_matches(".java"));
             assert!(block.code.contains(&class), "{}: no {class}", block.place);
             files += 1;
@@ -55,16 +56,11 @@ pub fn build(document: &Document, into: &Path) {
                 let strict = command.replacen("javac ", "javac -Xlint:all -Werror ", 1);
                 let mut sh = Command::new("sh");
                 sh.arg("-c").arg(strict.replace(API, &api));
-                run(&block.place, sh.current_dir(&folder.0));
+                run(&block.place, sh.current_dir(&*folder));
                 commands += 1;
             }
         }
     }
     assert_eq!(commands, 1, "{}: one javac command", document.name);
-    let classes = into.join("classes");
-    fs::create_dir_all(&classes).unwrap();
-    for class in fs::read_dir(folder.0.join("classes")).unwrap() {
-        let class = class.unwrap();
-        fs::copy(class.path(), classes.join(class.file_name())).unwrap();
-    }
+    copy(&folder.join("classes"), &into.join("classes"));
 }

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::document::{Document, Folder, run};
-use crate::support::root;
+use crate::document::{Document, run};
+use support::folder::Folder;
+use support::root;
 
 /// The file name of a block of this kind.
 fn file_of(kind: &str) -> Option<&str> {
@@ -34,14 +35,14 @@ pub fn write(document: &Document, folder: &Path) {
 /// Runs the programs, with the package for authors and the other modules.
 pub fn run_programs(document: &Document) {
     let folder = Folder::new();
-    write(document, &folder.0);
+    write(document, &folder);
     let package = root().join("runtimes/python/package/src");
     for block in &document.blocks {
         let Some(file) = file_of(&block.kind).filter(|file| file.starts_with("test_")) else {
             continue;
         };
         let mut python = Command::new("/usr/bin/python3");
-        python.args(["-W", "error", file]).current_dir(&folder.0);
+        python.args(["-W", "error", file]).current_dir(&*folder);
         python.env("PYTHONPATH", &package);
         run(&block.place, python.env("PYTHONDONTWRITEBYTECODE", "1"));
     }

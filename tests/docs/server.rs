@@ -1,13 +1,13 @@
 //! An nginx with a configuration as it is printed in a document.
 
 use std::fs;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use crate::document::{Block, Folder, run};
-use crate::support::http::Client;
-use crate::support::process::{self, Signal};
-use crate::support::{PATIENCE, builder, eventually, plugins, root};
+use crate::document::{Block, run};
+use support::folder::Folder;
+use support::http::Client;
+use support::process::{self, Signal};
+use support::{builder, eventually, plugins, root};
 
 /// An nginx with a configuration as it is printed.
 pub struct Server {
@@ -40,9 +40,7 @@ impl Server {
             plugins::install(name, &lib);
         }
 
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = builder::free_port();
         let mut inside: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|what| format!("{what}_temp_path {}/{what};\n", temp.display()))
             .concat();
@@ -69,7 +67,7 @@ impl Server {
         );
         conf = conf.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
         conf = conf.replacen("http {\n", &format!("http {{\n{inside}"), 1);
-        let path = folder.0.join("nginx.conf");
+        let path = folder.join("nginx.conf");
         fs::write(&path, conf).unwrap();
 
         let mut main = format!(
@@ -82,7 +80,7 @@ impl Server {
         }
         let nginx = || {
             let mut nginx = builder::nginx().command();
-            nginx.arg("-p").arg(&folder.0).arg("-c").arg(&path);
+            nginx.arg("-p").arg(&*folder).arg("-c").arg(&path);
             nginx.arg("-g").arg(&main).stdin(Stdio::null());
             nginx
         };
@@ -96,7 +94,7 @@ impl Server {
         };
         // A signal that comes before there are workers is lost.
         let mut ended = false;
-        eventually("nginx is up or has ended", PATIENCE, || {
+        eventually("nginx is up or has ended", || {
             ended = server.child.try_wait().unwrap().is_some();
             ended || server.log().contains("start worker process ")
         });
@@ -104,7 +102,7 @@ impl Server {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.0.join("logs/error.log")).unwrap_or_default()
+        fs::read_to_string(self.folder.join("logs/error.log")).unwrap_or_default()
     }
 
     /// Every exact location answers, and nothing is wrong in the log.

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::example::{Example, Site};
 use crate::raw::Answer;
-use crate::support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually};
 
 /// An address of this computer that nobody but this test process uses.
 fn own_address() -> String {
@@ -104,7 +104,7 @@ fn a_server_may_close_its_connections() {
 fn accept(listener: &TcpListener) -> BufReader<TcpStream> {
     listener.set_nonblocking(true).unwrap();
     let mut accepted = None;
-    eventually("a connection", PATIENCE, || {
+    eventually("a connection", || {
         accepted = listener.accept().ok();
         accepted.is_some()
     });
@@ -215,7 +215,7 @@ fn time_runs_out_for_a_call_and_not_for_the_next() {
     let site = start();
     let (first, _) = place(&site, "hello?tenant=a");
     // On a busy machine a call may be too late to begin: until one was not.
-    eventually("a call that was begun", PATIENCE, || {
+    eventually("a call that was begun", || {
         let answer = fetch(&site, "slow?tenant=a&timeout=0.1");
         assert_eq!((answer.status, answer.text().as_str()), (504, "timeout\n"));
         // The answer to that would come on the old connection.
@@ -256,7 +256,7 @@ fn a_caller_that_goes_away_frees_the_thread() {
     let site = example.start();
     // On a busy machine the VM may come to it too late, and be stopped: until it
     // did not.
-    eventually("a call that ends by itself", PATIENCE, || {
+    eventually("a call that ends by itself", || {
         let told = thread::scope(|scope| {
             scope.spawn(silent);
             site.nginx.text(&format!("/cancels?to={address}"))

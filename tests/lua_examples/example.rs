@@ -2,12 +2,11 @@
 //! what all tests have: ports, folders, and a strict look at how it ends.
 
 use std::fs;
-use std::path::Path;
 
-use crate::document::Folder;
 use crate::raw::{self, Answer};
-use crate::support::builder::Builder;
-use crate::support::{Nginx, root};
+use support::builder::Builder;
+use support::folder::{Folder, copy};
+use support::{Nginx, root};
 
 /// Directives of `http` that the harness has itself.
 const OF_THE_HARNESS: [&str; 3] = ["access_log ", "lua_package_path ", "lua_package_cpath "];
@@ -51,7 +50,7 @@ impl Example {
     pub fn new(name: &str, replaced: &[(&str, &str)]) -> Self {
         let source = root().join("examples").join(name);
         let folder = Folder::new();
-        copy(&source, &folder.0);
+        copy(&source, &folder);
         let mut conf = fs::read_to_string(source.join("nginx.conf")).unwrap();
         for (old, new) in replaced {
             assert!(conf.contains(old), "{name}: no {old}");
@@ -68,7 +67,7 @@ impl Example {
         let path = format!(
             "package.path = '{}/?.lua;' .. package.path .. ';{}'\n\
              package.cpath = package.cpath .. ';{}'\n",
-            folder.0.display(),
+            folder.display(),
             DEBIAN_PATH,
             debian_cpath(),
         );
@@ -85,7 +84,7 @@ impl Example {
 
     /// Changes a file of the copy: `old` is in it, and becomes `new`.
     pub fn edit(self, file: &str, old: &str, new: &str) -> Self {
-        let path = self.folder.0.join(file);
+        let path = self.folder.join(file);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(old), "{file}: no {old}");
         fs::write(path, text.replace(old, new)).unwrap();
@@ -108,19 +107,6 @@ impl Example {
             nginx,
             port,
             folder: self.folder,
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
         }
     }
 }

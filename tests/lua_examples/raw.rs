@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::support::PATIENCE;
+use support::PATIENCE;
 
 /// What came back.
 pub struct Answer {

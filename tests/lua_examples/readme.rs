@@ -6,10 +6,11 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use crate::document::{Document, Folder, document, run};
+use crate::document::{Document, document, run};
 use crate::example::{DEBIAN_PATH, debian_cpath};
-use crate::support::process::{self, Signal};
-use crate::support::{PATIENCE, eventually, root};
+use support::folder::Folder;
+use support::process::{self, Signal};
+use support::{eventually, root};
 
 const EXAMPLES: [&str; 3] = ["waf", "thumbnail_proxy", "luasocket_client"];
 
@@ -34,7 +35,7 @@ struct Running {
 impl Running {
     fn start(name: &str) -> Self {
         let folder = Folder::new();
-        let said = fs::File::create(folder.0.join("said")).unwrap();
+        let said = fs::File::create(folder.join("said")).unwrap();
         let port = two_ports();
         let mut shell = Command::new("sh");
         shell
@@ -62,7 +63,7 @@ impl Running {
             port,
             folder,
         };
-        eventually("the example answers", PATIENCE, || {
+        eventually("the example answers", || {
             let ended = running.shell.try_wait().unwrap();
             assert!(ended.is_none(), "{name} has ended:\n{}", running.said());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -71,13 +72,13 @@ impl Running {
     }
 
     fn said(&self) -> String {
-        fs::read_to_string(self.folder.0.join("said")).unwrap_or_default()
+        fs::read_to_string(self.folder.join("said")).unwrap_or_default()
     }
 
     /// Ends it, as somebody who is done would.
     fn stop(mut self) {
         process::signal(self.shell.id() as i32, Signal::Term);
-        eventually("the example ends", PATIENCE, || {
+        eventually("the example ends", || {
             self.shell.try_wait().unwrap().is_some()
         });
         let status = self.shell.wait().unwrap();
@@ -86,7 +87,7 @@ impl Running {
         for level in ["[emerg]", "[alert]", "[crit]"] {
             assert!(!said.contains(level), "{said}");
         }
-        let left: Vec<_> = fs::read_dir(self.folder.0.join("tmp")).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(self.folder.join("tmp")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
         let gone = TcpListener::bind(("127.0.0.1", self.port));
         assert!(gone.is_ok(), "nginx still listens");

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::document::run;
 use crate::example::{Example, Site};
 use crate::raw::Answer;
-use crate::support::{PATIENCE, eventually, root};
+use support::{eventually, root};
 
 /// A picture of the size of that of the talk.
 const MOON: (u32, u32) = (2835, 1984);
@@ -41,7 +41,7 @@ fn start() -> Site {
         .start();
     fs::create_dir(html(&site, "")).unwrap();
     for name in ["index.html", "style.css"] {
-        fs::copy(site.folder.0.join("html").join(name), html(&site, name)).unwrap();
+        fs::copy(site.folder.join("html").join(name), html(&site, name)).unwrap();
     }
     draw(&html(&site, "moon.jpg"), MOON);
     site
@@ -219,7 +219,7 @@ fn files_do_not_wait_for_thumbnails() {
         // Files that were served from beginning to end while a thumbnail was
         // being made, as the worker itself said before and after.
         let working = || !status(&site).contains("running 0");
-        eventually("a thread decodes", PATIENCE, working);
+        eventually("a thread decodes", working);
         let mut served = 0;
         while working() {
             for (path, text) in [("/", "<title>"), ("/style.css", "max-width")] {

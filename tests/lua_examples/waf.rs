@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::example::{Example, Site};
 use crate::raw::{browser, exchange};
-use crate::support::{PATIENCE, eventually, root};
+use support::{eventually, root};
 
 /// A request of a corpus.
 struct Case {
@@ -180,7 +180,7 @@ fn with_holder(example: Example) -> Example {
             ngx.sleep(0.002)
         end
     end }";
-    fs::write(example.folder.0.join("holder.lua"), module).unwrap();
+    fs::write(example.folder.join("holder.lua"), module).unwrap();
     let release = "ngx.shared.waf:set('released', true)";
     example.with(|builder| {
         builder
@@ -213,7 +213,7 @@ fn with_a_full_pool_the_event_loop_does_it() {
     assert!(status_has(&site, "in the event loop: 2"));
 
     site.nginx.text("/release");
-    eventually("the pool is free", PATIENCE, || {
+    eventually("the pool is free", || {
         site.nginx.figure("pools.waf.in_flight") == 0.0
     });
     assert_eq!(site.get("/?q=1+union+select+2").status, 403);
@@ -243,12 +243,10 @@ fn rules_can_be_replaced() {
         local rt = assert(nbffi.load { runtime = 'lua', module = 'waf', name = 'fresh' })
         ngx.print((assert(rt:call('count'))))";
     let example = firewall().with(|builder| builder.workers(2).location("/test/fresh", fresh));
-    let file = example.folder.0.join("rules/sql.rules");
+    let file = example.folder.join("rules/sql.rules");
     let site = example.start();
     let both = |text: &str| {
-        eventually(text, PATIENCE, || {
-            site.nginx.log().matches(text).count() == 2
-        });
+        eventually(text, || site.nginx.log().matches(text).count() == 2);
     };
     both("waf: ready");
     let all = |target: &str, status: u16| (0..20).all(|_| site.get(target).status == status);

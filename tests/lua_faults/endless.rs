@@ -1,8 +1,8 @@
 //! Code that does not end where no call is: in `init`, and in finalizers.
 
 use crate::start;
-use crate::support::process::Signal;
-use crate::support::{Nginx, PATIENCE};
+use support::process::Signal;
+use support::{Nginx, PATIENCE};
 
 #[test]
 fn an_init_that_never_returns() {

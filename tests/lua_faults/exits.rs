@@ -2,10 +2,10 @@
 //! stop, `kill -9`.
 
 use crate::start;
-use crate::support::builder::Builder;
-use crate::support::http::Load;
-use crate::support::process::{self, Signal};
-use crate::support::{Nginx, PATIENCE, eventually};
+use support::builder::Builder;
+use support::http::Load;
+use support::process::{self, Signal};
+use support::{Nginx, PATIENCE, eventually};
 
 /// `/work?<seconds>-<id>` answers on a pool of its own, `/mad` takes all threads
 /// of another one for good: with loops, and one with a C function that nobody
@@ -57,7 +57,7 @@ fn a_reload_while_lua_code_runs_loses_no_request() {
         load.await_more(20);
         std::thread::scope(|scope| {
             let wait = scope.spawn(|| nginx.text("/wait"));
-            eventually("the loop runs", PATIENCE, || {
+            eventually("the loop runs", || {
                 nginx.figure("runtimes.wait.running") == 1.0
             });
             nginx.reload();
@@ -77,21 +77,10 @@ fn a_reload_while_lua_code_runs_loses_no_request() {
 fn quit_while_lua_code_runs() {
     let mut nginx = start(busy());
     nginx.text("/mad");
-    std::thread::scope(|scope| {
-        let calls: Vec<_> = (1..=4)
-            .map(|id| {
-                let nginx = &nginx;
-                scope.spawn(move || nginx.text(&format!("/work?0.5-{id}")))
-            })
-            .collect();
-        eventually("all calls run", PATIENCE, || {
-            nginx.figure("runtimes.work.running") == 4.0
-        });
-        nginx.signal(Signal::Quit);
-        for (index, call) in calls.into_iter().enumerate() {
-            assert_eq!(call.join().unwrap(), format!("nap {}", index + 1));
-        }
-    });
+    let calls: Vec<_> = (1..=4)
+        .map(|id| (format!("/work?0.5-{id}"), format!("nap {id}")))
+        .collect();
+    nginx.quit_while(&calls, |nginx| nginx.figure("runtimes.work.running") == 4.0);
     nginx.wait_stopped(PATIENCE);
     assert_eq!(nginx.clean_exits(), 1, "{}", nginx.log());
 }
@@ -105,16 +94,14 @@ fn stop_while_lua_code_runs() {
         // nginx starts another one.
         process::signal(worker, Signal::Term);
         nginx.wait_gone(worker, PATIENCE);
-        eventually("the exit is in the log", PATIENCE, || {
-            nginx.clean_exits() == round
-        });
-        eventually("a new worker", PATIENCE, || {
+        eventually("the exit is in the log", || nginx.clean_exits() == round);
+        eventually("a new worker", || {
             nginx.client().get("/pid").is_ok_and(|r| r.status == 200)
         });
     }
     nginx.text("/mad");
     let load = Load::start(&nginx, 12, "/work?3600-", "");
-    eventually("all threads are busy", PATIENCE, || {
+    eventually("all threads are busy", || {
         nginx.figure("runtimes.work.running") == 4.0
     });
     nginx.stop(Signal::Term, PATIENCE);
@@ -132,7 +119,7 @@ fn a_worker_is_killed_while_lua_code_runs() {
         load.await_more(20);
         let victim: i32 = nginx.text("/mad").parse().unwrap();
         process::signal(victim, Signal::Kill);
-        eventually("a new worker", PATIENCE, || {
+        eventually("a new worker", || {
             let now = nginx.workers();
             now.len() == 2 && !now.contains(&victim)
         });

@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::plugins::{self, Counters};
-use super::{Nginx, process, root};
+use crate::folder::{Folder, copy, set_mode};
+use crate::plugins::{self, Counters};
+use crate::{Nginx, process, root};
 
 /// What an nginx is to be like.
 pub struct Builder {
@@ -24,6 +23,7 @@ pub struct Builder {
     socket_dirs: Option<Vec<PathBuf>>,
     read_only_prefix: bool,
     plugins: Vec<String>,
+    files: Vec<(PathBuf, String)>,
     preload: Option<String>,
 }
 
@@ -41,6 +41,7 @@ impl Builder {
             socket_dirs: None,
             read_only_prefix: false,
             plugins: Vec::new(),
+            files: Vec::new(),
             preload: None,
         }
     }
@@ -114,6 +115,37 @@ impl Builder {
         self
     }
 
+    /// A file or folder of the repository, to copy to a place in nginx's prefix.
+    pub fn copy(mut self, from: impl AsRef<Path>, to: &str) -> Self {
+        self.files.push((root().join(from), to.to_owned()));
+        self
+    }
+
+    /// The Lua modules that tests in `t/` use, too.
+    pub fn test_modules(self) -> Self {
+        let files =
+            ["board", "runaways", "test_plugins", "vm_jobs"].map(|name| format!("{name}.lua"));
+        files.iter().fold(self, |builder, file| {
+            builder.copy(format!("t/plugins/{file}"), &format!("lua/{file}"))
+        })
+    }
+
+    /// The runtime of a language and the code in it for tests, in `lib/python`,
+    /// `lib/java` and `lib/libgo_verbs.so`; nothing if it was not built.
+    pub fn language(self, language: &str) -> Self {
+        match language {
+            _ if !plugins::has(language) => self,
+            "python" => self
+                .plugin("nonblocking_ffi_python")
+                .copy("tests/python", "lib/python"),
+            "java" => self
+                .plugin("nonblocking_ffi_java")
+                .copy("target/test-plugins/java/faults", "lib/java"),
+            "go" => self.copy("target/test-plugins/libgo_verbs.so", "lib/libgo_verbs.so"),
+            _ => self,
+        }
+    }
+
     /// A shared object that is loaded before all others (`LD_PRELOAD`).
     pub fn preload(mut self, name: &str) -> Self {
         self.preload = Some(name.to_owned());
@@ -132,33 +164,33 @@ impl Builder {
     }
 
     fn try_start(&self) -> Option<Nginx> {
-        let dir = fresh_directory();
-        let library = dir.join("prefix/lib");
-        for sub in ["prefix/lua", "prefix/lib", "logs", "temp", "sockets"] {
-            fs::create_dir_all(dir.join(sub)).unwrap();
-        }
+        let dir = Folder::new();
+        let library = dir.make("prefix/lib", 0o755);
+        dir.make("logs", 0o755);
         for open in ["temp", "sockets"] {
-            fs::set_permissions(dir.join(open), fs::Permissions::from_mode(0o777)).unwrap();
+            dir.make(open, 0o777);
         }
         // Copies, since an unprivileged worker may not be able to enter the
         // folders in which the originals are.
-        copy_tree(&root().join("lua"), &dir.join("prefix/lua"));
+        copy(&root().join("lua"), &dir.join("prefix/lua"));
         let harness = include_str!("harness.lua");
-        fs::write(dir.join("prefix/lua/harness.lua"), harness).unwrap();
+        dir.write("prefix/lua/harness.lua", harness);
         plugins::install("nonblocking_ffi", &library);
         plugins::install("fault", &library);
         plugins::install("echo", &library);
         for name in &self.plugins {
             plugins::install(name, &library);
         }
+        for (from, to) in &self.files {
+            copy(from, &dir.join("prefix").join(to));
+        }
         let counters = Counters::create(&dir.join("counters"));
 
         let port = free_port();
         let configuration = self.configuration(&dir, port);
-        fs::write(dir.join("prefix/nginx.conf"), configuration).unwrap();
+        dir.write("prefix/nginx.conf", &configuration);
         if self.read_only_prefix {
-            let read_only = fs::Permissions::from_mode(0o555);
-            fs::set_permissions(dir.join("prefix"), read_only).unwrap();
+            set_mode(&dir.join("prefix"), 0o555);
         }
         let preload = self.preload.as_deref().map(plugins::find);
         let mut nginx = Nginx::new(spawn(&dir, preload.as_deref()), dir, port, counters);
@@ -287,31 +319,8 @@ pub fn nginx() -> &'static Binary {
     })
 }
 
-/// A new folder for one nginx, which everybody can enter.
-pub fn fresh_directory() -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("nbffi-test-{}-{number}", std::process::id());
-    let dir = std::env::temp_dir().join(name);
-    fs::create_dir(&dir).unwrap();
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-    dir.canonicalize().unwrap()
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-fn free_port() -> u16 {
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

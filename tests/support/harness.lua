@@ -15,25 +15,32 @@ local _M = {
 }
 
 
--- The plugin that misbehaves; `given` has more options for load.
-function _M.fault(given)
-    local options = {
-        runtime = "c", library = "fault", config = "counters=" .. _M.counters,
-    }
+-- Adds the options that are given, if any, to others, and returns these.
+function _M.with(options, given)
     for key, value in pairs(given or {}) do
         options[key] = value
     end
-    return assert(nbffi.load(options))
+    return options
+end
+
+
+-- load, with the options that are given added to others.
+function _M.load(options, given)
+    return nbffi.load(_M.with(options, given))
+end
+
+
+-- The plugin that misbehaves; `given` has more options for load.
+function _M.fault(given)
+    return assert(_M.load({
+        runtime = "c", library = "fault", config = "counters=" .. _M.counters,
+    }, given))
 end
 
 
 -- The same as an asynchronous plugin.
 function _M.async(given)
-    local options = { entry = "fault_async", name = "async" }
-    for key, value in pairs(given or {}) do
-        options[key] = value
-    end
-    return _M.fault(options)
+    return _M.fault(_M.with({ entry = "fault_async", name = "async" }, given))
 end
 
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
+use crate::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -244,7 +244,7 @@ impl Load {
     /// Waits until so many more requests were answered.
     pub fn await_more(&self, number: u64) {
         let goal = self.answered.load(Ordering::Relaxed) + number;
-        eventually("the load goes on", PATIENCE, || {
+        eventually("the load goes on", || {
             self.answered.load(Ordering::Relaxed) >= goal
         });
     }
@@ -256,9 +256,7 @@ impl Load {
     pub fn outlive_reloads(self, nginx: &Nginx, reloads: u64, answers: u64) -> u64 {
         for _ in 0..reloads {
             self.await_more(answers);
-            for worker in nginx.reload() {
-                nginx.wait_gone(worker, EXIT_PROMISE);
-            }
+            nginx.replace_workers(EXIT_PROMISE);
         }
         self.await_more(answers);
         let outcome = self.stop();

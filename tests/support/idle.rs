@@ -4,15 +4,15 @@
 //! for child processes. So what a worker of the same nginx does without the
 //! library is looked at first, if need be, and allowed to the main thread.
 
-use std::fs;
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::builder::{fresh_directory, nginx};
-use super::process::{self, Signal};
-use super::{PATIENCE, eventually};
+use crate::builder::nginx;
+use crate::folder::Folder;
+use crate::process::{self, Signal};
+use crate::{PATIENCE, eventually};
 
 /// How long is looked at once.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ fn wake_ups_of_nginx(time: Duration) -> u64 {
 
 /// Looks at a worker of an nginx with Lua, but without the library.
 fn wakes_up_by_itself() -> bool {
-    let dir = fresh_directory();
+    let dir = Folder::new();
     let configuration = format!(
         "{modules} daemon off; worker_processes 1; pid {dir}/pid; \
          events {{}} http {{ access_log off; \
@@ -76,11 +76,11 @@ fn wakes_up_by_itself() -> bool {
         modules = nginx().load_modules(),
         dir = dir.display(),
     );
-    fs::write(dir.join("nginx.conf"), configuration).unwrap();
+    dir.write("nginx.conf", &configuration);
     let mut command = nginx().command();
     command
         .arg("-p")
-        .arg(&dir)
+        .arg(&*dir)
         .arg("-c")
         .arg(dir.join("nginx.conf"));
     command.args(["-g", "error_log stderr crit;"]);
@@ -88,7 +88,7 @@ fn wakes_up_by_itself() -> bool {
     let mut master = command.spawn().unwrap();
     let pid = master.id() as i32;
     let worker = || process::children(pid).first().copied();
-    eventually("a worker", PATIENCE, || worker().is_some());
+    eventually("a worker", || worker().is_some());
     let worker = worker().unwrap();
     let naps = || process::naps(worker)[0].1;
     // More than once, since its start may take a while.
@@ -99,6 +99,5 @@ fn wakes_up_by_itself() -> bool {
     });
     process::signal(pid, Signal::Term);
     let _ = master.wait();
-    let _ = fs::remove_dir_all(&dir);
     wakes_up
 }

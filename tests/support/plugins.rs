@@ -7,7 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use super::root;
+use crate::root;
+
+/// Whether a language's runtime was built; says so if not.
+pub fn has(language: &str) -> bool {
+    let file = match language {
+        "python" => "target/release/libnonblocking_ffi_python.so",
+        "go" => "target/test-plugins/libgo_verbs.so",
+        "java" => "target/release/libnonblocking_ffi_java.so",
+        _ => return true,
+    };
+    let there = root().join(file).exists();
+    if !there {
+        println!("{language} is left out: there is no {file}");
+    }
+    there
+}
 
 /// Puts `lib<name>.so` into a folder.
 pub fn install(name: &str, folder: &Path) {
@@ -30,7 +45,9 @@ pub fn find(name: &str) -> PathBuf {
         _ => {
             let source = root().join(format!("tests/plugins/{name}.c"));
             if source.exists() {
-                compile(name, &source)
+                let library = temporary().join(format!("lib{name}.so"));
+                compile(&source, &library, &[]);
+                library
             } else {
                 built(&format!("target/examples/lib{name}.so"), "make examples")
             }
@@ -49,16 +66,16 @@ fn built(path: &str, command: &str) -> PathBuf {
     path
 }
 
-fn compile(name: &str, source: &Path) -> PathBuf {
-    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("lib{name}.so"));
-    let fresh = library.with_extension(format!("{}.new", std::process::id()));
+/// Compiles a plugin in C; the header is found.
+pub fn compile(source: &Path, library: &Path, options: &[&str]) {
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    // In place by renaming: a test that runs beside this one may use the old one.
+    let fresh = library.with_extension(format!("{}.new", std::process::id()));
     let status = Command::new(&compiler)
-        .args([
-            "-std=c99", "-fPIC", "-shared", "-pthread", "-O2", "-g", "-Wall", "-Wextra",
-        ])
-        .arg("-I")
+        .args(["-std=c99", "-fPIC", "-shared", "-pthread", "-O2", "-g"])
+        .args(["-Wall", "-Wextra", "-I"])
         .arg(root().join("include"))
+        .args(options)
         .arg(source)
         .arg("-o")
         .arg(&fresh)
@@ -69,15 +86,20 @@ fn compile(name: &str, source: &Path) -> PathBuf {
         "{compiler} {}: {status}",
         source.display()
     );
-    // By renaming: a test that runs beside this one may be using the old one.
-    fs::rename(&fresh, &library).unwrap();
-    library
+    fs::rename(&fresh, library).unwrap();
+}
+
+/// Where what is built for tests stays.
+pub fn temporary() -> PathBuf {
+    let folder = root().join("target/tmp");
+    fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 /// The Rust plugin that panics is an example of the author crate, which
 /// `cargo test --test NAME` does not build.
 fn build_panics() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("panics");
+    let target = temporary().join("panics");
     let output = Command::new(env!("CARGO"))
         .args([
             "build",

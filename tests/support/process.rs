@@ -17,16 +17,32 @@ pub enum Signal {
     Kill,
 }
 
-/// Sends a signal to a process; it may be gone already.
-pub fn signal(pid: i32, signal: Signal) {
-    let number = match signal {
-        Signal::Hup => libc::SIGHUP,
-        Signal::Quit => libc::SIGQUIT,
-        Signal::Term => libc::SIGTERM,
-        Signal::Kill => libc::SIGKILL,
-    };
+impl From<Signal> for i32 {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Hup => libc::SIGHUP,
+            Signal::Quit => libc::SIGQUIT,
+            Signal::Term => libc::SIGTERM,
+            Signal::Kill => libc::SIGKILL,
+        }
+    }
+}
+
+/// Sends a signal, by its name or number, to a process; it may be gone already.
+pub fn signal(pid: i32, signal: impl Into<i32>) {
     // SAFETY: plain numbers; the pid is that of a process the test started.
-    unsafe { libc::kill(pid, number) };
+    unsafe { libc::kill(pid, signal.into()) };
+}
+
+/// A set of signals of a process or of a thread: `SigBlk`, `SigIgn` or `SigCgt`.
+pub fn signals(id: i32, key: &str) -> BTreeSet<i32> {
+    let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let mask = line.map(|line| line.trim_start_matches(':').trim());
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask, 16).ok());
+    let mask = mask.unwrap_or_else(|| panic!("{id}: no {key}"));
+    let is_in = |signal: &i32| mask >> (signal - 1) & 1 == 1;
+    (1..=64).filter(is_in).collect()
 }
 
 /// The fields of `/proc/<pid>/stat` behind the name: state, parent, ...

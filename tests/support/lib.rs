@@ -7,29 +7,31 @@
 //!
 //! | file          | role |
 //! |---------------|------|
-//! | `mod.rs`      | the guard: talk, signal, stop, the final look |
+//! | `lib.rs`      | the guard: talk, signal, stop, the final look |
 //! | [`builder`]   | configuration and start |
+//! | [`folder`]    | temporary folders |
 //! | [`idle`]      | whether a worker sleeps |
 //! | [`http`]      | a client with keep-alive, and a load of many |
 //! | [`process`]   | what `/proc` says of a process; signals |
 //! | [`plugins`]   | compiling test plugins; their counters |
+//! | [`redis`]     | a Redis server |
 //! | `harness.lua` | what the Lua code of the configurations shares |
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 pub mod builder;
+pub mod folder;
 pub mod http;
 pub mod idle;
 pub mod plugins;
 pub mod process;
+pub mod redis;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use builder::Builder;
+use folder::{Folder, set_mode};
 use http::{Client, Response};
 use plugins::Counters;
 use process::{Asleep, Signal};
@@ -71,7 +73,11 @@ impl Size {
 
 /// The repository.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let support = Path::new(env!("CARGO_MANIFEST_DIR"));
+    support
+        .ancestors()
+        .nth(2)
+        .expect("tests/support of the repository")
 }
 
 /// Calls `some` with parts of a number, none larger than `most`, until all of it
@@ -86,10 +92,14 @@ pub fn in_turns<T>(all: u64, most: u64, mut some: impl FnMut(u64) -> T) {
 }
 
 /// Waits until `condition` holds, and fails if that takes too long.
-pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -97,7 +107,7 @@ pub fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
 /// A running nginx.
 pub struct Nginx {
     master: Child,
-    dir: PathBuf,
+    dir: Folder,
     port: u16,
     counters: Counters,
     allowed: Vec<String>,
@@ -111,7 +121,7 @@ impl Nginx {
         Builder::new()
     }
 
-    fn new(master: Child, dir: PathBuf, port: u16, counters: Counters) -> Self {
+    fn new(master: Child, dir: Folder, port: u16, counters: Counters) -> Self {
         Self {
             master,
             dir,
@@ -232,10 +242,62 @@ impl Nginx {
     pub fn reload(&self) -> BTreeSet<i32> {
         let before = self.workers();
         self.signal(Signal::Hup);
-        eventually("new workers after a reload", PATIENCE, || {
+        eventually("new workers after a reload", || {
             self.workers().difference(&before).count() >= 1
         });
         before
+    }
+
+    /// Reloads, and waits until the workers of before are gone, none of which must
+    /// sleep for longer than that.
+    pub fn replace_workers(&self, limit: Duration) {
+        for worker in self.reload() {
+            self.wait_gone(worker, limit);
+        }
+    }
+
+    /// Ends all workers by a reload, by SIGTERM or by SIGQUIT, depending on `round`.
+    /// Waits until they are gone, as [`Nginx::replace_workers`], and returns them.
+    pub fn end_workers(&self, round: usize, limit: Duration) -> BTreeSet<i32> {
+        let workers = self.workers();
+        let all = |signal: Signal| workers.iter().for_each(|&pid| process::signal(pid, signal));
+        match round % 3 {
+            0 => self.signal(Signal::Hup),
+            1 => all(Signal::Term),
+            _ => all(Signal::Quit),
+        }
+        for &worker in &workers {
+            self.wait_gone(worker, limit);
+        }
+        workers
+    }
+
+    /// Sends requests, paths and answers, at the same time, and SIGQUIT when they have
+    /// begun: each must get its answer.
+    pub fn quit_while(&self, requests: &[(String, String)], begun: impl Fn(&Self) -> bool) {
+        std::thread::scope(|scope| {
+            let nginx = &*self;
+            let calls = requests
+                .iter()
+                .map(|(path, _)| scope.spawn(move || nginx.text(path)));
+            let calls: Vec<_> = calls.collect();
+            eventually("all calls have begun", || begun(self));
+            self.signal(Signal::Quit);
+            for (call, (path, answer)) in calls.into_iter().zip(requests) {
+                assert_eq!(call.join().unwrap(), *answer, "{path}");
+            }
+        });
+    }
+
+    /// Asks for the same so many times, on one connection; each must be a success.
+    pub fn repeat(&self, path: &str, times: u64, mut look: impl FnMut(&str)) {
+        let mut client = self.client();
+        for _ in 0..times {
+            let response = client.get(path).unwrap();
+            let text = response.text();
+            assert_eq!(response.status, 200, "{text}\n{}", self.log());
+            look(&text);
+        }
     }
 
     /// The error log so far.
@@ -374,7 +436,7 @@ impl Nginx {
         complaints
     }
 
-    /// Stops nginx in whatever way, and removes its folder.
+    /// Stops nginx in whatever way.
     fn discard(&mut self) {
         if !self.stopped {
             let workers = self.workers();
@@ -385,10 +447,8 @@ impl Nginx {
             }
             self.stopped = true;
         }
-        let _ = fs::set_permissions(self.dir.join("prefix"), fs::Permissions::from_mode(0o755));
-        if std::env::var_os("NBFFI_TEST_KEEP").is_none() {
-            let _ = fs::remove_dir_all(&self.dir);
-        }
+        // It may have been read-only, and is to be removed.
+        set_mode(&self.dir.join("prefix"), 0o755);
     }
 }
 
