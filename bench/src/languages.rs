@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::folder::copy;
+
 use crate::Result;
 
 /// How long a server may take to listen.
@@ -73,13 +75,10 @@ impl Language {
     }
 
     /// Puts what nginx loads into `dir/lib`, and the server's program beside it.
+    /// `root` is a repository that is built.
     pub fn install(self, root: &Path, dir: &Path) -> Result<()> {
-        let library = dir.join("lib");
-        let host = |name: &str| {
-            let path = root.join("target/release").join(name);
-            fs::copy(&path, library.join(name))
-                .map_err(|error| format!("{}: {error}", path.display()))
-        };
+        let library = dir.join("prefix/lib");
+        let host = |name: &str| copy(&root.join("target/release").join(name), &library.join(name));
         match self {
             Self::Go => {
                 let build = |arguments: &[&str], output: &Path, package: &str| {
@@ -96,7 +95,7 @@ impl Language {
                 build(&[], &dir.join("go-server"), "./server")
             }
             Self::Java => {
-                host("libnonblocking_ffi_java.so")?;
+                host("libnonblocking_ffi_java.so");
                 let home = java_home().ok_or("there is no JDK")?;
                 let mut javac = Command::new(home.join("bin/javac"));
                 javac.args(["--release", "17", "-encoding", "UTF-8", "-d"]);
@@ -107,12 +106,8 @@ impl Language {
                 )
             }
             Self::Python => {
-                host("libnonblocking_ffi_python.so")?;
-                fs::create_dir(dir.join("python"))?;
-                fs::copy(
-                    root.join("bench/python/echo.py"),
-                    dir.join("python/echo.py"),
-                )?;
+                host("libnonblocking_ffi_python.so");
+                copy(&root.join("bench/python"), &dir.join("python"));
                 Ok(())
             }
         }

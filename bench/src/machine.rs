@@ -20,7 +20,7 @@ pub struct Machine {
 
 impl Machine {
     /// This one.
-    pub fn this(date: Option<String>, nginx: &str) -> Self {
+    pub fn this(date: Option<String>, nginx: String) -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
         let name = model.and_then(|line| line.split_once(": "));
@@ -30,7 +30,7 @@ impl Machine {
             cores: thread::available_parallelism().map_or(1, usize::from),
             processor: name.map_or("unknown", |(_, name)| name.trim()).to_owned(),
             kernel: kernel.trim().to_owned(),
-            nginx: nginx.to_owned(),
+            nginx,
         }
     }
 

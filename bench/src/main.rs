@@ -5,12 +5,11 @@
 //! |-----------------|------|
 //! | [`workloads`]   | what is measured, as data |
 //! | [`targets`]     | what is to be reached, as data |
-//! | [`nginx`]       | the nginx that everything runs in |
+//! | [`nginx`]       | the nginx that everything runs in, from `tests/support` |
 //! | [`echo_server`] | the rival behind a unix socket |
 //! | [`languages`]   | Go, Java and Python, and their rivals |
 //! | [`measure`]     | workloads in, results out |
 //! | [`process`]     | the worker's processor time and context switches |
-//! | [`http`]        | a client |
 //! | [`machine`]     | what it is measured on |
 //! | [`results`]     | samples, medians, ratios |
 //! | [`table`], [`json`], [`plot`] | how results are shown |
@@ -19,7 +18,6 @@
 //! figures: `docs/benchmarks.md`.
 
 mod echo_server;
-mod http;
 mod json;
 mod languages;
 mod machine;
@@ -40,9 +38,10 @@ use std::sync::atomic::Ordering;
 
 use languages::Language;
 use machine::Machine;
-use measure::{Effort, INTERRUPTED, Meter};
+use measure::{Effort, INTERRUPTED, Meter, measure};
 use nginx::Nginx;
 use results::Results;
+use support::root;
 use workloads::{Run, WORKLOADS, Workload};
 
 /// Whatever goes wrong ends the bench with a message.
@@ -53,6 +52,8 @@ usage: nonblocking-ffi-bench [options]   (or: make bench BENCH_ARGS='options')
   --quick           a short round of everything: does it work?
   --rounds N        measurements per contender, default 7
   --only SUBSTRING  only workloads whose names contain it
+  --compare DIR     beside another build of the repository, in DIR: the same
+                    workloads in an nginx with its library, in turns
   --out DIR         where bench.json and bench.svg go, default target/bench
   --date TEXT       goes into the results
   --list            the workloads";
@@ -64,6 +65,7 @@ struct Options {
     quick: bool,
     rounds: Option<usize>,
     only: String,
+    compare: Option<PathBuf>,
     out: Option<PathBuf>,
     date: Option<String>,
     list: bool,
@@ -81,6 +83,7 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--list" => options.list = true,
                 "--only" => options.only = value()?,
+                "--compare" => options.compare = Some(fs::canonicalize(value()?)?),
                 "--out" => options.out = Some(value()?.into()),
                 "--date" => options.date = Some(value()?),
                 "--rounds" => {
@@ -131,7 +134,7 @@ impl Options {
             chosen.retain(|workload| !needs_wrk(workload));
         }
         for language in languages_of(&chosen) {
-            if let Some(missing) = language.missing(&nginx::root()) {
+            if let Some(missing) = language.missing(root()) {
                 eprintln!("bench: {} is left out: {missing}", language.name());
                 chosen.retain(|workload| workload.language() != Some(language));
             }
@@ -170,33 +173,58 @@ fn run() -> Result<()> {
     let workloads = options.workloads()?;
     end_early_when_told_to();
 
-    let nginx = Nginx::start(&languages_of(&workloads))?;
-    let machine = Machine::this(options.date.clone(), nginx.version());
+    let languages = languages_of(&workloads);
+    let repositories = [Some(root()), options.compare.as_deref()];
+    let mut nginxes = Vec::new();
+    for repository in repositories.into_iter().flatten() {
+        nginxes.push(Nginx::start(repository, &languages)?);
+    }
+    let machine = Machine::this(options.date.clone(), nginx::version()?);
     let effort = options.effort();
     println!("{}; {} rounds\n", machine.text(), effort.rounds);
-    let results = measure_all(&nginx, effort, &workloads).map_err(|error| {
-        let log = nginx.log();
-        format!("{error}\n{log}")
-    })?;
-    nginx.finish()?;
+    let measured = measure_all(&nginxes, effort, &workloads);
+    let results = match measured {
+        Ok(results) => results,
+        Err(error) => {
+            let logs: String = nginxes.into_iter().map(Nginx::stop).collect();
+            return Err(format!("{error}\n{logs}").into());
+        }
+    };
+    for nginx in nginxes {
+        nginx.finish()?;
+    }
 
-    table::print(&results);
-    table::print_targets(&results);
+    let (ours, compared) = (&results[0], results.get(1));
+    table::print(ours);
+    table::print_targets(ours);
+    if let Some(compared) = compared {
+        table::print_comparison(ours, compared);
+    }
     let out = options.out();
     fs::create_dir_all(&out).map_err(|error| format!("{}: {error}", out.display()))?;
     let (json, svg) = (out.join("bench.json"), out.join("bench.svg"));
-    fs::write(&json, json::document(&results, &machine, effort.rounds))?;
-    fs::write(&svg, plot::document(&results, &machine))?;
+    let document = json::document(ours, compared, &machine, effort.rounds);
+    fs::write(&json, document)?;
+    fs::write(&svg, plot::document(ours, &machine))?;
     println!("\nWritten: {}, {}", json.display(), svg.display());
     Ok(())
 }
 
-fn measure_all(nginx: &Nginx, effort: Effort, workloads: &[&'static Workload]) -> Result<Results> {
-    let meter = Meter::new(nginx, effort);
-    let mut results = Results::default();
+/// What was measured in each nginx.
+fn measure_all(
+    nginxes: &[Nginx],
+    effort: Effort,
+    workloads: &[&'static Workload],
+) -> Result<Vec<Results>> {
+    let meters = nginxes.iter().map(|nginx| Meter::new(nginx, effort));
+    let meters: Vec<_> = meters.collect();
+    let mut results: Vec<Results> = meters.iter().map(|_| Results::default()).collect();
     for workload in workloads {
         eprintln!("bench: {} ...", workload.name);
-        results.outcomes.push(meter.measure(workload)?);
+        let outcomes = measure(&meters, workload, effort.rounds)?;
+        for (results, outcome) in results.iter_mut().zip(outcomes) {
+            results.outcomes.push(outcome);
+        }
     }
     Ok(results)
 }

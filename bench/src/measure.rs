@@ -12,10 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nonblocking_ffi_core::stats::Histogram;
+use support::http::Client;
 
 use crate::Result;
-use crate::http::Client;
-use crate::nginx::Nginx;
+use crate::nginx::{Nginx, get};
 use crate::process::{self, FirstInLine, Split};
 use crate::results::{Outcome, Sample};
 use crate::workloads::{Contender, Run, Statistics, Unit, Workload};
@@ -82,7 +82,6 @@ impl Effort {
 }
 
 /// Measures workloads.
-#[derive(Debug)]
 pub struct Meter<'a> {
     nginx: &'a Nginx,
     effort: Effort,
@@ -92,31 +91,6 @@ impl<'a> Meter<'a> {
     /// In this nginx.
     pub fn new(nginx: &'a Nginx, effort: Effort) -> Self {
         Self { nginx, effort }
-    }
-
-    /// All rounds of a workload.
-    pub fn measure(&self, workload: &'static Workload) -> Result<Outcome> {
-        let mut outcome = Outcome {
-            workload,
-            rows: Vec::new(),
-        };
-        let mut calls = Vec::new();
-        for contender in workload.contenders {
-            calls.push(
-                self.warm_up(workload, contender)
-                    .map_err(in_row(workload, contender))?,
-            );
-        }
-        for _ in 0..self.effort.rounds {
-            for (contender, &calls) in workload.contenders.iter().zip(&calls) {
-                let figures = self.run(workload, contender, calls);
-                outcome.add(
-                    contender.label,
-                    figures.map_err(in_row(workload, contender))?,
-                );
-            }
-        }
-        Ok(outcome)
     }
 
     /// Returns how many calls each light thread of a loop is to make.
@@ -228,7 +202,7 @@ impl<'a> Meter<'a> {
     /// A loop in nginx.
     fn ask(&self, ask: &str, bytes: usize, threads: usize, calls: u64) -> Result<Timed> {
         let path = format!("/loop?ask={ask}&bytes={bytes}&threads={threads}&calls={calls}");
-        let answer = self.nginx.client()?.get(&path)?;
+        let answer = self.nginx.get(&path)?;
         let timed = Timed::parse(&answer).ok_or_else(|| format!("GET {path}: {answer}"))?;
         if timed.calls != (calls * threads as u64) as f64 {
             return Err(format!("GET {path}: wrong number of calls: {answer}").into());
@@ -243,16 +217,16 @@ impl<'a> Meter<'a> {
                 some => some,
             };
             let path = format!("/saturate?ask={ask}&threads={threads}");
-            self.nginx.client()?.get(&path)?;
+            self.nginx.get(&path)?;
             thread::sleep(SATURATE);
         }
         let before = process::cpu_us(self.nginx.worker())?;
-        let mut times = timed_requests(self.nginx.client()?, self.effort.latency)?;
+        let mut times = timed_requests(self.nginx.client(), self.effort.latency)?;
         // Shows, too, whether all cores were busy with the load.
         let cpu = process::cpu_us(self.nginx.worker())? - before;
         let cpu = Some(cpu.per(times.len() as f64));
         if load.is_some() {
-            let answer = self.nginx.client()?.get("/relax")?;
+            let answer = self.nginx.get("/relax")?;
             if !answer.parse::<u64>().is_ok_and(|calls| calls > 0) {
                 return Err(format!("there was no load: {answer}").into());
             }
@@ -310,6 +284,54 @@ impl<'a> Meter<'a> {
     }
 }
 
+/// All rounds of a workload by each of the meters, which take turns within a round,
+/// in one order and in the other. The first one has all contenders; what others do not
+/// know is left out.
+pub fn measure(
+    meters: &[Meter],
+    workload: &'static Workload,
+    rounds: usize,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    let mut calls: Vec<Vec<Option<u64>>> = Vec::new();
+    for (index, meter) in meters.iter().enumerate() {
+        let mut known = Vec::new();
+        for contender in workload.contenders {
+            match meter.warm_up(workload, contender) {
+                // Measured in this process, whatever the build.
+                Ok(_) if index > 0 && matches!(contender.run, Run::Statistics(_)) => {
+                    known.push(None);
+                }
+                Ok(calls) => known.push(Some(calls)),
+                Err(error) if index == 0 => return Err(in_row(workload, contender)(error)),
+                Err(error) => {
+                    eprintln!("bench: not compared: {}: {error}", contender.label);
+                    known.push(None);
+                }
+            }
+        }
+        calls.push(known);
+        outcomes.push(Outcome {
+            workload,
+            rows: Vec::new(),
+        });
+    }
+    let mut order: Vec<usize> = (0..meters.len()).collect();
+    for _ in 0..rounds {
+        for (place, contender) in workload.contenders.iter().enumerate() {
+            for &index in &order {
+                if let Some(calls) = calls[index][place] {
+                    let figures = meters[index].run(workload, contender, calls);
+                    let figures = figures.map_err(in_row(workload, contender))?;
+                    outcomes[index].add(contender.label, figures);
+                }
+            }
+        }
+        order.reverse();
+    }
+    Ok(outcomes)
+}
+
 fn in_row<'a>(
     workload: &'a Workload,
     contender: &'a Contender,
@@ -355,7 +377,7 @@ fn timed_requests(mut client: Client, span: Duration) -> Result<Vec<f64>> {
             thread::sleep(early);
             begin = Instant::now();
         }
-        client.get("/once/empty")?;
+        get(&mut client, "/once/empty")?;
         times.push(begin.elapsed().as_secs_f64() * 1e6);
         due += interval;
     }

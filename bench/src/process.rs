@@ -82,7 +82,9 @@ pub fn cpu_us(pid: i32) -> Result<Split> {
             let ns = text.split_whitespace().next()?.parse::<f64>().ok()?;
             return Some(ns / 1e3);
         }
-        let fields = stat(task)?;
+        let text = fs::read_to_string(format!("{task}/stat")).ok()?;
+        // Behind the name: state, parent, ...
+        let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_whitespace().collect();
         let ticks: f64 = fields[11].parse::<f64>().ok()? + fields[12].parse::<f64>().ok()?;
         Some(ticks * 1e6 / ticks_per_second())
     })
@@ -124,26 +126,6 @@ fn split(pid: i32, figure: impl Fn(&str) -> Option<f64>) -> Result<Split> {
 fn ticks_per_second() -> f64 {
     // SAFETY: only asks.
     unsafe { libc::sysconf(libc::_SC_CLK_TCK) as f64 }
-}
-
-/// The fields of a `stat` file behind the name: state, parent, ...
-fn stat(folder: &str) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("{folder}/stat")).ok()?;
-    let fields = &text[text.rfind(')')? + 1..];
-    Some(fields.split_whitespace().map(str::to_owned).collect())
-}
-
-/// The processes that run and whose parent this is.
-pub fn children(parent: i32) -> Vec<i32> {
-    let parent = parent.to_string();
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        stat(&format!("/proc/{pid}")).is_some_and(|fields| fields[1] == parent && fields[0] != "Z")
-    })
-    .collect()
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub struct Row {
     pub samples: Vec<Sample>,
 }
 
-/// Smallest, middle and largest of some values.
+/// Smallest, middle and largest of some values, and the quartiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// The smallest.
@@ -45,6 +45,8 @@ pub struct Spread {
     pub median: f64,
     /// The largest.
     pub max: f64,
+    /// What a quarter and three quarters of them do not exceed.
+    pub quartiles: [f64; 2],
 }
 
 impl Spread {
@@ -53,13 +55,25 @@ impl Spread {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (&min, &max) = (values.first()?, values.last()?);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            (values[middle - 1] + values[middle]) / 2.0
+        // Between two values, as far as the share is between their places.
+        let quantile = |share: f64| {
+            let place = share * (values.len() - 1) as f64;
+            let (below, above) = (values[place as usize], values[place.ceil() as usize]);
+            below + (above - below) * place.fract()
         };
-        Some(Self { min, median, max })
+        Some(Self {
+            min,
+            median: quantile(0.5),
+            max,
+            quartiles: [quantile(0.25), quantile(0.75)],
+        })
+    }
+}
+
+impl Spread {
+    /// The range between the quartiles.
+    pub fn between(&self) -> f64 {
+        self.quartiles[1] - self.quartiles[0]
     }
 }
 
@@ -118,6 +132,11 @@ impl Outcome {
         }
     }
 
+    /// The row of a contender's figure.
+    pub fn row(&self, label: &str, figure: &str) -> Option<&Row> {
+        Some(&self.rows[self.position(label, figure)?])
+    }
+
     fn position(&self, label: &str, figure: &str) -> Option<usize> {
         let same = |row: &Row| row.label == label && row.figure == figure;
         self.rows.iter().position(same)
@@ -125,9 +144,8 @@ impl Outcome {
 
     /// How a row's median compares with that of the reference.
     pub fn ratio(&self, row: &Row) -> Option<f64> {
-        let index = self.position(self.workload.reference, row.figure)?;
-        let reference = self.rows[index].spread()?.median;
-        Some(row.spread()?.median / reference)
+        let reference = self.row(self.workload.reference, row.figure)?;
+        Some(row.spread()?.median / reference.spread()?.median)
     }
 }
 
@@ -141,11 +159,9 @@ pub struct Results {
 impl Results {
     /// A row, if it was measured.
     pub fn row(&self, workload: &str, label: &str, figure: &str) -> Option<&Row> {
-        let outcome = self
-            .outcomes
-            .iter()
-            .find(|outcome| outcome.workload.name == workload)?;
-        Some(&outcome.rows[outcome.position(label, figure)?])
+        let mut outcomes = self.outcomes.iter();
+        let outcome = outcomes.find(|outcome| outcome.workload.name == workload)?;
+        outcome.row(label, figure)
     }
 
     /// A row's median.
@@ -176,10 +192,17 @@ mod tests {
     fn medians_of_odd_and_even_numbers_of_values() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied());
         assert_eq!(spread(&[]), None);
-        let (min, median, max) = (1.0, 2.0, 9.0);
-        let expected = Some(Spread { min, median, max });
-        assert_eq!(spread(&[9.0, 1.0, 2.0]), expected);
-        assert_eq!(spread(&[9.0, 1.0, 1.0, 3.0]), expected);
+        let expected = |quartiles| {
+            let (min, median, max) = (1.0, 2.0, 9.0);
+            Some(Spread {
+                min,
+                median,
+                max,
+                quartiles,
+            })
+        };
+        assert_eq!(spread(&[9.0, 1.0, 2.0]), expected([1.5, 5.5]));
+        assert_eq!(spread(&[9.0, 1.0, 1.0, 3.0]), expected([1.0, 4.5]));
     }
 
     #[test]

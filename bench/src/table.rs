@@ -1,6 +1,6 @@
 //! The one table, for people.
 
-use crate::results::{Outcome, Results, Row, number};
+use crate::results::{Outcome, Results, Row, Spread, number};
 use crate::targets::{TARGETS, Verdict};
 
 const HEAD: [&str; 9] = [
@@ -89,4 +89,44 @@ pub fn print_targets(results: &Results) {
 
 fn figures(value: f64, bound: String) -> String {
     format!("{} ({bound})", number(value))
+}
+
+/// Prints the medians of each row here and in another build, with their quartiles. A
+/// row is marked if its median is worse by more than the wider spread of the two
+/// between their quartiles.
+pub fn print_comparison(ours: &Results, other: &Results) {
+    println!("\nCompared: median [quartiles], first of the other build");
+    for outcome in &ours.outcomes {
+        let name = outcome.workload.name;
+        for row in &outcome.rows {
+            let before = other.row(name, row.label, row.figure);
+            let before = before.and_then(Row::spread);
+            if let (Some(before), Some(now)) = (before, row.spread()) {
+                let higher_is_better = outcome.workload.unit.is_rate();
+                let worse = if higher_is_better {
+                    before.median - now.median
+                } else {
+                    now.median - before.median
+                };
+                let mark = if worse > before.between().max(now.between()) {
+                    "WORSE"
+                } else {
+                    ""
+                };
+                let place = format!("{name}: {}", row.name());
+                let line = format!(
+                    "  {place:48} {:30} {:30} {:.2}  {mark}",
+                    quartiles(before),
+                    quartiles(now),
+                    now.median / before.median,
+                );
+                println!("{}", line.trim_end());
+            }
+        }
+    }
+}
+
+fn quartiles(spread: Spread) -> String {
+    let [lower, upper] = spread.quartiles.map(number);
+    format!("{} [{lower}, {upper}]", number(spread.median))
 }

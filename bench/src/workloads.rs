@@ -95,6 +95,11 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// Whether more is better.
+    pub fn is_rate(self) -> bool {
+        matches!(self, Self::CallsPerSecond | Self::RequestsPerSecond)
+    }
+
     /// For the table.
     pub fn text(self) -> &'static str {
         match self {

@@ -3,28 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-/// A folder that nginx's unprivileged user can enter; removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn fresh(name: &str) -> Self {
-        let name = format!("nbffi-bench-test-{}-{name}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
+use support::folder::Folder;
+use support::{eventually, process};
 
 fn bench(tmp: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_nonblocking-ffi-bench"))
@@ -54,18 +37,18 @@ fn processes_of(folder: &Path) -> Vec<String> {
 
 #[test]
 fn every_workload_works_and_nothing_is_left() {
-    let (tmp, out) = (Folder::fresh("tmp"), Folder::fresh("out"));
-    let output = bench(&tmp.0, &["--quick", "--out", out.0.to_str().unwrap()]);
+    let (tmp, out) = (Folder::new(), Folder::new());
+    let output = bench(&tmp, &["--quick", "--out", out.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stdout);
     let complaints = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaints}");
-    assert_eq!(names(&tmp.0), BTreeSet::new());
-    assert_eq!(processes_of(&tmp.0), Vec::<String>::new());
+    assert_eq!(names(&tmp), BTreeSet::new());
+    assert_eq!(processes_of(&tmp), Vec::<String>::new());
 
-    let json = fs::read_to_string(out.0.join("bench.json")).unwrap();
-    let svg = fs::read_to_string(out.0.join("bench.svg")).unwrap();
+    let json = fs::read_to_string(out.join("bench.json")).unwrap();
+    let svg = fs::read_to_string(out.join("bench.svg")).unwrap();
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
-    let list = bench(&tmp.0, &["--list"]);
+    let list = bench(&tmp, &["--list"]);
     let list = String::from_utf8(list.stdout).unwrap();
     let workloads: Vec<_> = list
         .lines()
@@ -110,11 +93,11 @@ fn every_workload_works_and_nothing_is_left() {
 
 #[test]
 fn a_language_that_the_machine_lacks_is_left_out() {
-    let (tmp, out) = (Folder::fresh("lacking"), Folder::fresh("lacking-out"));
+    let (tmp, out) = (Folder::new(), Folder::new());
     let output = Command::new(env!("CARGO_BIN_EXE_nonblocking-ffi-bench"))
         .args(["--quick", "--only", "go-", "--out"])
-        .arg(&out.0)
-        .env("TMPDIR", &tmp.0)
+        .arg(&*out)
+        .env("TMPDIR", &*tmp)
         .env("GO", "/nowhere/go")
         .output()
         .unwrap();
@@ -130,26 +113,22 @@ fn a_language_that_the_machine_lacks_is_left_out() {
 
 #[test]
 fn nothing_is_left_when_it_is_interrupted() {
-    let (tmp, out) = (Folder::fresh("interrupted"), Folder::fresh("none"));
+    let (tmp, out) = (Folder::new(), Folder::new());
     let mut child = Command::new(env!("CARGO_BIN_EXE_nonblocking-ffi-bench"))
         .args(["--only", "lone-16", "--rounds", "100000"])
         .arg("--out")
-        .arg(&out.0)
-        .env("TMPDIR", &tmp.0)
+        .arg(&*out)
+        .env("TMPDIR", &*tmp)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let start = std::time::Instant::now();
-    while processes_of(&tmp.0).is_empty() {
+    eventually("nginx starts", || {
         assert!(child.try_wait().unwrap().is_none(), "the bench has ended");
-        assert!(start.elapsed().as_secs() < 60, "nginx does not start");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let pid = child.id().to_string();
-    let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-    assert!(killed.success());
+        !processes_of(&tmp).is_empty()
+    });
+    process::signal(child.id() as i32, libc::SIGINT);
     assert!(!child.wait().unwrap().success());
-    assert_eq!(names(&tmp.0), BTreeSet::new());
-    assert_eq!(processes_of(&tmp.0), Vec::<String>::new());
+    assert_eq!(names(&tmp), BTreeSet::new());
+    assert_eq!(processes_of(&tmp), Vec::<String>::new());
 }

@@ -12,8 +12,10 @@ use crate::plugins::{self, Counters};
 use crate::{Nginx, process, root};
 
 /// What an nginx is to be like.
+#[derive(Default)]
 pub struct Builder {
-    workers: usize,
+    root: Option<PathBuf>,
+    workers: Option<usize>,
     main: String,
     setup: String,
     init: String,
@@ -28,27 +30,15 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// One worker and no locations but the harness's own.
-    pub fn new() -> Self {
-        Self {
-            workers: 1,
-            main: String::new(),
-            setup: String::new(),
-            init: String::new(),
-            init_worker: String::new(),
-            http: String::new(),
-            server: String::new(),
-            socket_dirs: None,
-            read_only_prefix: false,
-            plugins: Vec::new(),
-            files: Vec::new(),
-            preload: None,
-        }
+    /// The repository whose library is used, and its Lua code; this one by default.
+    pub fn root(mut self, root: &Path) -> Self {
+        self.root = Some(root.to_owned());
+        self
     }
 
     /// How many workers it has; 1 by default.
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
+        self.workers = Some(workers);
         self
     }
 
@@ -172,10 +162,12 @@ impl Builder {
         }
         // Copies, since an unprivileged worker may not be able to enter the
         // folders in which the originals are.
-        copy(&root().join("lua"), &dir.join("prefix/lua"));
+        let root = self.root.as_deref().unwrap_or(root());
+        copy(&root.join("lua"), &dir.join("prefix/lua"));
         let harness = include_str!("harness.lua");
         dir.write("prefix/lua/harness.lua", harness);
-        plugins::install("nonblocking_ffi", &library);
+        let core = plugins::core(root);
+        copy(&core, &library.join("libnonblocking_ffi.so"));
         plugins::install("fault", &library);
         plugins::install("echo", &library);
         for name in &self.plugins {
@@ -186,22 +178,22 @@ impl Builder {
         }
         let counters = Counters::create(&dir.join("counters"));
 
-        let port = free_port();
-        let configuration = self.configuration(&dir, port);
+        let (port, workers) = (free_port(), self.workers.unwrap_or(1));
+        let configuration = self.configuration(&dir, port, workers);
         dir.write("prefix/nginx.conf", &configuration);
         if self.read_only_prefix {
             set_mode(&dir.join("prefix"), 0o555);
         }
         let preload = self.preload.as_deref().map(plugins::find);
         let mut nginx = Nginx::new(spawn(&dir, preload.as_deref()), dir, port, counters);
-        if nginx.wait_until_ready(self.workers) {
+        if nginx.wait_until_ready(workers) {
             return Some(nginx);
         }
         nginx.discard();
         None
     }
 
-    fn configuration(&self, dir: &Path, port: u16) -> String {
+    fn configuration(&self, dir: &Path, port: u16, workers: usize) -> String {
         let dir_text = dir.display();
         let user =
             process::unprivileged_user().map_or(String::new(), |user| format!("user {user};"));
@@ -215,7 +207,6 @@ impl Builder {
             .map(|path| format!("{path:?}, "))
             .collect();
         let Self {
-            workers,
             main,
             setup,
             init,
@@ -342,7 +333,9 @@ fn spawn(dir: &Path, preload: Option<&Path>) -> Child {
         .current_dir(&prefix)
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
-        .stderr(output);
+        .stderr(output)
+        // Control-C is for what has started it.
+        .process_group(0);
     if let Some(library) = preload {
         command.env("LD_PRELOAD", library);
     }

@@ -118,7 +118,7 @@ pub struct Nginx {
 impl Nginx {
     /// An nginx with one worker and no locations but the harness's own.
     pub fn builder() -> Builder {
-        Builder::new()
+        Builder::default()
     }
 
     fn new(master: Child, dir: Folder, port: u16, counters: Counters) -> Self {

@@ -37,10 +37,12 @@ pub fn find(name: &str) -> PathBuf {
     static FOUND: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let make = || match name {
-        "nonblocking_ffi" => built("target/release/libnonblocking_ffi.so", "make build"),
-        "nonblocking_ffi_python" | "nonblocking_ffi_java" => {
-            built(&format!("target/release/lib{name}.so"), "make hosts")
-        }
+        "nonblocking_ffi" => core(root()),
+        "nonblocking_ffi_python" | "nonblocking_ffi_java" => built(
+            root(),
+            &format!("target/release/lib{name}.so"),
+            "make hosts",
+        ),
         "panics" => build_panics(),
         _ => {
             let source = root().join(format!("tests/plugins/{name}.c"));
@@ -49,15 +51,24 @@ pub fn find(name: &str) -> PathBuf {
                 compile(&source, &library, &[]);
                 library
             } else {
-                built(&format!("target/examples/lib{name}.so"), "make examples")
+                built(
+                    root(),
+                    &format!("target/examples/lib{name}.so"),
+                    "make examples",
+                )
             }
         }
     };
     found.entry(name.to_owned()).or_insert_with(make).clone()
 }
 
-fn built(path: &str, command: &str) -> PathBuf {
-    let path = root().join(path);
+/// The core of a repository.
+pub fn core(root: &Path) -> PathBuf {
+    built(root, "target/release/libnonblocking_ffi.so", "make build")
+}
+
+fn built(root: &Path, path: &str, command: &str) -> PathBuf {
+    let path = root.join(path);
     assert!(
         path.exists(),
         "{} is missing: run `{command}` first (or `make test`, which does)",
@@ -73,9 +84,10 @@ pub fn compile(source: &Path, library: &Path, options: &[&str]) {
     let fresh = library.with_extension(format!("{}.new", std::process::id()));
     let status = Command::new(&compiler)
         .args(["-std=c99", "-fPIC", "-shared", "-pthread", "-O2", "-g"])
-        .args(["-Wall", "-Wextra", "-I"])
-        .arg(root().join("include"))
+        .args(["-Wall", "-Wextra"])
         .args(options)
+        .arg("-I")
+        .arg(root().join("include"))
         .arg(source)
         .arg("-o")
         .arg(&fresh)
