@@ -2,8 +2,10 @@
 #include "bridge.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "_cgo_export.h"
 
@@ -175,19 +177,54 @@ nbffi_go_remaining(const nbffi_host *host, nbffi_task task)
                                       : NBFFI_GO_NO_DEADLINE;
 }
 
-uint64_t
-nbffi_go_look(nbffi_go_watch *watches, uint64_t count, int64_t due_ns)
+int
+nbffi_go_is_cancelled(const nbffi_host *host, nbffi_task task)
 {
-    nbffi_go_watch  *watch;
-    uint64_t         cancelled = 0;
+    return host->is_cancelled(task);
+}
 
-    for (watch = watches; watch < watches + count; watch++) {
-        watch->cancelled =
-            watch->host->is_cancelled(watch->task)
-            && nbffi_go_remaining(watch->host, watch->task) >= due_ns;
-        cancelled += (uint64_t) watch->cancelled;
+static int         cancellations = -1;
+static atomic_int  cancellations_lost;
+
+void
+nbffi_go_cancellations(int pipe)
+{
+    cancellations = pipe;
+}
+
+int
+nbffi_go_cancellations_lost(void)
+{
+    return atomic_exchange(&cancellations_lost, 0);
+}
+
+/* On the host's thread: it must not wait, so it does not enter Go. If the pipe is
+ * full, its reader looks at all tasks. It may have read all of it before it is told
+ * so: the second write wakes it then. */
+static void
+cancelled(void *arg, nbffi_task task)
+{
+    int attempt;
+
+    (void) arg;
+    for (attempt = 0; attempt < 2; attempt++) {
+        if (write(cancellations, &task, sizeof(task)) == sizeof(task)) {
+            return;
+        }
+        atomic_store(&cancellations_lost, 1);
     }
-    return cancelled;
+}
+
+int
+nbffi_go_on_cancel(const nbffi_host *host, nbffi_task task)
+{
+    int rc;
+
+    if (!HAS(host, on_cancel) || cancellations < 0) {
+        return 0;
+    }
+    rc = host->on_cancel(task, cancelled, NULL);
+    return rc == NBFFI_OK || rc == NBFFI_STALE;
 }
 
 typedef struct {

@@ -32,13 +32,6 @@ typedef struct {
     nbffi_go_task      tasks[NBFFI_GO_TASKS];
 } nbffi_go_visit;
 
-/* A task whose context somebody waits for. */
-typedef struct {
-    const nbffi_host  *host;
-    nbffi_task         task;
-    int                cancelled;
-} nbffi_go_watch;
-
 /* What nbffi_go_remaining returns for a task without a deadline. */
 #define NBFFI_GO_NO_DEADLINE INT64_MAX
 
@@ -80,11 +73,19 @@ const char *nbffi_go_name(const nbffi_host *host, uint64_t *len);
 /* Nanoseconds until the deadline of a task, not positive if it has passed. */
 int64_t nbffi_go_remaining(const nbffi_host *host, nbffi_task task);
 
-/* Sets `cancelled` of each, and returns how many are. A caller that has timed
- * out looks as one that has cancelled. Go has a timer for that, which says why:
- * who has less than `due_ns` until its deadline is left to it. */
-uint64_t nbffi_go_look(nbffi_go_watch *watches, uint64_t count,
-                       int64_t due_ns);
+/* Whether nobody waits for a task any more. */
+int nbffi_go_is_cancelled(const nbffi_host *host, nbffi_task task);
+
+/* Says where the handles of such tasks are to be written: a pipe, whose end for
+ * writing does not block. Once, before the first nbffi_go_on_cancel. */
+void nbffi_go_cancellations(int pipe);
+
+/* 1, once, if some could not be written. */
+int nbffi_go_cancellations_lost(void);
+
+/* Has the task's handle written when nobody waits for it any more. 0 if that is not
+ * to be had from this host. */
+int nbffi_go_on_cancel(const nbffi_host *host, nbffi_task task);
 
 /* 1 if SIGPIPE did not end the process when this library was loaded. */
 int nbffi_go_sigpipe_is_harmless(void);

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lua-resty-nonblocking-ffi/lua-resty-nonblocking-ffi/runtimes/go/internal/fakehost"
 )
 
 // waiting waits for the end of its context and tells how it came.
@@ -41,18 +43,16 @@ func TestACallerThatGivesUp(t *testing.T) {
 			t.Error(err)
 		}
 		task.Wait()
-		await(t, "the watcher rests", func() bool {
-			watcher.Lock()
-			defer watcher.Unlock()
-			return !watcher.running && len(watcher.tasks) == 0 && len(watcher.watches) == 0
-		})
+		if count := watches(); count != 0 {
+			t.Errorf("%d tasks are watched", count)
+		}
 	})
 }
 
 // A caller that times out looks as one that gives up; the deadline is what it is.
 func TestATimeoutIsADeadline(t *testing.T) {
 	ends := make(chan error, 1)
-	host := load(t, setting{entry: entry(waiting(ends)), minor: 2})
+	host := load(t, setting{entry: entry(waiting(ends)), minor: 3})
 	for i := 0; i < 20; i++ {
 		task := host.Post(nil, 30*time.Millisecond)
 		time.Sleep(29 * time.Millisecond)
@@ -67,7 +67,7 @@ func TestATimeoutIsADeadline(t *testing.T) {
 func TestManyThatGiveUp(t *testing.T) {
 	const number = 1000
 	ends := make(chan error, number)
-	host := load(t, setting{entry: entry(waiting(ends)), minor: 2})
+	host := load(t, setting{entry: entry(waiting(ends)), minor: 3})
 	var cancel []func()
 	for i := 0; i < number; i++ {
 		task := host.Post(nil, time.Hour)
@@ -86,7 +86,7 @@ func TestManyThatGiveUp(t *testing.T) {
 	select {
 	case err := <-ends:
 		t.Error("one that was not cancelled: ", err)
-	case <-time.After(10 * tick):
+	case <-time.After(10 * margin):
 	}
 	for i := 1; i < number; i += 2 {
 		cancel[i]()
@@ -110,7 +110,7 @@ func TestDeadline(t *testing.T) {
 		}
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler), minor: 2})
+	host := load(t, setting{entry: entry(handler), minor: 3})
 	host.Post(nil, time.Hour).Wait()
 	for i := 0; i < 2; i++ {
 		if d := <-deadlines; !d.ok || d.left > time.Hour || d.left < time.Hour-patience {
@@ -137,7 +137,7 @@ func TestTheContextEndsWithTheHandler(t *testing.T) {
 			contexts <- ctx
 			return nil, nil
 		}
-		host := load(t, setting{entry: entry(handler), minor: 2})
+		host := load(t, setting{entry: entry(handler), minor: 3})
 		if result := host.Call(""); result.Failed {
 			t.Error(result.Message)
 		}
@@ -156,7 +156,7 @@ func TestTheReasonDoesNotChange(t *testing.T) {
 		contexts <- ctx
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler), minor: 2})
+	host := load(t, setting{entry: entry(handler), minor: 3})
 	host.Post(nil, 10*time.Millisecond).Wait()
 	if err := (<-contexts).Err(); err != context.DeadlineExceeded {
 		t.Error(err)
@@ -180,7 +180,7 @@ func TestChildrenNeedNoGoroutine(t *testing.T) {
 		counts <- goroutines()
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler, Inline), minor: 2})
+	host := load(t, setting{entry: entry(handler, Inline), minor: 3})
 	if result := host.Call(""); result.Failed {
 		t.Error(result.Message)
 	}
@@ -199,7 +199,7 @@ func TestNameConfigAndLog(t *testing.T) {
 		return []byte(Name(ctx) + "|" + Config(ctx)), nil
 	}
 	name := entry(handler)
-	host := load(t, setting{entry: name, config: "a:1:b\n", minor: 2})
+	host := load(t, setting{entry: name, config: "a:1:b\n", minor: 3})
 	result := host.Call("!")
 	if string(result.Response) != name+"|a:1:b\n" || result.Code != 7 || result.Message != "seven" {
 		t.Errorf("%+v", result)
@@ -232,7 +232,7 @@ func TestAContextThatIsKeptTooLong(t *testing.T) {
 			return nil, nil
 		}
 		name := entry(handler)
-		host := newHost(setting{entry: name, minor: 2, threads: 2})
+		host := newHost(setting{entry: name, minor: 3, threads: 2})
 		if err := host.Load("nbffi_go_entry"); err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +265,7 @@ func TestAContextThatIsAskedTooLate(t *testing.T) {
 			<-began
 			return nil, nil
 		}
-		host := newHost(setting{entry: entry(handler), minor: 2, threads: 1})
+		host := newHost(setting{entry: entry(handler), minor: 3, threads: 1})
 		if err := host.Load("nbffi_go_entry"); err != nil {
 			t.Fatal(err)
 		}
@@ -278,17 +278,11 @@ func TestAContextThatIsAskedTooLate(t *testing.T) {
 	}
 }
 
-// watches counts the tasks of a runtime that are looked at.
-func watches(in *instance) int {
-	watcher.Lock()
-	defer watcher.Unlock()
-	count := 0
-	for _, watch := range watcher.tasks {
-		if watch.in == in {
-			count++
-		}
-	}
-	return count
+// watches counts the tasks whose contexts may end because nobody waits.
+func watches() int {
+	cancellations.Lock()
+	defer cancellations.Unlock()
+	return len(cancellations.byTask)
 }
 
 func TestManyAskAtTheSameTime(t *testing.T) {
@@ -309,10 +303,10 @@ func TestManyAskAtTheSameTime(t *testing.T) {
 				return nil, errors.New("another channel")
 			}
 		}
-		counts <- watches(runtimeOf(ctx))
+		counts <- watches()
 		return nil, nil
 	}
-	host := load(t, setting{entry: entry(handler, Goroutines), minor: 2})
+	host := load(t, setting{entry: entry(handler, Goroutines), minor: 3})
 	for i := 0; i < 2000; i++ {
 		if result := host.Call(""); result.Failed {
 			t.Fatal(result.Message)
@@ -323,30 +317,26 @@ func TestManyAskAtTheSameTime(t *testing.T) {
 	}
 }
 
-// Whoever begins to look at a task too late: when the runtime is closed, nobody
-// looks at it any more.
-func TestCloseEndsTheWatch(t *testing.T) {
-	instances := make(chan *instance, 1)
-	handler := func(ctx context.Context, _ []byte) ([]byte, error) {
-		in := runtimeOf(ctx)
-		for i := 0; i < 3; i++ {
-			in.watch(ctx.(*task).handle, func() {})
+// More than the pipe holds, while its reader is busy: it looks at all of them.
+func TestMoreGiveUpThanThePipeHolds(t *testing.T) {
+	const number = 20000
+	ends := make(chan error, number)
+	host := load(t, setting{entry: entry(waiting(ends), Goroutines), minor: 3})
+	var tasks []fakehost.Task
+	for i := 0; i < number; i++ {
+		tasks = append(tasks, host.Post(nil, time.Hour))
+		defer tasks[i].Wait()
+	}
+	await(t, "all wait", func() bool { return watches() == number })
+	// The reader waits for this lock.
+	cancellations.Lock()
+	for _, task := range tasks {
+		task.Cancel()
+	}
+	cancellations.Unlock()
+	for i := 0; i < number; i++ {
+		if err := <-ends; err != context.Canceled {
+			t.Fatal(err)
 		}
-		instances <- in
-		return nil, nil
-	}
-	host := newHost(setting{entry: entry(handler), minor: 2, threads: 1})
-	if err := host.Load("nbffi_go_entry"); err != nil {
-		t.Fatal(err)
-	}
-	host.Call("")
-	in := <-instances
-	if count := watches(in); count != 3 {
-		t.Fatalf("%d watches", count)
-	}
-	host.Close()
-	host.Free()
-	if count := watches(in); count != 0 {
-		t.Fatalf("%d watches", count)
 	}
 }

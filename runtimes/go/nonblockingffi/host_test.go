@@ -83,7 +83,7 @@ func every(t *testing.T, test func(t *testing.T, minor int, options []Option)) {
 		"goroutines": {Goroutines},
 		"zero copy":  {ZeroCopy},
 	} {
-		for minor := 0; minor <= 2; minor++ {
+		for minor := 0; minor <= 3; minor++ {
 			t.Run(fmt.Sprintf("%s, ABI 1.%d", name, minor), func(t *testing.T) {
 				test(t, minor, options)
 			})

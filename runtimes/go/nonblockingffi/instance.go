@@ -175,9 +175,8 @@ func nbffiGoClose(number C.uint64_t) {
 // detach leaves the host: from now on what is logged is lost.
 func (in *instance) detach() {
 	in.lock.Lock()
+	defer in.lock.Unlock()
 	in.host = nil
-	in.lock.Unlock()
-	watcher.removeAll(in)
 }
 
 // log writes to nginx's error log, while the runtime is not closed. The host writes
@@ -222,15 +221,19 @@ func (in *instance) deadline(handle C.nbffi_task) (time.Time, bool) {
 	return time.Now().Add(time.Duration(remaining)), true
 }
 
-// watch begins to look whether a task is cancelled; until it is removed.
-func (in *instance) watch(handle C.nbffi_task, cancel context.CancelFunc) *watch {
-	watch := &watch{in: in, cancel: cancel, place: -1}
+// onCancel has the host tell when nobody waits for a task any more. False if it cannot.
+// There is nothing to tell when the task has ended, or the runtime is closed.
+func (in *instance) onCancel(handle C.nbffi_task) bool {
 	in.lock.RLock()
 	defer in.lock.RUnlock()
-	if in.host != nil {
-		watcher.add(watch, in.host, handle)
-	}
-	return watch
+	return in.host == nil || C.nbffi_go_on_cancel(in.host, handle) != 0
+}
+
+// isCancelled asks the host whether nobody waits for a task any more.
+func (in *instance) isCancelled(handle C.nbffi_task) bool {
+	in.lock.RLock()
+	defer in.lock.RUnlock()
+	return in.host != nil && C.nbffi_go_is_cancelled(in.host, handle) != 0
 }
 
 // pointer is how C takes a slice.

@@ -39,11 +39,16 @@ func (m *taskMaker) next() *task {
 }
 
 // inner is the context that ends: by its deadline, which is a timer of Go's, or
-// by the watcher.
+// when nobody waits for the task any more, see cancel.go.
 type inner struct {
 	context.Context
-	end   context.CancelFunc
-	watch *watch
+	end context.CancelFunc
+	in  *instance
+
+	// With the lock of cancellations: the task's handle once it is watched, and
+	// whether its handler has returned.
+	handle C.nbffi_task
+	closed bool
 }
 
 // over is the inner context of all handlers that have returned without having
@@ -86,30 +91,27 @@ func (t *task) ask() *inner {
 	if inner := t.inner.Load(); inner != nil {
 		return inner
 	}
-	made := &inner{}
+	made := &inner{in: t.in}
 	deadline, ok := t.in.deadline(t.handle)
 	if ok {
 		made.Context, made.end = context.WithDeadline(context.Background(), deadline)
 	} else {
 		made.Context, made.end = context.WithCancel(context.Background())
 	}
-	made.watch = t.in.watch(t.handle, made.end)
 	if t.inner.CompareAndSwap(nil, made) {
+		made.watch(t.handle)
 		return made
 	}
 	// Another goroutine was first, or the handler has returned meanwhile.
-	made.close()
+	made.end()
 	return t.inner.Load()
 }
 
 // finish ends the context: the handler has returned.
 func (t *task) finish() {
 	if !t.inner.CompareAndSwap(nil, over) {
-		t.inner.Load().close()
+		inner := t.inner.Load()
+		inner.forget()
+		inner.end()
 	}
-}
-
-func (i *inner) close() {
-	watcher.remove(i.watch)
-	i.end()
 }

@@ -21,7 +21,9 @@ typedef struct {
     uint32_t         generation;
     int              state;
     uint64_t         deadline;
-    atomic_int       cancelled;
+    int              cancelled;
+    nbffi_cancel_fn  on_cancel;
+    void            *on_cancel_arg;
     char            *req;
     uint64_t         len;
     fakehost_result  result;
@@ -240,6 +242,36 @@ host_set_status(nbffi_task task, int64_t code, const char *msg, uint64_t len)
     return rc;
 }
 
+static int
+host_on_cancel(nbffi_task task, nbffi_cancel_fn fn, void *arg)
+{
+    fakehost  *host = host_of(task);
+    slot      *slot = slot_of(host, task);
+    int        rc = NBFFI_STALE, cancelled = 0;
+
+    pthread_mutex_lock(&host->lock);
+    if (slot->generation == (uint32_t) task && slot->state == RUNNING) {
+        cancelled = slot->cancelled;
+        slot->on_cancel = fn;
+        slot->on_cancel_arg = arg;
+        rc = NBFFI_OK;
+    }
+    pthread_mutex_unlock(&host->lock);
+    if (cancelled) {
+        fn(arg, task);
+    }
+    return rc;
+}
+
+static int
+host_at_exit(const nbffi_host *host, nbffi_exit_fn fn, void *arg)
+{
+    (void) host;
+    (void) fn;
+    (void) arg;
+    return NBFFI_OK;
+}
+
 /* With the lock: the next task, if there is one. */
 static slot *
 take(fakehost *host, nbffi_task *task)
@@ -415,7 +447,8 @@ fakehost_new(const char *name, const char *config, int minor, int threads)
                               | (uint32_t) minor;
     host->table.size = minor == 0   ? offsetof(nbffi_host, next)
                        : minor == 1 ? offsetof(nbffi_host, await_next)
-                                    : offsetof(nbffi_host, at_exit);
+                       : minor == 2 ? offsetof(nbffi_host, at_exit)
+                                    : sizeof(nbffi_host);
     host->table.log = host_log;
     host->table.config = host_config;
     host->table.name = host_name;
@@ -429,6 +462,10 @@ fakehost_new(const char *name, const char *config, int minor, int threads)
     }
     if (minor > 1) {
         host->table.await_next = host_await_next;
+    }
+    if (minor > 2) {
+        host->table.at_exit = host_at_exit;
+        host->table.on_cancel = host_on_cancel;
     }
     snprintf(host->name, sizeof(host->name), "%s", name);
     host->config = copy_of(config, strlen(config));
@@ -475,6 +512,7 @@ fakehost_post(fakehost *host, const char *data, uint64_t len,
     slot->state = QUEUED;
     slot->deadline = deadline_ns;
     slot->cancelled = 0;
+    slot->on_cancel = NULL;
     slot->req = copy_of(data, len);
     slot->len = len;
     memset(&slot->result, 0, sizeof(slot->result));
@@ -502,7 +540,16 @@ fakehost_wait(fakehost *host, nbffi_task task, fakehost_result *result)
 void
 fakehost_cancel(fakehost *host, nbffi_task task)
 {
-    slot_of(host, task)->cancelled = 1;
+    slot             *slot = slot_of(host, task);
+    nbffi_cancel_fn   fn;
+
+    pthread_mutex_lock(&host->lock);
+    slot->cancelled = 1;
+    fn = slot->state == RUNNING ? slot->on_cancel : NULL;
+    pthread_mutex_unlock(&host->lock);
+    if (fn != NULL) {
+        fn(slot->on_cancel_arg, task);
+    }
 }
 
 void
