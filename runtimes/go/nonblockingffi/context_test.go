@@ -322,7 +322,7 @@ func TestMoreGiveUpThanThePipeHolds(t *testing.T) {
 	const number = 20000
 	ends := make(chan error, number)
 	host := load(t, setting{entry: entry(waiting(ends), Goroutines), minor: 3})
-	var tasks []fakehost.Task
+	var tasks []*fakehost.Task
 	for i := 0; i < number; i++ {
 		tasks = append(tasks, host.Post(nil, time.Hour))
 		defer tasks[i].Wait()

@@ -29,7 +29,7 @@ func TestEveryRequestIsAnswered(t *testing.T) {
 				t.Errorf("%d bytes: %d, %s", size, len(result.Response), result.Message)
 			}
 		}
-		var tasks []fakehost.Task
+		var tasks []*fakehost.Task
 		for i := 0; i < 10000; i++ {
 			tasks = append(tasks, host.Post([]byte(fmt.Sprint(i)), 0))
 		}
@@ -167,7 +167,7 @@ func TestBlockedHandlersKeepNobodyOut(t *testing.T) {
 			for i := 0; i < 10*maxStreak; i++ {
 				host.Call("quick")
 			}
-			var tasks []fakehost.Task
+			var tasks []*fakehost.Task
 			for i := 0; i < 200; i++ {
 				tasks = append(tasks, host.Post([]byte("block"), 0))
 			}
@@ -226,7 +226,7 @@ func TestAThreadDoesNotStayWithASlowHandler(t *testing.T) {
 	for i := 0; i < 10*maxStreak; i++ {
 		host.Call("")
 	}
-	var tasks []fakehost.Task
+	var tasks []*fakehost.Task
 	for i := 0; i < slow; i++ {
 		tasks = append(tasks, host.Post([]byte("slow"), 0))
 	}
@@ -275,7 +275,7 @@ func TestNotAllThreadsWaitInGo(t *testing.T) {
 		return nil, nil
 	}
 	host := load(t, setting{entry: entry(handler, Inline), minor: 2, threads: threads})
-	var tasks []fakehost.Task
+	var tasks []*fakehost.Task
 	for i := 0; i < threads; i++ {
 		tasks = append(tasks, host.Post(nil, 0))
 	}

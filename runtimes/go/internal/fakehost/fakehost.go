@@ -6,18 +6,41 @@ package fakehost
 
 // #cgo LDFLAGS: -lpthread
 // #include <stdlib.h>
+// #include <string.h>
 // #include "fakehost.h"
 import "C"
 
 import (
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 	"unsafe"
 )
 
 // A Host is one runtime, from New to Close.
 type Host struct {
-	host *C.fakehost
+	c        *C.fakehost
+	name     string
+	pool     int
+	threads  []C.pthread_t
+	queue    []*Task
+	stopping bool
+	log      string
+	stale    int
+}
+
+// state is guarded by its lock, and so are all hosts and tasks.
+var state = struct {
+	sync.Mutex
+	posted *sync.Cond
+	hosts  map[*C.fakehost]*Host
+	tasks  map[C.nbffi_task]*Task
+	last   C.nbffi_task
+}{hosts: map[*C.fakehost]*Host{}, tasks: map[C.nbffi_task]*Task{}}
+
+func init() {
+	state.posted = sync.NewCond(&state)
 }
 
 // An Entry is how the plugin is entered.
@@ -31,29 +54,45 @@ const (
 
 // New makes a host of ABI version 1.minor, with a pool of so many threads.
 func New(name, config string, minor, threads int) *Host {
-	n, c := C.CString(name), C.CString(config)
-	defer C.free(unsafe.Pointer(n))
-	defer C.free(unsafe.Pointer(c))
-	return &Host{C.fakehost_new(n, c, C.int(minor), C.int(threads))}
+	c := C.fakehost_new(C.CString(name), C.CString(config), C.int(minor))
+	host := &Host{c: c, name: name, pool: threads}
+	state.Lock()
+	defer state.Unlock()
+	state.hosts[c] = host
+	return host
 }
 
 // Load initialises the plugin and starts the threads.
 func (h *Host) Load(entry Entry) error {
-	name := C.CString(string(entry))
-	defer C.free(unsafe.Pointer(name))
 	const size = 256
 	message := (*C.char)(C.calloc(1, size))
 	defer C.free(unsafe.Pointer(message))
-	if C.fakehost_load(h.host, name, message, size) != 0 {
+	framed := C.int(0)
+	if entry == Framed {
+		framed = 1
+	}
+	if C.fakehost_load(h.c, framed, message, size) != 0 {
 		return errors.New(C.GoString(message))
+	}
+	for i := 0; i < h.pool; i++ {
+		h.threads = append(h.threads, C.fakehost_start(h.c))
 	}
 	return nil
 }
 
 // A Task has been posted.
 type Task struct {
-	host   *Host
-	handle C.nbffi_task
+	host      *Host
+	handle    C.nbffi_task
+	request   unsafe.Pointer
+	length    C.uint64_t
+	deadline  C.uint64_t
+	running   bool
+	cancelled bool
+	onCancel  C.nbffi_cancel_fn
+	arg       unsafe.Pointer
+	result    Result
+	ended     chan struct{}
 }
 
 // A Result is how a task ended.
@@ -65,33 +104,42 @@ type Result struct {
 }
 
 // Post posts a request; a timeout of 0 is none.
-func (h *Host) Post(request []byte, timeout time.Duration) Task {
-	deadline := C.uint64_t(C.NBFFI_NO_DEADLINE)
-	if timeout != 0 {
-		deadline = C.uint64_t(monotonic() + timeout)
+func (h *Host) Post(request []byte, timeout time.Duration) *Task {
+	t := &Task{
+		host:     h,
+		request:  C.CBytes(request),
+		length:   C.uint64_t(len(request)),
+		deadline: C.NBFFI_NO_DEADLINE,
+		ended:    make(chan struct{}),
 	}
-	data := C.CBytes(request)
-	defer C.free(data)
-	return Task{h, C.fakehost_post(h.host, (*C.char)(data), C.uint64_t(len(request)), deadline)}
+	if timeout != 0 {
+		t.deadline = C.uint64_t(time.Duration(C.fakehost_now()) + timeout)
+	}
+	state.Lock()
+	defer state.Unlock()
+	state.last++
+	t.handle = state.last
+	state.tasks[t.handle] = t
+	h.queue = append(h.queue, t)
+	state.posted.Broadcast()
+	return t
 }
 
-// Wait waits until the task has ended; once for each.
-func (t Task) Wait() Result {
-	var result C.fakehost_result
-	C.fakehost_wait(t.host.host, t.handle, &result)
-	defer C.free(unsafe.Pointer(result.data))
-	defer C.free(unsafe.Pointer(result.message))
-	return Result{
-		Response: C.GoBytes(unsafe.Pointer(result.data), C.int(result.len)),
-		Failed:   result.failed != 0,
-		Code:     int64(result.code),
-		Message:  C.GoString(result.message),
-	}
+// Wait waits until the task has ended.
+func (t *Task) Wait() Result {
+	<-t.ended
+	return t.result
 }
 
 // Cancel is what a caller does that gives up.
-func (t Task) Cancel() {
-	C.fakehost_cancel(t.host.host, t.handle)
+func (t *Task) Cancel() {
+	state.Lock()
+	t.cancelled = true
+	tell := t.running && t.onCancel != nil
+	state.Unlock()
+	if tell {
+		C.fakehost_tell(t.onCancel, t.arg, t.handle)
+	}
 }
 
 // Call is Post and Wait.
@@ -101,31 +149,51 @@ func (h *Host) Call(request string) Result {
 
 // Close closes the runtime, after its tasks have ended.
 func (h *Host) Close() {
-	C.fakehost_close(h.host)
+	state.Lock()
+	h.stopping = true
+	state.posted.Broadcast()
+	state.Unlock()
+	for _, thread := range h.threads {
+		C.pthread_join(thread, nil)
+	}
+	C.fakehost_close(h.c)
 }
 
 // Free frees the host: of a runtime that is closed, or was not loaded.
 func (h *Host) Free() {
-	C.fakehost_free(h.host)
+	state.Lock()
+	defer state.Unlock()
+	delete(state.hosts, h.c)
+	for handle, t := range state.tasks {
+		if t.host == h {
+			delete(state.tasks, handle)
+		}
+	}
+	C.fakehost_free(h.c)
 }
 
 // Log returns what was logged since the last time, "<level> <name>: <text>".
 func (h *Host) Log() string {
-	log := C.fakehost_log(h.host)
-	defer C.free(unsafe.Pointer(log))
-	return C.GoString(log)
+	state.Lock()
+	defer state.Unlock()
+	log := h.log
+	h.log = ""
+	return log
 }
 
 // Stale returns how many completions came too late.
 func (h *Host) Stale() int {
-	return int(C.fakehost_stale(h.host))
+	state.Lock()
+	defer state.Unlock()
+	return h.stale
 }
 
 // Bench has one thread bring so many requests of so many bytes, at most batch of
-// them at a time, and returns how long it took until all were answered. It is
-// for the first host that there is.
+// them at a time, and returns how long it took until all were answered.
 func (h *Host) Bench(tasks, batch, length int) time.Duration {
-	return time.Duration(C.fakehost_bench(h.host, C.uint64_t(tasks), C.uint64_t(batch), C.uint64_t(length)))
+	start := time.Now()
+	C.fakehost_bench(h.c, C.uint64_t(tasks), C.uint64_t(batch), C.uint64_t(length))
+	return time.Since(start)
 }
 
 // OnPoolThread says whether the calling goroutine is on a thread of a pool.
@@ -133,7 +201,112 @@ func OnPoolThread() bool {
 	return C.fakehost_on_pool_thread() != 0
 }
 
-// monotonic is the clock of deadlines.
-func monotonic() time.Duration {
-	return time.Duration(C.fakehost_now())
+// What follows are functions of the host.
+
+//export fakehostLog
+func fakehostLog(c *C.fakehost, level C.int, message *C.char, length C.uint64_t) {
+	state.Lock()
+	defer state.Unlock()
+	h := state.hosts[c]
+	h.log += fmt.Sprintf("%d %s: %s\n", level, h.name, C.GoStringN(message, C.int(length)))
+}
+
+//export fakehostTake
+func fakehostTake(c *C.fakehost, wait C.int, task *C.nbffi_task, request *unsafe.Pointer,
+	length *C.uint64_t) C.int {
+	state.Lock()
+	defer state.Unlock()
+	h := state.hosts[c]
+	for wait != 0 && len(h.queue) == 0 && !h.stopping {
+		state.posted.Wait()
+	}
+	if len(h.queue) == 0 {
+		return 0
+	}
+	t := h.queue[0]
+	h.queue = h.queue[1:]
+	t.running = true
+	*task, *request, *length = t.handle, t.request, t.length
+	return 1
+}
+
+// running calls a function with a task that is running, and the lock.
+func running(handle C.nbffi_task, do func(t *Task)) C.int {
+	state.Lock()
+	defer state.Unlock()
+	t := state.tasks[handle]
+	if t == nil || !t.running {
+		return C.NBFFI_STALE
+	}
+	do(t)
+	return C.NBFFI_OK
+}
+
+// end ends a task. From now on the request is nobody's: who reads it shall notice.
+func end(handle C.nbffi_task, do func(t *Task)) C.int {
+	status := running(handle, func(t *Task) {
+		do(t)
+		t.running = false
+		C.memset(t.request, 0xdd, C.size_t(t.length))
+		C.free(t.request)
+		close(t.ended)
+	})
+	if status == C.NBFFI_STALE {
+		state.Lock()
+		defer state.Unlock()
+		if t := state.tasks[handle]; t != nil {
+			t.host.stale++
+		}
+	}
+	return status
+}
+
+//export fakehostRespond
+func fakehostRespond(handle C.nbffi_task, data unsafe.Pointer, length C.uint64_t) C.int {
+	return end(handle, func(t *Task) {
+		t.result.Response = C.GoBytes(data, C.int(length))
+	})
+}
+
+//export fakehostFail
+func fakehostFail(handle C.nbffi_task, code C.int64_t, message *C.char, length C.uint64_t) C.int {
+	return end(handle, func(t *Task) {
+		t.result = Result{Failed: true, Code: int64(code), Message: C.GoStringN(message, C.int(length))}
+	})
+}
+
+//export fakehostSetStatus
+func fakehostSetStatus(handle C.nbffi_task, code C.int64_t, message *C.char, length C.uint64_t) C.int {
+	return running(handle, func(t *Task) {
+		t.result.Code, t.result.Message = int64(code), C.GoStringN(message, C.int(length))
+	})
+}
+
+//export fakehostDeadline
+func fakehostDeadline(handle C.nbffi_task) (deadline C.uint64_t) {
+	running(handle, func(t *Task) { deadline = t.deadline })
+	return deadline
+}
+
+//export fakehostIsCancelled
+func fakehostIsCancelled(handle C.nbffi_task) C.int {
+	cancelled := true
+	running(handle, func(t *Task) { cancelled = t.cancelled })
+	if cancelled {
+		return 1
+	}
+	return 0
+}
+
+//export fakehostOnCancel
+func fakehostOnCancel(handle C.nbffi_task, function C.nbffi_cancel_fn, arg unsafe.Pointer) C.int {
+	cancelled := false
+	status := running(handle, func(t *Task) {
+		t.onCancel, t.arg = function, arg
+		cancelled = t.cancelled
+	})
+	if cancelled {
+		C.fakehost_tell(function, arg, handle)
+	}
+	return status
 }
