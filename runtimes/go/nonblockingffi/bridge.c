@@ -9,7 +9,7 @@
 
 #include "_cgo_export.h"
 
-/* The first version will do: what came later is looked for. */
+/* The first version: the functions of later ones are looked for. */
 #define NBFFI_GO_ABI_VERSION ((uint32_t) NBFFI_ABI_MAJOR << 16)
 
 static struct sigaction sigpipe;
@@ -48,9 +48,9 @@ clock_ns(clockid_t clock)
     ((host)->size >= offsetof(nbffi_host, function) + sizeof((host)->function))
 
 static int
-next_into(nbffi_go_visit *visit, nbffi_go_task *to)
+next_into(nbffi_go_batch *batch, nbffi_go_task *to)
 {
-    const nbffi_host *host = visit->host;
+    const nbffi_host *host = batch->host;
 
     return HAS(host, next) && host->next(host, &to->task, &to->req, &to->len);
 }
@@ -58,68 +58,68 @@ next_into(nbffi_go_visit *visit, nbffi_go_task *to)
 /* Whether some milliseconds have passed since it was so last. The coarse clock
  * is several times cheaper than the other. */
 static int
-is_long(nbffi_go_visit *visit)
+is_long(nbffi_go_batch *batch)
 {
     uint64_t tick = clock_ns(CLOCK_MONOTONIC_COARSE);
 
-    if (tick == visit->tick_ns) {
+    if (tick == batch->tick_ns) {
         return 0;
     }
-    visit->tick_ns = tick;
+    batch->tick_ns = tick;
     return 1;
 }
 
 static int
-next_or_leave(nbffi_go_visit *visit)
+next_or_leave(nbffi_go_batch *batch)
 {
-    int is_next = next_into(visit, &visit->tasks[0]);
+    int is_next = next_into(batch, &batch->tasks[0]);
 
-    if (is_next && !is_long(visit)) {
+    if (is_next && !is_long(batch)) {
         return NBFFI_GO_NEXT;
     }
-    visit->now_ns = clock_ns(CLOCK_MONOTONIC);
+    batch->now_ns = clock_ns(CLOCK_MONOTONIC);
     return is_next ? NBFFI_GO_LONG : NBFFI_GO_OVER;
 }
 
 int
-nbffi_go_respond_next(nbffi_go_visit *visit, const char *data, uint64_t len)
+nbffi_go_respond_next(nbffi_go_batch *batch, const char *data, uint64_t len)
 {
-    visit->host->respond(visit->tasks[0].task, data, len);
-    return next_or_leave(visit);
+    batch->host->respond(batch->tasks[0].task, data, len);
+    return next_or_leave(batch);
 }
 
 int
-nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,
+nbffi_go_fail_next(nbffi_go_batch *batch, int64_t code, const char *msg,
                    uint64_t len)
 {
-    visit->host->fail(visit->tasks[0].task, code, msg, len);
-    return next_or_leave(visit);
+    batch->host->fail(batch->tasks[0].task, code, msg, len);
+    return next_or_leave(batch);
 }
 
 int
-nbffi_go_take(nbffi_go_visit *visit)
+nbffi_go_take(nbffi_go_batch *batch)
 {
     int count = 0;
 
-    while (count < NBFFI_GO_TASKS && next_into(visit, &visit->tasks[count])) {
+    while (count < NBFFI_GO_TASKS && next_into(batch, &batch->tasks[count])) {
         count++;
     }
     return count;
 }
 
 int
-nbffi_go_await(nbffi_go_visit *visit)
+nbffi_go_await(nbffi_go_batch *batch)
 {
-    const nbffi_host  *host = visit->host;
-    nbffi_go_task     *to = &visit->tasks[0];
+    const nbffi_host  *host = batch->host;
+    nbffi_go_task     *to = &batch->tasks[0];
 
     if (!HAS(host, await_next)
         || !host->await_next(host, &to->task, &to->req, &to->len))
     {
         return NBFFI_GO_OVER;
     }
-    visit->since_ns = clock_ns(CLOCK_MONOTONIC);
-    return is_long(visit) ? NBFFI_GO_LONG : NBFFI_GO_NEXT;
+    batch->since_ns = clock_ns(CLOCK_MONOTONIC);
+    return is_long(batch) ? NBFFI_GO_LONG : NBFFI_GO_NEXT;
 }
 
 void
@@ -278,16 +278,16 @@ static int
 call(void *state, nbffi_task task, const void *req, uint64_t len)
 {
     const runtime   *rt = state;
-    nbffi_go_visit   visit;
+    nbffi_go_batch   batch;
 
-    visit.host = rt->host;
-    visit.instance = rt->instance;
-    visit.since_ns = clock_ns(CLOCK_MONOTONIC);
-    visit.tick_ns = clock_ns(CLOCK_MONOTONIC_COARSE);
-    visit.tasks[0].task = task;
-    visit.tasks[0].req = req;
-    visit.tasks[0].len = len;
-    nbffiGoServe(&visit);
+    batch.host = rt->host;
+    batch.instance = rt->instance;
+    batch.since_ns = clock_ns(CLOCK_MONOTONIC);
+    batch.tick_ns = clock_ns(CLOCK_MONOTONIC_COARSE);
+    batch.tasks[0].task = task;
+    batch.tasks[0].req = req;
+    batch.tasks[0].len = len;
+    nbffiGoServe(&batch);
     return 0;
 }
 

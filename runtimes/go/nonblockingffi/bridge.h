@@ -27,15 +27,15 @@ typedef struct {
     const nbffi_host  *host;
     uint64_t           instance;    /* the runtime's number on the Go side */
     uint64_t           since_ns;    /* when it came, CLOCK_MONOTONIC */
-    uint64_t           now_ns;      /* what *_next has set last */
+    uint64_t           now_ns;      /* set by *_next */
     uint64_t           tick_ns;     /* the coarse clock, see NBFFI_GO_LONG */
     nbffi_go_task      tasks[NBFFI_GO_TASKS];
-} nbffi_go_visit;
+} nbffi_go_batch;
 
-/* What nbffi_go_remaining returns for a task without a deadline. */
+/* nbffi_go_remaining of a task without a deadline. */
 #define NBFFI_GO_NO_DEADLINE INT64_MAX
 
-/* What those that get the next task return. */
+/* Results of the functions that get the next task. */
 enum {
     NBFFI_GO_OVER,      /* there is none */
     NBFFI_GO_NEXT,      /* it is tasks[0] */
@@ -43,20 +43,20 @@ enum {
                          * thread came, or this was said last */
 };
 
-/* On the thread of a visit: completes tasks[0] and gets the next task into its
+/* On the thread of a batch: completes tasks[0] and gets the next task into its
  * place. Sets now_ns, unless NBFFI_GO_NEXT is returned. */
-int nbffi_go_respond_next(nbffi_go_visit *visit, const char *data,
+int nbffi_go_respond_next(nbffi_go_batch *batch, const char *data,
                           uint64_t len);
-int nbffi_go_fail_next(nbffi_go_visit *visit, int64_t code, const char *msg,
+int nbffi_go_fail_next(nbffi_go_batch *batch, int64_t code, const char *msg,
                        uint64_t len);
 
-/* On the thread of a visit: gets up to NBFFI_GO_TASKS more tasks, and returns
+/* On the thread of a batch: gets up to NBFFI_GO_TASKS more tasks, and returns
  * how many. */
-int nbffi_go_take(nbffi_go_visit *visit);
+int nbffi_go_take(nbffi_go_batch *batch);
 
-/* On the thread of a visit: waits for the next task, and sets since_ns.
+/* On the thread of a batch: waits for the next task, and sets since_ns.
  * NBFFI_GO_OVER: the thread is to go. */
-int nbffi_go_await(nbffi_go_visit *visit);
+int nbffi_go_await(nbffi_go_batch *batch);
 
 /* On any thread. */
 void nbffi_go_respond(const nbffi_host *host, nbffi_task task,
@@ -90,7 +90,7 @@ int nbffi_go_on_cancel(const nbffi_host *host, nbffi_task task);
 /* 1 if SIGPIPE did not end the process when this library was loaded. */
 int nbffi_go_sigpipe_is_harmless(void);
 
-/* Sets what was set for SIGPIPE then. */
+/* Restores the handler of SIGPIPE of that time. */
 void nbffi_go_give_sigpipe_back(void);
 
 /* The entry of runtime = "go"; its config is fields, see config.go. The usual

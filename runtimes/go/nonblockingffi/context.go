@@ -22,7 +22,7 @@ const (
 	LevelDebug
 )
 
-// runtimeKey and taskKey are what contexts know their runtime and task by.
+// A context has its runtime and its task as values with these keys.
 type (
 	runtimeKey struct{}
 	taskKey    struct{}
@@ -69,10 +69,10 @@ func Config(ctx context.Context) string {
 	return ""
 }
 
-// Log writes to nginx's error log, with the runtime's name in front; arguments
-// are put together as by fmt.Sprint; each line is an entry. It never blocks. Lines that are more verbose
-// than nginx's error_log are dropped, and so is what is logged after the
-// runtime's Close, or with a context that is not one of this package.
+// Log writes to nginx's error log, with the runtime's name in front. Arguments are
+// formatted as by fmt.Sprint; each line is an entry. It never blocks. Lines are dropped
+// if they are more verbose than nginx's error_log, after the runtime's Close, and with a
+// context that is not one of this package.
 func Log(ctx context.Context, level Level, arguments ...any) {
 	if in := runtimeOf(ctx); in != nil {
 		in.log(level, fmt.Append(nil, arguments...))
@@ -86,9 +86,9 @@ func Logf(ctx context.Context, level Level, format string, arguments ...any) {
 	}
 }
 
-// LogWriter returns a writer that makes an entry in nginx's error log of each
-// Write, or of each line of it: for log.New, or a handler of log/slog. It can be used longer than the
-// context, until the runtime's Close.
+// LogWriter returns a writer that makes an entry in nginx's error log of each line
+// written: for log.New, or a handler of log/slog. It outlives the context, until the
+// runtime's Close.
 func LogWriter(ctx context.Context, level Level) io.Writer {
 	return &logWriter{runtimeOf(ctx), level}
 }

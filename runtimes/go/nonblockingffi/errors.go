@@ -22,7 +22,7 @@ func (c *coded) Error() string { return c.err.Error() }
 
 func (c *coded) Unwrap() error { return c.err }
 
-// Code is what [WithCode] was given.
+// Code returns the code that [WithCode] was given.
 func (c *coded) Code() int64 { return c.code }
 
 // WithCode gives an error a code, for the Lua side to act on: it is the third

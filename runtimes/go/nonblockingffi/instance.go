@@ -29,16 +29,16 @@ type instance struct {
 	// end ends the context that Init was given.
 	end context.CancelFunc
 
-	// table is the host, for those who have a task to complete: the runtime is
-	// not closed before they do.
+	// table is the host, to complete a task with: the runtime is not closed before
+	// its tasks are complete.
 	table *C.nbffi_host
-	// host is the same for everybody else; nil when the runtime is closed.
+	// host is the same for all other uses; nil when the runtime is closed.
 	host *C.nbffi_host
 	lock sync.RWMutex
 }
 
 // instances are the runtimes that are not closed, by number; 0 is none. A list
-// is never changed, only replaced, so that a visit costs no lock.
+// is never changed, only replaced, so that a batch costs no lock.
 var instances struct {
 	sync.Mutex
 	list atomic.Pointer[[]*instance]
@@ -78,15 +78,15 @@ func addInstance(in *instance) uint64 {
 func init() {
 	// SIGPIPE does nothing in a worker, and Go's runtime has taken it. The first
 	// call keeps Go from ending the worker when its standard output is closed. The
-	// second one sets the handler that was there: what Go would have ignored is
-	// ignored by the programs that it starts, too.
+	// second one restores the handler that was there: a signal that Go ignores would
+	// be ignored by the programs that it starts, too.
 	if C.nbffi_go_sigpipe_is_harmless() != 0 {
 		signal.Ignore(syscall.SIGPIPE)
 		C.nbffi_go_give_sigpipe_back()
 	}
 }
 
-// newInstance makes what a configuration asks for; it is not initialised yet.
+// newInstance makes an instance for a configuration; it is not initialised yet.
 func newInstance(host *C.nbffi_host, framed bool) (*instance, error) {
 	in := &instance{host: host, table: host}
 	var length C.uint64_t
@@ -102,7 +102,7 @@ func newInstance(host *C.nbffi_host, framed bool) (*instance, error) {
 		}
 		in.config = found["config"]
 		entry, pool = found["entry"], found["pool"]
-		// What is no number is not known.
+		// 0, unknown, if it is no number.
 		threads, _ = strconv.Atoi(found["threads"])
 	}
 	r, err := registered(entry)
@@ -172,7 +172,7 @@ func nbffiGoClose(number C.uint64_t) {
 	in.detach()
 }
 
-// detach leaves the host: from now on what is logged is lost.
+// detach leaves the host: from now on log lines are lost.
 func (in *instance) detach() {
 	in.lock.Lock()
 	defer in.lock.Unlock()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// where says who handles requests.
+// where says which threads handle requests.
 type where int
 
 const (
@@ -20,12 +20,12 @@ const (
 )
 
 const (
-	// short is what a request may take that a pool thread should handle: about
-	// as long as it would take to wake a thread for its goroutine.
+	// short is the longest time of a request that a pool thread should handle:
+	// about as long as it takes to wake a thread for its goroutine.
 	short = 20 * time.Microsecond
-	// visit is what a pool thread may take at least, so that nothing is
-	// concluded from a single delay of the operating system.
-	visit = 100 * time.Microsecond
+	// slack is the time that a pool thread may always take, so that a single delay
+	// of the operating system does not count.
+	slack = 100 * time.Microsecond
 	// minStreak is after how many short requests in a row a handler is
 	// believed to be quick; maxStreak after how many, if that was wrong often.
 	minStreak, maxStreak = 16, 256
@@ -38,10 +38,10 @@ const (
 	trust = 10000
 )
 
-// A placement decides who handles the requests of one runtime.
+// A placement decides which threads handle the requests of one runtime.
 //
-// A goroutine costs a wake-up of another thread, which is many times what a
-// quick handler takes. A pool thread that handles the request itself cannot
+// A goroutine costs a wake-up of another thread, which takes many times as long as
+// a quick handler. A pool thread that handles the request itself cannot
 // bring others meanwhile. So a pool thread does that if the handler has been
 // quick lately, and if there is a thread of its pool left that does not: however
 // long the handler takes this time, requests reach Go.
@@ -100,7 +100,7 @@ func newPlacement(where where, seats *seats) *placement {
 	return p
 }
 
-// enter says whether the pool thread that has come should handle what it brings.
+// enter says whether the pool thread that has come should handle its requests.
 // If so, leave must be called when it goes.
 func (p *placement) enter() bool {
 	if p.where != anywhere {
@@ -122,7 +122,7 @@ func (p *placement) judge(requests int, took time.Duration) bool {
 	if p.where != anywhere {
 		return true
 	}
-	if took > visit+time.Duration(requests)*short {
+	if took > slack+time.Duration(requests)*short {
 		if p.streak.Swap(0) >= forgiven {
 			return true
 		}

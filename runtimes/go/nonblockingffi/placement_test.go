@@ -45,15 +45,15 @@ func TestPlacement(t *testing.T) {
 	if other.enter() {
 		t.Error("the last thread, for another runtime")
 	}
-	if !p.judge(1, visit) || !p.judge(1000, visit+1000*short) {
+	if !p.judge(1, slack) || !p.judge(1000, slack+1000*short) {
 		t.Error("that was quick")
 	}
 	p.leave()
 	expect("a thread has left", true)
-	if !p.judge(1, visit+short+1) {
+	if !p.judge(1, slack+short+1) {
 		t.Error("one among so many")
 	}
-	if !p.judge(forgiven-1, 0) || p.judge(1, visit+short+1) {
+	if !p.judge(forgiven-1, 0) || p.judge(1, slack+short+1) {
 		t.Error("that was the second soon")
 	}
 	p.leave()

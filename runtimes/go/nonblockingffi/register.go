@@ -60,7 +60,7 @@ func Inline(r *registration) {
 	r.where = here
 }
 
-// registration is what Register was given.
+// A registration has the arguments of Register.
 type registration struct {
 	name     string
 	service  func() Service
@@ -111,7 +111,7 @@ func register(name string, service func() Service, options []Option) {
 	registry.byName[name] = r
 }
 
-// registered returns what has this name; if it is empty, the only thing there is.
+// registered returns the registration of a name, or the only one if the name is empty.
 func registered(name string) (*registration, error) {
 	registry.Lock()
 	defer registry.Unlock()
@@ -135,7 +135,7 @@ func registered(name string) (*registration, error) {
 		"one of %s", names())
 }
 
-// names lists what is registered, for an error.
+// names lists the registered names, for an error.
 func names() string {
 	names := make([]string, 0, len(registry.byName))
 	for name := range registry.byName {

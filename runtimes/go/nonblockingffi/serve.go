@@ -16,18 +16,18 @@ import (
 // are no more for now, or the thread is wanted elsewhere.
 //
 //export nbffiGoServe
-func nbffiGoServe(visit *C.nbffi_go_visit) {
-	in := instanceOf(uint64(visit.instance))
-	for in.placement.enter() && in.serveHere(visit) {
-		switch awaitNext(visit) {
+func nbffiGoServe(batch *C.nbffi_go_batch) {
+	in := instanceOf(uint64(batch.instance))
+	for in.placement.enter() && in.serveHere(batch) {
+		switch awaitNext(batch) {
 		case C.NBFFI_GO_OVER:
 			return
 		case C.NBFFI_GO_LONG:
-			yield(visit)
+			yield(batch)
 		}
 	}
-	for count := C.int(1); count > 0; count = C.nbffi_go_take(visit) {
-		for _, request := range visit.tasks[:count] {
+	for count := C.int(1); count > 0; count = C.nbffi_go_take(batch) {
+		for _, request := range batch.tasks[:count] {
 			go in.serveElsewhere(request)
 		}
 	}
@@ -44,27 +44,27 @@ var (
 // awaitNext has a pool thread wait for the next request. When the last one leaves
 // Go, Go's monitor goes to sleep, and the next one that comes has to wake it:
 // system calls, and a core for a thread that has nothing to do.
-func awaitNext(visit *C.nbffi_go_visit) C.int {
+func awaitNext(batch *C.nbffi_go_batch) C.int {
 	defer waiters.Add(-1)
 	if waiters.Add(1) > maxWaiters {
 		return C.NBFFI_GO_OVER
 	}
-	return C.nbffi_go_await(visit)
+	return C.nbffi_go_await(batch)
 }
 
 // yield has the scheduler see this goroutine. From one that it has not seen for
 // 10 milliseconds, Go's monitor takes the P whenever it is in C, and as long as
 // there is something to take it looks every 20 microseconds.
-func yield(visit *C.nbffi_go_visit) {
+func yield(batch *C.nbffi_go_batch) {
 	start := time.Now()
 	runtime.Gosched()
-	visit.since_ns += C.uint64_t(time.Since(start))
+	batch.since_ns += C.uint64_t(time.Since(start))
 }
 
 // serveHere handles requests on the pool thread: one crossing for each, which
 // completes it and gets the next one. False if the placement has changed its mind
-// and there is a request left, the first of the visit.
-func (in *instance) serveHere(visit *C.nbffi_go_visit) (over bool) {
+// and there is a request left, the first of the batch.
+func (in *instance) serveHere(batch *C.nbffi_go_batch) (over bool) {
 	returned := false
 	defer func() {
 		if !returned {
@@ -78,15 +78,15 @@ func (in *instance) serveHere(visit *C.nbffi_go_visit) (over bool) {
 	}()
 	var tasks taskMaker
 	for quick, requests := true, 0; quick && !over; {
-		next := in.serveFirst(visit, tasks.next())
+		next := in.serveFirst(batch, tasks.next())
 		requests++
 		if next != C.NBFFI_GO_NEXT {
 			over = next == C.NBFFI_GO_OVER
-			quick = in.placement.judge(requests, time.Duration(visit.now_ns-visit.since_ns))
-			visit.since_ns, requests = visit.now_ns, 0
+			quick = in.placement.judge(requests, time.Duration(batch.now_ns-batch.since_ns))
+			batch.since_ns, requests = batch.now_ns, 0
 		}
 		if next == C.NBFFI_GO_LONG {
-			yield(visit)
+			yield(batch)
 		}
 	}
 	in.placement.leave()
@@ -94,14 +94,14 @@ func (in *instance) serveHere(visit *C.nbffi_go_visit) (over bool) {
 	return over
 }
 
-// serveFirst handles the first request of a visit, and says what comes next.
-func (in *instance) serveFirst(visit *C.nbffi_go_visit, t *task) C.int {
-	a := in.handle(visit.tasks[0], t)
+// serveFirst handles the first request of a batch, and says what comes next.
+func (in *instance) serveFirst(batch *C.nbffi_go_batch, t *task) C.int {
+	a := in.handle(batch.tasks[0], t)
 	data, length := pointer(a.data)
 	if a.failed {
-		return C.nbffi_go_fail_next(visit, a.code, data, length)
+		return C.nbffi_go_fail_next(batch, a.code, data, length)
 	}
-	return C.nbffi_go_respond_next(visit, data, length)
+	return C.nbffi_go_respond_next(batch, data, length)
 }
 
 // serveElsewhere handles a request in a goroutine of its own.

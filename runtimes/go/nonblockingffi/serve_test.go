@@ -302,7 +302,7 @@ func BenchmarkEcho(b *testing.B) {
 	} {
 		name := entry(echo, way.options...)
 		for _, batch := range []int{1, 1000} {
-			b.Run(fmt.Sprintf("%s, %d a visit", way.name, batch), func(b *testing.B) {
+			b.Run(fmt.Sprintf("%s, %d a batch", way.name, batch), func(b *testing.B) {
 				host := load(b, setting{entry: name, minor: 2})
 				took := host.Bench(b.N, batch, 64)
 				b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/echo")
