@@ -99,8 +99,6 @@ if for_any "test"; then
     # The tests that use it look in Debian's place, too.
     has_lua socket || need lua-socket any_file /usr/share/lua/5.1/socket.lua
     need libgd3 any_file /usr/lib/*/libgd.so.3 /usr/lib*/libgd.so.3
-fi
-if for_any "test"; then
     need perl perl -MTAP::Harness -MTest::More -e1
     need libtest-base-perl perl -MTest::Base -e1
     need python3-numpy /usr/bin/python3 -c "import numpy"
@@ -116,6 +114,17 @@ if [ "$what" = all ]; then
     need luarocks command -v luarocks
 fi
 
+as_root=
+[ "$(id -u)" = 0 ] || as_root=sudo
+install() { # install PACKAGE...
+    echo "Installing: $*"
+    # RUNLEVEL=1 keeps the package's script from starting a web server on
+    # port 80 of a machine that only wants to run tests.
+    apt="$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+         apt-get install -y --no-install-recommends"
+    $apt "$@" </dev/null || { $as_root apt-get update </dev/null && $apt "$@" </dev/null; }
+}
+
 if [ -n "$packages" ]; then
     if ! command -v apt-get >/dev/null 2>&1; then
         cat >&2 <<END
@@ -126,23 +135,11 @@ For nginx, OpenResty is best: put it in PATH, or say NGINX=/path/to/nginx.
 END
         exit 1
     fi
-    as_root=
-    if [ "$(id -u)" != 0 ]; then
-        if ! command -v sudo >/dev/null 2>&1; then
-            echo "Missing; install as root: apt-get install$packages" >&2
-            exit 1
-        fi
-        as_root=sudo
+    if [ -n "$as_root" ] && ! command -v sudo >/dev/null 2>&1; then
+        echo "Missing; install as root: apt-get install$packages" >&2
+        exit 1
     fi
-    echo "Installing:$packages"
-    # RUNLEVEL=1 keeps the package's script from starting a web server on
-    # port 80 of a machine that only wants to run tests.
-    install="$as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
-             apt-get install -y --no-install-recommends"
-    $install $packages </dev/null || {
-        $as_root apt-get update </dev/null
-        $install $packages </dev/null
-    }
+    install $packages
     if [ -n "$nginx_is_ours" ] && [ -s /run/nginx.pid ] &&
        kill -0 "$(cat /run/nginx.pid)" 2>/dev/null; then
         echo "Stopping the nginx service that came with the package"
@@ -159,17 +156,9 @@ if [ -n "$elsewhere" ]; then
 fi
 
 if [ -n "$wanted" ]; then
-    as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
-    if command -v apt-get >/dev/null 2>&1 &&
-       { [ -z "$as_root" ] || command -v sudo >/dev/null 2>&1; }; then
-        echo "Installing:$wanted"
-        install="$as_root env DEBIAN_FRONTEND=noninteractive
-                 apt-get install -y --no-install-recommends"
-        $install $wanted </dev/null ||
-            { $as_root apt-get update </dev/null && $install $wanted </dev/null; } ||
-            echo "Without these, some languages are left out:$wanted"
-    else
+    if ! command -v apt-get >/dev/null 2>&1 ||
+       { [ -n "$as_root" ] && ! command -v sudo >/dev/null 2>&1; } ||
+       ! install $wanted; then
         echo "Without these (Debian's names), some languages are left out:$wanted"
     fi
 fi

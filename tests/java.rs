@@ -15,47 +15,37 @@ use support::{EXIT_PROMISE, Nginx, Size, eventually, in_turns, root};
 /// Opens the library, which changes some of what signals do; Java changes nothing.
 const LIBRARY: &str = "assert(nbffi.load { runtime = 'c', library = 'echo' })";
 
-/// The test classes.
-struct Classes;
+/// An nginx with functions that load the test classes: `java(options)`, `faults(options)`
+/// for the class `Faults`.
+fn builder() -> Builder {
+    Nginx::builder().language("java").init(
+        "function java(given)
+             return harness.load(
+                 { runtime = 'java', class_path = 'lib/java' }, given)
+         end
+         function faults(given)
+             return assert(java(harness.with(
+                 { entry = 'faults.Faults#call', config = harness.counters }, given)))
+         end\n",
+    )
+}
 
-impl Classes {
-    /// `None`, and a word about it, if there was no JDK to build them with.
-    fn new() -> Option<Self> {
-        has("java").then_some(Self)
-    }
-
-    /// An nginx with functions that load them: `java(options)`, `faults(options)`
-    /// for the class `Faults`.
-    fn nginx(&self) -> Builder {
-        Nginx::builder().language("java").init(
-            "function java(given)
-                 return harness.load(
-                     { runtime = 'java', class_path = 'lib/java' }, given)
-             end
-             function faults(given)
-                 return assert(java(harness.with(
-                     { entry = 'faults.Faults#call', config = harness.counters }, given)))
-             end\n",
+/// The same with `/call?<verb>-<ms>-<id>`, which answers with the request.
+fn caller() -> Builder {
+    builder()
+        .init("nbffi.pool('wide', { threads = 8 })")
+        .location(
+            "/call",
+            "local request = ngx.var.args:gsub('-', ' ')
+             ngx.print(assert(faults { pool = 'wide' }:call(request)))",
         )
-    }
-
-    /// The same with `/call?<verb>-<ms>-<id>`, which answers with the request.
-    fn caller(&self) -> Builder {
-        self.nginx()
-            .init("nbffi.pool('wide', { threads = 8 })")
-            .location(
-                "/call",
-                "local request = ngx.var.args:gsub('-', ' ')
-                 ngx.print(assert(faults { pool = 'wide' }:call(request)))",
-            )
-            .location(
-                "/later",
-                "local request = ngx.var.args:gsub('-', ' ')
-                 local rt = faults { pool = 'wide', name = 'later',
-                                     entry = 'faults.Faults#later' }
-                 ngx.print(assert(rt:call(request)))",
-            )
-    }
+        .location(
+            "/later",
+            "local request = ngx.var.args:gsub('-', ' ')
+             local rt = faults { pool = 'wide', name = 'later',
+                                 entry = 'faults.Faults#later' }
+             ngx.print(assert(rt:call(request)))",
+        )
 }
 
 /// The signal that stops Java threads: not nginx's SIGUSR2.
@@ -86,11 +76,10 @@ fn dispositions(pid: i32) -> [BTreeSet<i32>; 2] {
 
 #[test]
 fn signals_are_as_they_were_and_do_what_they_did() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
-    let caller = classes.caller().location("/library", LIBRARY);
-    let mut nginx = caller.workers(1).start();
+    }
+    let mut nginx = caller().location("/library", LIBRARY).start();
     assert_eq!(nginx.text("/library"), "");
     let before = dispositions(nginx.worker());
     assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
@@ -144,14 +133,14 @@ fn signals_are_as_they_were_and_do_what_they_did() {
 
 #[test]
 fn a_reload_under_load_loses_no_request() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     for (path, answer) in [
         ("/call?sleep-5-", "sleep 5 "),
         ("/later?later-5-", "later 5 "),
     ] {
-        let nginx = classes.caller().workers(2).start();
+        let nginx = caller().workers(2).start();
         let load = Load::start(&nginx, 8, path, answer);
         let sent = load.outlive_reloads(&nginx, Size::Reloads.or(4), 50);
         let runs = nginx.counters().runs(sent);
@@ -161,10 +150,10 @@ fn a_reload_under_load_loses_no_request() {
 
 #[test]
 fn quit_answers_what_it_has_begun() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
-    let mut nginx = classes.caller().start();
+    }
+    let mut nginx = caller().start();
     let calls: Vec<_> = (1..=8)
         .map(|id| (format!("/call?sleep-500-{id}"), format!("sleep 500 {id}")))
         .collect();
@@ -176,15 +165,15 @@ fn quit_answers_what_it_has_begun() {
 
 #[test]
 fn stop_ends_at_once_whatever_java_does() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     for path in [
         "/call?sleep-60000-",
         "/call?spin-60000-",
         "/later?later-60000-",
     ] {
-        let mut nginx = classes.caller().workers(2).start();
+        let mut nginx = caller().workers(2).start();
         let load = Load::start(&nginx, 16, path, "");
         eventually("Java is busy", || nginx.counters().get(Count::Started) >= 8);
         nginx.stop(Signal::Term, EXIT_PROMISE);
@@ -196,11 +185,10 @@ fn stop_ends_at_once_whatever_java_does() {
 /// Nobody waits for them, so nobody will: the worker leaves after its timeout.
 #[test]
 fn a_worker_leaves_runaway_java_behind() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
-    let nginx = classes
-        .nginx()
+    }
+    let nginx = builder()
         .setup("threads = 2, shutdown_timeout = 0.1")
         .location(
             "/cast",
@@ -221,12 +209,11 @@ fn a_worker_leaves_runaway_java_behind() {
 /// Whatever the JVM is at: being made, loading classes, running them.
 #[test]
 fn a_worker_stops_while_the_jvm_starts() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     for delay in [0, 5, 10, 20, 30, 40, 60, 80, 100, 150] {
-        let mut nginx = classes
-            .nginx()
+        let mut nginx = builder()
             .init_worker(
                 "ngx.timer.at(0, function()
                      faults():cast('spin 1000')
@@ -240,9 +227,9 @@ fn a_worker_stops_while_the_jvm_starts() {
 
 #[test]
 fn a_jvm_that_cannot_start_is_an_error_of_load() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     let load = |arguments: &str| {
         format!(
             "local rt, err = java {{ entry = 'faults.Faults#echo', {arguments} }}
@@ -266,8 +253,7 @@ fn a_jvm_that_cannot_start_is_an_error_of_load() {
             "agent library failed to init",
         ),
     ] {
-        let nginx = classes
-            .nginx()
+        let nginx = builder()
             .location("/load", &load(arguments))
             .location("/plain", &load(""))
             .start();
@@ -283,11 +269,10 @@ fn a_jvm_that_cannot_start_is_an_error_of_load() {
 
 #[test]
 fn a_java_that_is_not_there_is_an_error_of_load() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
-    let nginx = classes
-        .nginx()
+    }
+    let nginx = builder()
         .location(
             "/load",
             "local rt, err = java { entry = 'faults.Faults#echo',
@@ -343,13 +328,12 @@ fn java_homes() -> Vec<PathBuf> {
 /// All of it, with each Java that is installed; virtual threads if it has them.
 #[test]
 fn every_java_that_is_installed_will_do() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     for home in java_homes() {
         let home = home.display();
-        let nginx = classes
-            .nginx()
+        let nginx = builder()
             .init(&format!("home = '{home}'"))
             .location("/library", LIBRARY)
             .location(
@@ -426,14 +410,13 @@ fn every_java_that_is_installed_will_do() {
 /// `CompletableFuture` uses the common pool only then.
 #[test]
 fn what_a_jvm_has_once_serves_each_runtime() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     let folder = root().join("target/test-plugins/java/jdbc");
     for home in java_homes() {
         let (home, folder) = (home.display(), folder.display());
-        let nginx = classes
-            .nginx()
+        let nginx = builder()
             .init(&format!(
                 "function shared(name)
                      return java {{
@@ -516,11 +499,10 @@ fn what_a_jvm_has_once_serves_each_runtime() {
 /// them, the heap of 64 MB would not do.
 #[test]
 fn closed_runtimes_leave_no_classes_behind() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
-    let nginx = classes
-        .nginx()
+    }
+    let nginx = builder()
         .setup("threads = 2")
         .init("nbffi.pool('observer', { threads = 1 })")
         .location(
@@ -565,13 +547,12 @@ fn closed_runtimes_leave_no_classes_behind() {
 /// `NBFFI_SOAK_CALLS` says how many.
 #[test]
 fn soak() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
+    }
     const PER_REQUEST: u64 = 2_000;
     let calls = Size::Calls.or(200_000);
-    let nginx = classes
-        .nginx()
+    let nginx = builder()
         .setup("threads = 2")
         .location(
             "/memory",
@@ -624,10 +605,10 @@ fn soak() {
 /// A worker leaves nothing of the JVM's in the usual places.
 #[test]
 fn no_file_is_left_behind() {
-    let Some(classes) = Classes::new() else {
+    if !has("java") {
         return;
-    };
-    let mut nginx = classes.caller().start();
+    }
+    let mut nginx = caller().start();
     assert_eq!(nginx.text("/call?echo-0-1"), "echo 0 1");
     let worker = nginx.worker();
     let dir = nginx.dir().to_owned();
