@@ -8,8 +8,9 @@
 -- Unlike everything in resty/, it adds to the global table `ngx`, since that is
 -- where code written for lua-resty-ffi expects the function.
 
+local base = require "resty.nonblocking_ffi.core.base"
 local channel = require "resty.nonblocking_ffi.core.channel"
-local host = require "resty.nonblocking_ffi.languages.resty_ffi"
+local language = require "resty.nonblocking_ffi.languages.resty_ffi"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local load = require "resty.nonblocking_ffi.load"
 local options = require "resty.nonblocking_ffi.core.options"
@@ -121,8 +122,8 @@ local function unload(self)
     runtimes[self.key] = nil
     local inner = self[1]
     if inner.ptr then
-        channel.C.nbffi_runtime_finish(inner.ptr)
-        begin_close(inner, channel.clock() + inner.timeout)
+        base.C.nbffi_runtime_finish(inner.ptr)
+        begin_close(inner, base.clock() + inner.timeout)
         channel.start()
     end
 end
@@ -195,7 +196,6 @@ function _M.load_ffi(lib, cfg, opts)
     -- have declared it otherwise, who will know why.
     pools.declare(POOL, { threads = 1, nice = 0 })
     local inner, err = load.load({
-        runtime = "resty_ffi",
         library = lib,
         config = cfg,
         pool = POOL,
@@ -204,7 +204,7 @@ function _M.load_ffi(lib, cfg, opts)
         max_queue = min(ceil(max_queue), MOST),
         is_global = not not opts.is_global,
         unpin = not not opts.unpin,
-    }, host)
+    }, language)
     if not inner then
         local rc = match(err, "^libffi_init returned (-?%d+)")
         if rc then

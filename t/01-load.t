@@ -429,11 +429,11 @@ GET /t
 --- response_body_like
 (?-s)^caller:2: load: a table of options expected, got nil
 caller:2: load: a table of options expected, got string
-caller:2: load: runtime is missing.*
+caller:2: load: language is missing.*
 caller:2: load: library is missing.*
 caller:2: load: unknown option "librari"
 caller:2: load: unknown option 1
-caller:2: load: runtime must be "c", "lua", "python", "java" or "go", got "cobol"
+caller:2: load: language must be "c", "lua", "python", "java" or "go", got "cobol"
 caller:2: load: library must be .*
 caller:2: load: library must be .*
 caller:2: load: entry must be .*

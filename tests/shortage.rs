@@ -214,8 +214,8 @@ fn a_result_for_which_there_is_no_memory() {
             "-- The results of futures whose tasks have ended, with so many megabytes more.
              function results_with(megabytes, futures)
                  -- What is held back goes out at the end of the turn, which is not yet.
-                 local channel = require 'resty.nonblocking_ffi.core.channel'
-                 channel.C.nbffi_flush(channel.client)
+                 local base = require 'resty.nonblocking_ffi.core.base'
+                 base.C.nbffi_flush(base.client)
                  repeat
                      local pool = nbffi.stats().pools.default
                  until pool.in_flight == 0

@@ -2,24 +2,26 @@
 -- that can export C functions, off nginx's event loop.
 --
 --     local nbffi = require "resty.nonblocking_ffi"
---     local rt = assert(nbffi.load { runtime = "c", library = "libecho.so" })
+--     local rt = assert(nbffi.load { language = "c", library = "libecho.so" })
 --     local res, err = rt:call("hello", { timeout = 0.5 })
 --
--- Requiring this module does nothing and patches nothing. The parts:
+-- Requiring this module does nothing and patches nothing. The parts, in the
+-- folder nonblocking_ffi/:
 --
---     load.lua      finding or making runtimes
---     runtime.lua   what load returns: call, submit, cast, stats, close
---     future.lua    what submit returns
---     pool.lua      named pools
---     channel.lua   how results come back to the event loop
---     log.lua       what plugins log
---     options.lua   options, their rules and defaults
---     phase.lua     what nginx's phases allow
---     library.lua   finding shared objects
---     cdefs.lua     the C functions of the shared object
+--     load.lua       finding or making runtimes
+--     runtime.lua    runtimes of plugins: call, pcall, submit, cast
+--     lifecycle.lua  methods of all runtimes: with, stats, close
+--     future.lua     what submit returns
+--     languages/     the options of each language
+--     lua/           Lua runtimes, and what they share with their VMs
+--     core/          what all languages rest on: tasks, pools, waiting, the
+--                    channel to the shared object; requires nothing outside
+--     worker.lua     what code in a pool thread's VM can ask
+--     vm/            a pool thread's VM: its first code, its `ngx`
+--     compat/        drop-ins for other libraries
 
 local ffi = require "ffi"
-local channel = require "resty.nonblocking_ffi.core.channel"
+local base = require "resty.nonblocking_ffi.core.base"
 local future = require "resty.nonblocking_ffi.future"
 local options = require "resty.nonblocking_ffi.core.options"
 local pools = require "resty.nonblocking_ffi.core.pool"
@@ -31,8 +33,8 @@ local _M = {
 }
 
 
--- Where a function below does nothing but call another, that is a tail call:
--- there is no frame of this file between misuse and the line it is blamed on.
+-- A function below that only calls another one does so in a tail call: then no
+-- frame of this file is between misuse and the line that is blamed for it.
 
 
 -- syntax: nbffi.setup(options)
@@ -63,16 +65,15 @@ end
 
 -- syntax: runtime, err = nbffi.load(options)
 --
---   runtime       "c": a shared object with the plugin ABI
---   library       its path; without a slash: searched in package.cpath, then
---                 by the dynamic linker
---   entry         its entry function, default "nbffi_plugin_entry"
---   config        a string for the plugin, default ""
---   name          for logs and statistics, default: the library's
---   pool          the pool that runs it, default "default"
+--   language      "c" (a shared object with the plugin ABI), "lua", "python",
+--                 "java" or "go"; `runtime` is the old name of this option
+--   name          for logs and statistics, default: the library's, the module's
+--   pool          the pool that runs it, default "default" (Python: "python")
 --   on_full       when the pool's queue is full: "error" (default) or "wait"
 --   timeout       seconds that a call may take, default 60
 --   max_response  bytes that a response may have, default 256 MiB
+--
+-- and the options of the language, see languages/.
 --
 -- Returns the same runtime for the same options within a worker; nil and an
 -- error if it cannot be loaded, in init_by_lua, and in phases that cannot
@@ -85,7 +86,7 @@ end
 
 -- syntax: res, ... = nbffi.run(module, func, ...)
 --
--- Calls a function of a Lua module on a pool thread: what load, with runtime =
+-- Calls a function of a Lua module on a pool thread: what load, with language =
 -- "lua" and that module, and then call do. `module` is a name, or a table
 -- { name, timeout = ..., priority = ..., key = ..., pool = ... }.
 function _M.run(module, func, ...)
@@ -109,14 +110,14 @@ _M.wait_any = future.wait_any
 function _M.stats()
     local stats = {
         runtimes = load.all_stats(),
-        pools = pools.figures(),
+        pools = pools.stats(),
         channel = { wakeups = 0, completions = 0 },
         slots = { used = 0, allocated = 0 },
         log_dropped = 0,
     }
-    if channel.client then
+    if base.client then
         local figures = ffi.new("nbffi_client_figures")
-        channel.C.nbffi_client_stats(channel.client, figures)
+        base.C.nbffi_client_stats(base.client, figures)
         stats.channel.wakeups = figures.wakeups
         stats.channel.completions = figures.completions
         stats.slots.used = figures.in_flight

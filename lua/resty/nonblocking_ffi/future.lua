@@ -1,24 +1,27 @@
--- A future: what `submit` returns. It is done when its task has ended, or its
--- deadline has passed, or it was cancelled; from then on `wait` returns the
--- same again and again.
+-- A future: what `submit` returns, a waiter with methods. It is done when its
+-- task has ended, or its deadline has passed, or it was cancelled; from then on
+-- `wait` returns the same results whenever it is called.
 
+local base = require "resty.nonblocking_ffi.core.base"
 local cdefs = require "resty.nonblocking_ffi.core.cdefs"
-local channel = require "resty.nonblocking_ffi.core.channel"
 local phase = require "resty.nonblocking_ffi.core.phase"
+local slots = require "resty.nonblocking_ffi.core.slots"
+local wait = require "resty.nonblocking_ffi.core.wait"
 local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
-local clock = channel.clock
+local clock = base.clock
 local error = error
 local fresh = waiting.fresh
 local getmetatable = getmetatable
 local huge = math.huge
 local min = math.min
 local outcome = waiting.outcome
+local protected_outcome = waiting.protected_outcome
 local setmetatable = setmetatable
-local time_left = channel.time_left
+local texts = base.texts
+local time_left = slots.time_left
 local type = type
-local wait = channel.wait
 
 local CANCELLED = cdefs.CANCELLED
 local CANNOT_YIELD = phase.CANNOT_YIELD
@@ -26,11 +29,26 @@ local TIMEOUT = cdefs.TIMEOUT
 
 
 local _M = {}
-local _MT = { __index = _M }
+
+-- The methods.
+local methods = {}
+local _MT = { __index = methods }
 
 
-function _M.new(waiter)
-    return setmetatable({ waiter = waiter }, _MT)
+-- Makes a future of what task.submit returned: a waiter, or nil and an error.
+-- Allocates nothing.
+function _M.of(waiter, err)
+    if waiter then
+        return setmetatable(waiter, _MT)
+    end
+    return nil, err
+end
+
+
+local function check(self)
+    if getmetatable(self) ~= _MT then
+        error("not a future: call its methods with a colon", 3)
+    end
 end
 
 
@@ -45,9 +63,9 @@ end
 -- Ends a future for its callers; its task is given up.
 local function end_early(waiter, code)
     if waiter.slot then
-        channel.abandon(waiter, code)
+        slots.abandon(waiter, code)
     end
-    waiting.finish(waiter, channel.texts[code])
+    waiting.finish(waiter, texts[code])
 end
 
 
@@ -88,33 +106,43 @@ end
 -- Waits for the result, up to `timeout` seconds (default: until the task's own
 -- deadline, which `submit` set). Returns what `call` would. If it returns
 -- "timeout" before the deadline, the task goes on, and one may wait again.
-function _M:wait(timeout)
-    if getmetatable(self) ~= _MT then
-        error("not a future: call its methods with a colon", 2)
-    end
+function methods:wait(timeout)
+    check(self)
     check_timeout("wait", timeout)
-    local waiter = self.waiter
-    local done, err = await(waiter, timeout)
+    local done, err = await(self, timeout)
     if not done then
-        return nil, err or channel.texts[TIMEOUT]
+        return nil, err or texts[TIMEOUT]
     end
-    return outcome(waiter)
+    return outcome(self)
+end
+
+
+-- syntax: ok, ... = future:pwait(timeout?)
+--
+-- The same, but returns what `pcall` of the runtime would: true and the
+-- results, or false, an error, a code and a message.
+function methods:pwait(timeout)
+    check(self)
+    check_timeout("pwait", timeout)
+    local done, err = await(self, timeout)
+    if not done then
+        return false, err or texts[TIMEOUT]
+    end
+    return protected_outcome(self)
 end
 
 
 -- syntax: cancelled = future:cancel()
 --
--- Gives the task up: if it has not started it never will; if it runs, it can
--- ask whether it should stop. Waiting for the future then gives "cancelled".
--- Returns false if it was done already.
-function _M:cancel()
-    if getmetatable(self) ~= _MT then
-        error("not a future: call its methods with a colon", 2)
-    end
-    if self.waiter.done then
+-- Gives up the task: if it has not started, it never will; if it runs, it can
+-- ask whether it should stop. `wait` then returns "cancelled". Returns false if
+-- the future was done already.
+function methods:cancel()
+    check(self)
+    if self.done then
         return false
     end
-    end_early(self.waiter, CANCELLED)
+    end_early(self, CANCELLED)
     return true
 end
 
@@ -143,14 +171,14 @@ function _M.wait_all(futures, timeout)
     local results, errors = {}, {}
     local finish = timeout and #futures > 0 and clock() + timeout
     for i = 1, #futures do
-        local waiter = futures[i].waiter
+        local waiter = futures[i]
         local done, err = await(waiter, timeout)
         if done then
-            -- What `outcome` returns second may be a second result.
+            -- Not the second value of `outcome`: that may be a second result.
             results[i] = outcome(waiter)
             err = waiter.err
         elseif not err then
-            err = channel.texts[TIMEOUT]
+            err = texts[TIMEOUT]
         end
         errors[i] = err
         timeout = finish and finish - clock()
@@ -164,7 +192,7 @@ end
 local function first_done(futures)
     local nearest, least
     for i = 1, #futures do
-        local waiter = futures[i].waiter
+        local waiter = futures[i]
         if waiter.done then
             return i
         end
@@ -182,13 +210,13 @@ end
 local function wait_for_first(futures, seconds)
     local any = fresh(clock() + seconds)
     for i = 1, #futures do
-        local waiter = futures[i].waiter
+        local waiter = futures[i]
         waiter.watchers = waiter.watchers or {}
         waiter.watchers[any] = true
     end
     local done, err = wait(any, seconds)
     for i = 1, #futures do
-        futures[i].waiter.watchers[any] = nil
+        futures[i].watchers[any] = nil
     end
     return done, err
 end
@@ -209,17 +237,17 @@ function _M.wait_any(futures, timeout)
     while true do
         local index, nearest, left = first_done(futures)
         if index then
-            return index, outcome(futures[index].waiter)
+            return index, outcome(futures[index])
         end
         if not can_yield() then
             return nil, CANNOT_YIELD
         end
         if left <= 0 then
-            end_early(futures[nearest].waiter, TIMEOUT)
+            end_early(futures[nearest], TIMEOUT)
         else
             local seconds = min(timeout or huge, left)
             if seconds < 0 then
-                return nil, channel.texts[TIMEOUT]
+                return nil, texts[TIMEOUT]
             end
             finish = finish or timeout and clock() + timeout
             local done, err = wait_for_first(futures, seconds)

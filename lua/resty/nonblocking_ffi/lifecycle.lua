@@ -1,25 +1,38 @@
--- What runtimes of every language have in common beside their tasks: what they
--- have counted, and their end.
+-- What runtimes of all languages have in common: handles with other options,
+-- statistics, closing.
+--
+-- What `load` returns has the state of the runtime and the options of its calls
+-- (timeout, priority, key). What `with` returns is a handle: it has options of
+-- its own, and in the field `runtime` what `load` returned, where that field is
+-- the table itself.
 
 local ffi = require "ffi"
+local base = require "resty.nonblocking_ffi.core.base"
 local cdefs = require "resty.nonblocking_ffi.core.cdefs"
 local channel = require "resty.nonblocking_ffi.core.channel"
+local drain = require "resty.nonblocking_ffi.core.drain"
+local options = require "resty.nonblocking_ffi.core.options"
 local phase = require "resty.nonblocking_ffi.core.phase"
+local slots = require "resty.nonblocking_ffi.core.slots"
+local wait = require "resty.nonblocking_ffi.core.wait"
 local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
-local clock = channel.clock
+local clock = base.clock
+local crc32 = ngx.crc32_short
 local error = error
 local ffi_new = ffi.new
 local getmetatable = getmetatable
 local pairs = pairs
 local pcall = pcall
-local post_control = channel.post_control
-local register = channel.register
-local texts = channel.texts
+local post_control = slots.post_control
+local register = slots.register
+local setmetatable = setmetatable
+local texts = base.texts
 local type = type
-local wait = channel.wait
 
+local NORMAL = options.PRIORITIES.normal
+local PRIORITIES = options.PRIORITIES
 local TIMEOUT = cdefs.TIMEOUT
 
 
@@ -29,25 +42,46 @@ local _M = {}
 -- Runtimes that are closed when their last task has been collected.
 local closing = {}
 
--- The metatables of runtimes.
+-- The schemas of the options of calls, by the metatables of runtimes.
 local classes = {}
-
-local C, client
-
-
--- Adds a class of runtimes, by its metatable.
-function _M.add_class(metatable)
-    classes[metatable] = true
-    metatable.__index.stats = _M.stats
-    metatable.__index.close = _M.close
-    return metatable
-end
 
 
 local function check(self)
     if type(self) ~= "table" or not classes[getmetatable(self) or 0] then
         error("not a runtime: call its methods with a colon", 3)
     end
+end
+
+
+-- Reads the options of a call. Returns the timeout, the number of the priority
+-- and that of the key: those in `given`, and the runtime's for the others.
+-- Raises errors at a level that is counted from the caller of this function on.
+local function call_options(self, what, given, schema, level, has_first)
+    local opts = options.read(what, given, schema, level + 1, has_first)
+    local priority, key = opts.priority, opts.key
+    return opts.timeout or self.timeout,
+           priority and PRIORITIES[priority] or self.priority,
+           -- Not 0, which means that there is none.
+           key and crc32(key) % 0x7fffffff + 1 or self.key
+end
+_M.call_options = call_options
+
+
+-- syntax: runtime = runtime:with(options)
+--
+-- The same runtime with other options for its calls: those that are given, and
+-- for the others what this one has. The options are those of one call.
+local function with(self, given)
+    check(self)
+    local metatable = getmetatable(self)
+    local timeout, priority, key = call_options(self, "with", given,
+                                                classes[metatable], 2)
+    return setmetatable({
+        runtime = self.runtime,
+        timeout = timeout,
+        priority = priority,
+        key = key,
+    }, metatable)
 end
 
 
@@ -66,7 +100,7 @@ end
 
 local function read_stats(self)
     local figures = ffi_new("nbffi_runtime_figures")
-    C.nbffi_runtime_stats(self.ptr, figures)
+    base.C.nbffi_runtime_stats(self.ptr, figures)
     local errors = {}
     local calls = figures.ok
     for code = 1, cdefs.ERRORS do
@@ -113,15 +147,16 @@ end
 --                       calls that waited for that in vain
 --   queue_time, run_time, total_time
 --                       { count, mean, p50, p90, p99, p999, max }, in seconds
-function _M:stats()
+local function stats(self)
     check(self)
+    self = self.runtime
     return self.last_stats or read_stats(self)
 end
 
 
 -- Frees what a runtime has in the core.
 local function free(self)
-    C.nbffi_runtime_free(client, self.ptr)
+    base.C.nbffi_runtime_free(base.client, self.ptr)
     self.ptr = nil
     if self.free_more then
         self:free_more()
@@ -130,14 +165,14 @@ end
 _M.free = free
 
 
--- What a runtime has counted, if there was no memory for it at its end.
+-- The statistics of a closed runtime if there was no memory to read them.
 local NO_STATS = { errors = {} }
 
 
 -- Called when a runtime has been closed.
 local function closed(self)
-    local ok, stats = pcall(read_stats, self)
-    self.last_stats = ok and stats or NO_STATS
+    local ok, last = pcall(read_stats, self)
+    self.last_stats = ok and last or NO_STATS
     free(self)
     closing[self] = nil
 end
@@ -146,7 +181,9 @@ end
 -- Starts to close those runtimes whose last task has been collected.
 local function advance_closing()
     for self, waiter in pairs(closing) do
-        if not waiter.posted and C.nbffi_runtime_in_flight(self.ptr) == 0 then
+        if not waiter.posted
+           and base.C.nbffi_runtime_in_flight(self.ptr) == 0
+        then
             -- If there is no memory even for that, it is tried again.
             local id = post_control(self.ptr, true)
             if id >= 0 then
@@ -182,16 +219,17 @@ _M.begin_close = begin_close
 -- closes the plugin's state; its library stays loaded. Waits for that in
 -- phases that can yield, up to `timeout` seconds (default: the runtime's).
 -- Returns true, or nil and "timeout": closing goes on nevertheless.
-function _M:close(timeout)
+local function close(self, timeout)
     check(self)
     if timeout ~= nil and (type(timeout) ~= "number" or timeout <= 0
        or timeout ~= timeout) then
         error("close: timeout must be a positive number of seconds", 2)
     end
+    timeout = timeout or self.timeout
+    self = self.runtime
     if not self.ptr then
         return true
     end
-    timeout = timeout or self.timeout
     local deadline = clock() + timeout
     local waiter = begin_close(self, deadline)
     if not can_yield() then
@@ -206,10 +244,27 @@ function _M:close(timeout)
 end
 
 
--- Takes the core's functions and this VM's client, once they are there.
-function _M.attach()
-    C, client = channel.C, channel.client
-    channel.on_drain(advance_closing)
+drain.on_drain(advance_closing)
+
+
+-- A class of runtimes, for calls with options of a schema. Returns the table of
+-- its methods, with those of this file, and a function that makes a runtime of
+-- a table of:
+--   name, ptr, pool, timeout
+--   waits     whether on_full is "wait"
+--   forget    called when it takes no more calls
+-- and what the class needs.
+function _M.class(schema)
+    local methods = { with = with, stats = stats, close = close }
+    local metatable = { __index = methods }
+    classes[metatable] = schema
+    return methods, metatable, function(fields)
+        fields.runtime = fields
+        fields.priority = NORMAL
+        fields.key = 0
+        fields.closing = false
+        return setmetatable(fields, metatable)
+    end
 end
 
 

@@ -1,37 +1,40 @@
 -- Loading: which runtimes there are in this VM, and making new ones.
 
+local base = require "resty.nonblocking_ffi.core.base"
 local cdefs = require "resty.nonblocking_ffi.core.cdefs"
 local channel = require "resty.nonblocking_ffi.core.channel"
+local client = require "resty.nonblocking_ffi.core.client"
 local codec = require "resty.nonblocking_ffi.lua.codec"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local options = require "resty.nonblocking_ffi.core.options"
 local phase = require "resty.nonblocking_ffi.core.phase"
 local pools = require "resty.nonblocking_ffi.core.pool"
 local runtime = require "resty.nonblocking_ffi.runtime"
-local task = require "resty.nonblocking_ffi.core.task"
+local slots = require "resty.nonblocking_ffi.core.slots"
+local wait = require "resty.nonblocking_ffi.core.wait"
 local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
-local clock = channel.clock
+local clock = base.clock
 local error = error
 local fingerprint = codec.fingerprint
 local format = string.format
 local pairs = pairs
 local pcall = pcall
-local register = channel.register
-local text = channel.text
-local texts = channel.texts
+local post_control = slots.post_control
+local register = slots.register
+local text = base.text
+local texts = base.texts
 local type = type
-local wait = channel.wait
 
 local CANNOT_YIELD = phase.CANNOT_YIELD
-local LACK = codec.LACK
+local LACK = base.LACK
 local NO_MEMORY = cdefs.NO_MEMORY
 local TIMEOUT = cdefs.TIMEOUT
 
--- Options that every language has.
+-- Options that every language has. `runtime` is the old name of `language`.
 local COMMON = {
-    "runtime", "name", "pool", "on_full", "timeout", "max_response",
+    "language", "runtime", "name", "pool", "on_full", "timeout", "max_response",
 }
 -- For each language, a module of:
 --   options  rules for its own options, see options.schema
@@ -40,21 +43,20 @@ local COMMON = {
 --   prepare  function(given) -> { library = path, entry = symbol,
 --            config = string, name = default name, tried = optional: where the
 --            library was not found } or nil and an error
--- or, for a host in the core:
+-- or, for a runtime that is made in another way:
 --   name     function(given) -> default name
 --   make     function(given, name, pool) -> pointer and fields of the
 --            runtime, or nil and an error. A field `tried` is as above
 --   class    the runtime's class
--- All are there from the start: later there may be no descriptor to read a file
--- with.
-local HOSTS = {
+-- All are required here: later there may be no descriptor to read a file with.
+local LANGUAGES = {
     c = require "resty.nonblocking_ffi.languages.c",
     lua = require "resty.nonblocking_ffi.languages.lua",
     python = require "resty.nonblocking_ffi.languages.python",
     java = require "resty.nonblocking_ffi.languages.java",
     go = require "resty.nonblocking_ffi.languages.go",
 }
-local LANGUAGES = [["c", "lua", "python", "java" or "go"]]
+local NAMES = [["c", "lua", "python", "java" or "go"]]
 
 -- How long load may take where it blocks the worker: in init_worker.
 local BLOCKING_LOAD = 60
@@ -68,19 +70,16 @@ local by_arguments = {}
 -- ... and by name.
 local by_name = {}
 
-local C, client
-
-
 -- Before the worker exits: the plugins of idle runtimes are closed.
-local function close_all()
+client.before_exit(function()
     for _, self in pairs(by_arguments) do
         if not self.loading
-           and C.nbffi_runtime_in_flight(self.ptr) == 0
+           and base.C.nbffi_runtime_in_flight(self.ptr) == 0
         then
-            channel.post_control(self.ptr, true)
+            post_control(self.ptr, true)
         end
     end
-end
+end)
 
 
 -- The name of a runtime, made unique if it was not given.
@@ -103,11 +102,11 @@ end
 
 -- A plugin's runtime, not yet initialised.
 local function make_plugin(plugin, given, name, pool)
-    local ptr = C.nbffi_runtime_new_c(client, pool.ptr, text(name),
+    local ptr = base.C.nbffi_runtime_new_c(base.client, pool.ptr, text(name),
         text(plugin.library), text(plugin.entry), text(plugin.config),
-        options.get(given, "max_response"), channel.error_buffer())
+        options.get(given, "max_response"), base.error_buffer())
     if ptr == nil then
-        return nil, channel.error_text()
+        return nil, base.error_text()
     end
     return ptr, {}
 end
@@ -141,16 +140,16 @@ end
 
 -- Makes a runtime and posts its initialisation. Returns it, or nil and an
 -- error.
-local function begin_load(host, given, arguments)
+local function begin_load(language, given, arguments)
     local plugin, name, pool, err
-    if host.prepare then
-        plugin, err = host.prepare(given)
+    if language.prepare then
+        plugin, err = language.prepare(given)
         if not plugin then
             return nil, err
         end
     end
     name, err = name_for(given, plugin and plugin.name or not plugin
-                                and host.name(given))
+                                and language.name(given))
     if not name then
         return nil, err
     end
@@ -162,7 +161,7 @@ local function begin_load(host, given, arguments)
     if plugin then
         ptr, fields = make_plugin(plugin, given, name, pool)
     else
-        ptr, fields = host.make(given, name, pool)
+        ptr, fields = language.make(given, name, pool)
     end
     if not ptr then
         return nil, fields
@@ -177,10 +176,10 @@ local function begin_load(host, given, arguments)
         by_name[name] = nil
     end
     fields.tried = plugin and plugin.tried or fields.tried
-    local self = (host.class or runtime).new(fields)
+    local self = (language.class or runtime).new(fields)
     local entered
     entered, err = pcall(enter, self, arguments)
-    local id = entered and channel.post_control(ptr, false) or -NO_MEMORY
+    local id = entered and post_control(ptr, false) or -NO_MEMORY
     if id < 0 then
         self.forget()
         lifecycle.free(self)
@@ -194,54 +193,61 @@ local function begin_load(host, given, arguments)
 end
 
 
--- Opens the core in this VM. True, or nil and an error.
-local function open()
-    if client then
-        return true
-    end
-    local ok, err = channel.open()
-    if not ok then
-        return nil, err
-    end
-    C, client = channel.C, channel.client
-    lifecycle.attach()
-    task.attach()
-    channel.before_exit = close_all
-    return true
-end
-
-
--- The host of a language.
-local function find_host(given)
+-- The language that the options name: the name, and its module. Raises errors
+-- for the caller of `load`.
+local function find_language(given)
     if type(given) ~= "table" then
-        error("load: a table of options expected, got " .. type(given), 3)
+        error("load: a table of options expected, got " .. type(given), 4)
     end
-    local language = given.runtime
-    if language == nil then
-        error("load: runtime is missing: which language host is it for?", 3)
+    local name, old = given.language, given.runtime
+    if name ~= nil and old ~= nil and name ~= old then
+        error(format("load: language is %s, but runtime, its old name, is %s",
+                     options.quote(name), options.quote(old)), 4)
     end
-    if not HOSTS[language] then
-        error(format("load: runtime must be %s, got %s", LANGUAGES,
-                     options.quote(language)), 3)
+    if name == nil then
+        name = old
     end
-    return HOSTS[language]
+    if name == nil then
+        error("load: language is missing: it must be " .. NAMES, 4)
+    end
+    if not LANGUAGES[name] then
+        error(format("load: language must be %s, got %s", NAMES,
+                     options.quote(name)), 4)
+    end
+    return name, LANGUAGES[name]
 end
 
 
--- Loads a runtime; see nonblocking_ffi.lua. `host` is one that users do not
--- name: then it is loaded without yielding, in whatever phase.
-function _M.load(given, host)
-    local blocks = host or phase.is_init_worker()
-    host = host or find_host(given)
-    if not host.schema then
-        host.schema = options.schema(COMMON, host.options)
+-- The schemas of the options of each language, by its module.
+local schemas = {}
+
+
+-- The options in `given`, with the old name of `language` replaced; and the
+-- module of the language. Raises errors for the caller of `load`.
+local function read_options(given, language)
+    local name
+    if not language then
+        name, language = find_language(given)
     end
-    given = options.read("load", given, host.schema, 2)
-    local missing = host.missing and host.missing(given)
+    schemas[language] = schemas[language]
+                        or options.schema(COMMON, language.options)
+    given = options.read("load", given, schemas[language], 3)
+    given.language, given.runtime = name, nil
+    return given, language
+end
+
+
+-- Loads a runtime; see nonblocking_ffi.lua. `language` is the module of one
+-- that users cannot name: its runtimes are loaded without yielding, in any
+-- phase.
+function _M.load(given, language)
+    local blocks = language or phase.is_init_worker()
+    given, language = read_options(given, language)
+    local missing = language.missing and language.missing(given)
     if missing then
         error("load: " .. missing, 2)
     end
-    if given.on_full == "inline" and not host.make then
+    if given.on_full == "inline" and not language.make then
         error("load: on_full = \"inline\" is for Lua functions: the event "
               .. "loop can run nothing else", 2)
     end
@@ -259,12 +265,12 @@ function _M.load(given, host)
         return nil, CANNOT_YIELD
     end
 
-    local ok, err = open()
+    local ok, err = client.open()
     if not ok then
         return nil, err
     end
     if not self then
-        self, err = begin_load(host, given, arguments)
+        self, err = begin_load(language, given, arguments)
         if not self then
             return nil, err
         end
@@ -309,7 +315,7 @@ function _M.run(module, func, ...)
         error("run: the name of a function expected, got "
               .. options.quote(func), 2)
     end
-    local self, err = _M.load { runtime = "lua", module = module, pool = pool }
+    local self, err = _M.load { language = "lua", module = module, pool = pool }
     if not self then
         return nil, err
     end

@@ -1,33 +1,33 @@
 -- The class of runtimes whose requests and responses are bytes: plugins.
 
-local codec = require "resty.nonblocking_ffi.lua.codec"
+local base = require "resty.nonblocking_ffi.core.base"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
+local future = require "resty.nonblocking_ffi.future"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local options = require "resty.nonblocking_ffi.core.options"
 local task = require "resty.nonblocking_ffi.core.task"
 local waiting = require "resty.nonblocking_ffi.core.waiter"
 
+local call_options = lifecycle.call_options
 local concat = table.concat
 local error = error
 local getmetatable = getmetatable
 local pcall = pcall
-local setmetatable = setmetatable
+local protected = waiting.protected
+local texts = base.texts
+local to_future = future.of
 local tostring = tostring
 local type = type
 
-local LACK = codec.LACK
-local NO_MEMORY = waiting.NO_MEMORY
-local NORMAL = options.PRIORITIES.normal
-local PRIORITIES = options.PRIORITIES
+local LACK = base.LACK
+local NO_MEMORY = cdefs.NO_MEMORY
 -- How deep tables of a request may be in each other.
 local DEEPEST = 100
 local CALL_OPTIONS = options.schema { "timeout", "priority" }
 
 
-local _M = {}
-
--- The methods, beside those of lifecycle.lua.
-local methods = {}
-local _MT = lifecycle.add_class({ __index = methods })
+-- The methods beside those of lifecycle.lua are below.
+local methods, _MT, new = lifecycle.class(CALL_OPTIONS)
 
 
 -- The bytes of a request: a string, or what a cosocket's send accepts.
@@ -66,29 +66,20 @@ local function to_bytes(request)
     if bytes ~= LACK then
         error(bytes, 4)
     end
-    return nil, NO_MEMORY
+    return nil, texts[NO_MEMORY]
 end
 
 
--- The timeout and the number of the priority.
-local function call_options(self, opts)
-    opts = options.read("options", opts, CALL_OPTIONS, 4)
-    local priority = opts.priority
-    return opts.timeout or self.timeout,
-           priority and PRIORITIES[priority] or NORMAL
-end
-
-
--- What call, submit and cast are given: the bytes of the request, the timeout,
--- the number of the priority. Nil and an error if there is no memory; raises
--- errors for their callers.
+-- The arguments of call, pcall, submit and cast: the bytes of the request, the
+-- timeout, the number of the priority. Nil and an error if there is no memory.
+-- Raises errors for the callers of these methods.
 local function arguments(self, request, opts)
     if getmetatable(self) ~= _MT then
         error("not a runtime: call its methods with a colon", 3)
     end
-    local timeout, priority = self.timeout, NORMAL
+    local timeout, priority = self.timeout, self.priority
     if opts ~= nil then
-        timeout, priority = call_options(self, opts)
+        timeout, priority = call_options(self, "options", opts, CALL_OPTIONS, 3)
     end
     if type(request) ~= "string" then
         local err
@@ -122,7 +113,24 @@ function methods:call(request, opts)
     if not request then
         return nil, timeout
     end
-    return task.call(self, request, request, #request, timeout, priority, 0, 0)
+    return task.call(self.runtime, request, request, #request, timeout,
+                     priority, 0, 0)
+end
+
+
+-- syntax: ok, res, code, message = runtime:pcall(request, options?)
+--
+-- The same, but returns true and the response (with the code and the message if
+-- the plugin gave a status of its own); or false, an error, and the code and
+-- the message of a "runtime error".
+function methods:pcall(request, opts)
+    local timeout, priority
+    request, timeout, priority = arguments(self, request, opts)
+    if not request then
+        return false, timeout
+    end
+    return protected(task.call(self.runtime, request, request, #request,
+                               timeout, priority, 0, 0))
 end
 
 
@@ -138,8 +146,8 @@ function methods:submit(request, opts)
     if not request then
         return nil, timeout
     end
-    return task.submit(self, request, request, #request, timeout, priority,
-                       0, 0)
+    return to_future(task.submit(self.runtime, request, request, #request,
+                                 timeout, priority, 0, 0))
 end
 
 
@@ -156,18 +164,9 @@ function methods:cast(request, opts)
     if not request then
         return nil, timeout
     end
-    return task.cast(self, request, request, #request, timeout, priority, 0, 0)
+    return task.cast(self.runtime, request, request, #request, timeout,
+                     priority, 0, 0)
 end
 
 
--- A runtime of these fields:
---   name, ptr, pool, timeout
---   waits    = whether on_full is "wait"
---   forget   = called when it takes no more calls
-function _M.new(fields)
-    fields.closing = false
-    return setmetatable(fields, _MT)
-end
-
-
-return _M
+return { new = new }

@@ -27,7 +27,7 @@ local answer
 
 
 -- Called when a VM starts.
-function _M.attach(functions)
+function _M.start(functions)
     C = functions
     local pool = ffi_new("char[?]", NAME_BYTES)
     local thread = ffi_new("char[?]", NAME_BYTES)

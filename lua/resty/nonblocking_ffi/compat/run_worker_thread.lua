@@ -5,7 +5,7 @@
 --
 -- What differs: modules are loaded, and results are checked, in the pool
 -- thread; there is a VM for every thread, so none is ever missing; and all of
--- `ngx` that VMs of ours have is there.
+-- `ngx` that VMs of this library have is there.
 
 local ffi = require "ffi"
 local nbffi = require "resty.nonblocking_ffi"
@@ -90,7 +90,7 @@ local function obtain(pool)
         nbffi.pool(pool, { threads = THREADS, max_queue = MAX_QUEUE })
     end
     local rt, err = nbffi.load {
-        runtime = "lua",
+        language = "lua",
         module = MODULE,
         pool = pool,
         name = "run_worker_thread " .. pool,

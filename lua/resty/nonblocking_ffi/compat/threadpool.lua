@@ -75,7 +75,7 @@ local function load(self)
     local given = self.given
     local name = self.name
     local settings = {
-        runtime = "lua",
+        language = "lua",
         module = MODULE,
         name = "threadpool " .. name,
         pool = name,

@@ -1,7 +1,5 @@
 -- Options: what is allowed, and the defaults that setup may change.
 
-local cores -- set by the core
-
 local error = error
 local find = string.find
 local floor = math.floor
@@ -70,6 +68,7 @@ local RULES = {
         "an integer from 0 to 19",
     },
     socket_dirs = { is_path_list, "a list of directories" },
+    language = { is_text, "a language" },
     runtime = { is_text, "a language" },
     name = { is_text, "a non-empty string" },
     pool = { is_text, "a non-empty string" },
@@ -87,7 +86,7 @@ local RULES = {
 }
 
 
--- The rule of an option, as hosts have it: { check, what }.
+-- The rule of an option, as languages have it: { check, what }.
 function _M.rule(key)
     return { check = RULES[key][1], what = RULES[key][2] }
 end
@@ -218,15 +217,7 @@ function _M.get(given, key)
     if value == nil then
         value = defaults[key]
     end
-    if value == nil and key == "threads" and cores then
-        value = cores()
-    end
     return value
-end
-
-
-function _M.set_cores(count)
-    cores = count
 end
 
 

@@ -54,7 +54,7 @@ end
 local function ask(phase)
     local why = wait_for_nothing()
     if code_cache.is_off() then
-        -- No semaphore may be left in such a VM (see channel.lua).
+        -- No semaphore may be left in such a VM (see flusher.lua).
         probe = nil
         collectgarbage()
     end

@@ -1,8 +1,9 @@
--- Named pools, and the tasks that wait for room in one (on_full = "wait").
+-- Named pools, and the tasks that wait for room in a pool (on_full = "wait").
 
 local ffi = require "ffi"
+local base = require "resty.nonblocking_ffi.core.base"
 local cdefs = require "resty.nonblocking_ffi.core.cdefs"
-local channel = require "resty.nonblocking_ffi.core.channel"
+local drain = require "resty.nonblocking_ffi.core.drain"
 local options = require "resty.nonblocking_ffi.core.options"
 
 local ffi_new = ffi.new
@@ -27,8 +28,8 @@ local declared = {}
 --   name, ptr
 --   first, last  = the tasks that wait for room: blocked[first..last]
 --   blocked      = each a table of what task.lua posts, and: waiter,
---                  admission = the waiter of who waits for room alone,
---                  dead = whether it was given up
+--                  admission = the waiter of a coroutine that waits for room
+--                  only, dead = whether the task was given up
 -- }
 local made = {}
 -- How many tasks wait for room, in all pools.
@@ -36,6 +37,17 @@ local waiting = 0
 
 
 local SIZES = options.schema { "threads", "max_queue", "nice" }
+
+
+-- An option of a pool: as given, or the default, which is for `threads` the
+-- number of cores, as soon as that can be asked.
+local function size_of(settings, key)
+    local value = get(settings, key)
+    if value == nil and key == "threads" and base.C then
+        value = base.C.nbffi_cores()
+    end
+    return value
+end
 
 
 -- Declares a pool; its threads start when it is first used.
@@ -47,8 +59,8 @@ function _M.declare(name, given)
     local known = declared[name]
     if known then
         for _, key in ipairs(SIZES.names) do
-            local is = get(known, key)
-            if is ~= get(settings, key) then
+            local is = size_of(known, key)
+            if is ~= size_of(settings, key) then
                 return nil, "pool \"" .. name .. "\" exists already, with "
                             .. key .. " = " .. tostring(is or "the default")
             end
@@ -60,8 +72,8 @@ function _M.declare(name, given)
 end
 
 
--- Posts what waited for room, oldest first, as far as there is room. What a
--- caller that is gone left behind is posted too: it asked for it.
+-- Posts the tasks that wait for room, oldest first, as far as there is room.
+-- The task of a coroutine that was killed is posted too: it was asked for.
 local function admit_blocked()
     for _, pool in pairs(made) do
         local blocked = pool.blocked
@@ -81,8 +93,8 @@ local function admit_blocked()
 end
 
 
--- Mostly there is none. Then there must be no loop in here: what calls this at
--- each end of a lone task is not compiled with one.
+-- Mostly no task waits. Then there must be no loop in here: LuaJIT does not
+-- compile the end of a lone task with one.
 local function admit()
     if waiting > 0 then
         admit_blocked()
@@ -90,7 +102,7 @@ local function admit()
 end
 
 
--- Lets a task wait for room behind those that do already.
+-- Adds a task to those that wait for room.
 function _M.block(pool, entry)
     pool.last = pool.last + 1
     pool.blocked[pool.last] = entry
@@ -98,7 +110,7 @@ function _M.block(pool, entry)
 end
 
 
--- The pool of a name, made if need be; nil and an error if that fails.
+-- The pool of a name, made if there is none; nil and an error if that fails.
 function _M.obtain(name)
     local pool = made[name]
     if pool then
@@ -112,12 +124,11 @@ function _M.obtain(name)
         settings = {}
         declared[name] = settings
     end
-    local ptr = channel.C.nbffi_pool_obtain(channel.client,
-        channel.text(name), get(settings, "threads"),
-        get(settings, "max_queue"), get(settings, "nice"),
-        channel.error_buffer())
+    local ptr = base.C.nbffi_pool_obtain(base.client, base.text(name),
+        size_of(settings, "threads"), get(settings, "max_queue"),
+        get(settings, "nice"), base.error_buffer())
     if ptr == nil then
-        return nil, channel.error_text()
+        return nil, base.error_text()
     end
     pool = {
         name = name,
@@ -127,25 +138,25 @@ function _M.obtain(name)
         blocked = {},
     }
     if next(made) == nil then
-        channel.on_drain(admit)
+        drain.on_drain(admit)
     end
     made[name] = pool
     return pool
 end
 
 
--- Whether others wait for room already.
+-- Whether tasks wait for room.
 function _M.is_contended(pool)
     return pool.first <= pool.last
 end
 
 
--- The pools that are in use, by name.
-function _M.figures()
+-- The statistics of the pools that are in use, by name.
+function _M.stats()
     local figures = ffi_new("nbffi_pool_figures")
     local all = {}
     for name, pool in pairs(made) do
-        channel.C.nbffi_pool_stats(pool.ptr, figures)
+        base.C.nbffi_pool_stats(pool.ptr, figures)
         all[name] = {
             threads = figures.threads,
             max_queue = figures.max_queue,

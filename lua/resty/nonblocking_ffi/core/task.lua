@@ -1,5 +1,5 @@
--- Tasks of a runtime, whatever its language: posting them, waiting for room and
--- for their ends.
+-- Tasks of a runtime of any language: posting them, waiting for room in the
+-- pool, waiting for their results.
 --
 -- A request is given as:
 --   request   what keeps its bytes alive: a string, or a string buffer
@@ -9,64 +9,57 @@
 --             none
 
 local ffi = require "ffi"
+local base = require "resty.nonblocking_ffi.core.base"
 local cdefs = require "resty.nonblocking_ffi.core.cdefs"
 local channel = require "resty.nonblocking_ffi.core.channel"
-local codec = require "resty.nonblocking_ffi.lua.codec"
-local future = require "resty.nonblocking_ffi.future"
+local drain = require "resty.nonblocking_ffi.core.drain"
+local exit = require "resty.nonblocking_ffi.core.exit"
 local phase = require "resty.nonblocking_ffi.core.phase"
 local pools = require "resty.nonblocking_ffi.core.pool"
+local slots = require "resty.nonblocking_ffi.core.slots"
+local wait = require "resty.nonblocking_ffi.core.wait"
 local waiting = require "resty.nonblocking_ffi.core.waiter"
 
 local can_yield = phase.can_yield
-local clock = channel.clock
+local clock = base.clock
 local error = error
 local ffi_new = ffi.new
 local fresh = waiting.fresh
 local is_contended = pools.is_contended
-local grow = channel.grow
+local grow = slots.grow
+local hold = slots.hold
 local new_waiter = waiting.new
-local outcome = waiting.outcome
 local pcall = pcall
+local plain = waiting.plain
 local prepare = waiting.prepare
 local recycle = waiting.recycle
-local register = channel.register
-local requests = channel.requests
-local results = channel.results
-local texts = channel.texts
-local wait = channel.wait
+local register = slots.register
+local results = drain.results
+local texts = base.texts
 
 local CANNOT_YIELD = phase.CANNOT_YIELD
 local CLOSED = cdefs.CLOSED
 local DONE = cdefs.DONE
-local LACK = codec.LACK
+local LACK = base.LACK
 local NO_MEMORY = cdefs.NO_MEMORY
 local QUEUE_OVERFLOW = -cdefs.QUEUE_OVERFLOW
 local SHUTTING_DOWN = cdefs.SHUTTING_DOWN
--- A place in `requests` that no slot has.
-local POSTING = -1
 local TIMEOUT = cdefs.TIMEOUT
 
 
 local _M = {}
 
 
-local done -- where nbffi_post puts a result that is there at once
-local C, client
+-- Where nbffi_post puts a result that is there at once.
+local done = ffi_new("nbffi_completion")
 -- Whether there was no memory for the last task.
 local is_short = false
-
-
--- Takes the core's functions and this VM's client, once they are there.
-function _M.attach()
-    C, client = channel.C, channel.client
-    done = ffi_new("nbffi_completion")
-end
 
 
 -- Counts and returns an error that the core did not see.
 local function refuse(self, code)
     if self.ptr then
-        C.nbffi_count(self.ptr, code)
+        base.C.nbffi_count(self.ptr, code)
     end
     return nil, texts[code]
 end
@@ -75,6 +68,7 @@ end
 -- Posts a task. Returns what nbffi_post does. Nothing must be allocated before
 -- the task is registered.
 local function post(self, data, len, seconds, priority, waits, tag, key)
+    local C, client = base.C, base.client
     local id = C.nbffi_post(client, self.ptr, data, len, seconds, priority,
                             waits, tag, key, done)
     if id == -NO_MEMORY then
@@ -88,7 +82,8 @@ local function post(self, data, len, seconds, priority, waits, tag, key)
 end
 
 
--- Posts a task that waited for room, unless there is none. Called by the pool.
+-- Posts a task that waits for room. Returns QUEUE_OVERFLOW if there is still no
+-- room. Called by the pool.
 local function post_blocked(entry)
     local self, waiter = entry.runtime, entry.waiter
     if not self.ptr or self.closing then
@@ -100,7 +95,7 @@ local function post_blocked(entry)
             return id
         end
         if id < 0 then
-            C.nbffi_count(self.ptr, -id)
+            base.C.nbffi_count(self.ptr, -id)
             waiting.finish(waiter, texts[-id])
         else
             register(id, waiter, entry.request)
@@ -112,7 +107,7 @@ local function post_blocked(entry)
 end
 
 
--- Puts a task behind those that wait for room.
+-- Adds a task to those that wait for room in its pool.
 local function block(self, request, data, len, seconds, priority, tag, key,
                      waiter)
     waiter.deadline = clock() + seconds
@@ -132,40 +127,29 @@ local function block(self, request, data, len, seconds, priority, tag, key,
 end
 
 
--- What `call` returns: no more values than there are.
-local function trimmed(res, err, code, message)
-    if code or message then
-        return res, err, code, message
-    end
-    if err then
-        return nil, err
-    end
-    return res
-end
-
-
 -- Waits for a call's result, up to its deadline, and ends it there.
 local function await(self, waiter, seconds, entry)
     local ok, err = wait(waiter, seconds)
     if ok then
-        local res, failed, code, message = outcome(waiter)
+        local res, failed = waiter.res, waiter.err
+        local code, message = waiter.code, waiter.message
         recycle(waiter)
-        return trimmed(res, failed, code, message)
+        return plain(res, failed, code, message)
     end
     local why = err == texts[SHUTTING_DOWN] and SHUTTING_DOWN or TIMEOUT
     if waiter.slot then
-        channel.abandon(waiter, why)
+        slots.abandon(waiter, why)
     else
         entry.dead = true
-        C.nbffi_count(self.ptr, why)
+        base.C.nbffi_count(self.ptr, why)
     end
     recycle(waiter)
     return nil, err or texts[why]
 end
 
 
--- Runs a request and waits for its end. Returns what the runtime's `call`
--- does; or with on_full = "inline", if there is no room, false.
+-- Runs a request and waits for its results. Returns what the runtime's `call`
+-- returns; or with on_full = "inline", if there is no room, false.
 function _M.call(self, request, data, len, timeout, priority, tag, key)
     if not can_yield() then
         return nil, CANNOT_YIELD
@@ -173,16 +157,14 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
     if self.closing then
         return refuse(self, CLOSED)
     end
-    if channel.exiting and not channel.may_wait() then
+    if exit.exiting and not exit.may_wait() then
         return refuse(self, SHUTTING_DOWN)
     end
 
     local waits = self.waits
     local id = QUEUE_OVERFLOW
     if not waits or not is_contended(self.pool) then
-        -- Keeps it alive until its result has been read or it is registered,
-        -- whatever the JIT compiler thinks of local variables.
-        requests[POSTING] = request
+        hold(request)
         if not prepare() then
             return refuse(self, NO_MEMORY)
         end
@@ -190,14 +172,14 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
     end
     if id == DONE then
         local ok, res, err, code, message = pcall(results, done, self.takes)
-        C.nbffi_release(client, done, 1)
+        base.C.nbffi_release(base.client, done, 1)
         if not ok then
             if res ~= LACK then
                 error(res, 0)
             end
             return nil, texts[NO_MEMORY]
         end
-        return trimmed(res, err, code, message)
+        return plain(res, err, code, message)
     end
 
     local waiter, entry
@@ -222,34 +204,28 @@ function _M.call(self, request, data, len, timeout, priority, tag, key)
 end
 
 
-local function make_future()
-    local waiter = fresh()
-    return waiter, future.new(waiter)
-end
-
-
--- Starts a request and returns a future, or nil and an error; or with on_full
--- = "inline", if there is no room, false. `unpack` is applied to what `call`
--- would return.
+-- Starts a request and returns a waiter for its results, or nil and an error;
+-- or with on_full = "inline", if there is no room, false. `shapes` is the
+-- waiter's `results`.
 function _M.submit(self, request, data, len, timeout, priority, tag, key,
-                   unpack)
+                   shapes)
     if self.closing then
         return refuse(self, CLOSED)
     end
 
     local waits = self.waits and can_yield()
-    -- Who asks again and again makes no garbage.
+    -- While there is no memory for tasks, none is taken for a waiter either.
     if is_short then
         is_short = not grow()
     end
-    local ok, waiter, started
+    local ok, waiter
     if not is_short then
-        ok, waiter, started = pcall(make_future)
+        ok, waiter = pcall(fresh)
     end
     if not ok then
         return refuse(self, NO_MEMORY)
     end
-    waiter.unpack = unpack
+    waiter.results = shapes
     local id = QUEUE_OVERFLOW
     if not waits or not is_contended(self.pool) then
         id = post(self, data, len, timeout, priority, false, tag, key)
@@ -265,7 +241,7 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
         local admitted, err = wait(entry.admission, timeout)
         if not admitted then
             entry.dead = true
-            C.nbffi_count(self.ptr, TIMEOUT)
+            base.C.nbffi_count(self.ptr, TIMEOUT)
             return nil, err or texts[TIMEOUT]
         end
 
@@ -274,7 +250,7 @@ function _M.submit(self, request, data, len, timeout, priority, tag, key,
     else
         return refuse(self, -id)
     end
-    return started
+    return waiter
 end
 
 

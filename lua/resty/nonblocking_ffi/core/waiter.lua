@@ -1,6 +1,8 @@
--- Waiters: who waits for a task, or for something else that ends once.
+-- Waiters: what coroutines sleep on until a task, or something else, has ended.
 
 local semaphore = require "ngx.semaphore"
+local base = require "resty.nonblocking_ffi.core.base"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
 
 local ceil = math.ceil
 local max = math.max
@@ -8,8 +10,10 @@ local min = math.min
 local new_semaphore = semaphore.new
 local pairs = pairs
 local pcall = pcall
+local texts = base.texts
 
--- So many waiters and semaphores are kept for reuse.
+local NO_MEMORY = cdefs.NO_MEMORY
+-- How many waiters, and how many semaphores, are kept for reuse.
 local MAX_SPARE = 16384
 -- The longest that a semaphore or cosocket can wait: 2^31 ms, and some less.
 local LONGEST = 2000000
@@ -17,7 +21,6 @@ local LONGEST = 2000000
 
 local _M = {
     LONGEST = LONGEST,
-    NO_MEMORY = "no memory",
 }
 
 
@@ -36,12 +39,13 @@ local spare_semas, spare_semas_count, made_semas = {}, 0, 0
 --               the results; before, `res` is the status code of responses
 --               that are not to be copied, or nil
 -- and beside, if it is not of `new`:
---   deadline  = when it ends for its caller, by channel.clock(), if that is
---               not its task's own deadline
---   posted    = whether the task that closes its runtime is
+--   deadline  = when it ends for its caller, by base.clock(), if that is not
+--               its task's own deadline
+--   posted    = whether the task that closes its runtime is posted
 --   watchers  = waiters (as keys) that are done when this one is
 --   callback  = called when it is done
---   unpack    = applied to what outcome() returns
+--   results   = nil, or { plain, protected }: functions that make of the
+--               results what `wait` and `pwait` of a future return
 -- }
 --
 -- The keys are there from the start. A table that lacks some is rebuilt again
@@ -93,7 +97,7 @@ function _M.fresh(deadline)
         sema = false, sleeping = 0, slot = false, done = false,
         res = false, err = false, code = false, message = false,
         deadline = deadline or false, posted = false, watchers = false,
-        callback = false, unpack = false,
+        callback = false, results = false,
     }
     return without_results(waiter)
 end
@@ -162,7 +166,7 @@ function _M.sleep_on(waiter, seconds)
             local ok, err
             ok, sema, err = pcall(make_semaphore)
             if not ok then
-                return nil, _M.NO_MEMORY
+                return nil, texts[NO_MEMORY]
             end
             if not sema then
                 return nil, err
@@ -189,20 +193,49 @@ function _M.sleep_on(waiter, seconds)
 end
 
 
--- What `call` returns for a waiter that is done.
-function _M.outcome(waiter)
-    local err, code, message = waiter.err, waiter.code, waiter.message
-    local unpack = waiter.unpack
-    if unpack then
-        return unpack(waiter.res, err, code, message)
-    end
+-- Results as `call` returns them: no more values than there are.
+local function plain(res, err, code, message)
     if code or message then
-        return waiter.res, err, code, message
+        return res, err, code, message
     end
     if err then
         return nil, err
     end
-    return waiter.res
+    return res
+end
+_M.plain = plain
+
+
+-- Results as `pcall` returns them: whether there was no error, and the rest.
+local function protected(res, err, code, message)
+    local ok = not err
+    if code or message then
+        return ok, ok and res or err, code, message
+    end
+    return ok, ok and res or err
+end
+_M.protected = protected
+
+
+-- What `wait` returns for a waiter that is done.
+function _M.outcome(waiter)
+    local results = waiter.results
+    if results then
+        return results.plain(waiter.res, waiter.err, waiter.code,
+                             waiter.message)
+    end
+    return plain(waiter.res, waiter.err, waiter.code, waiter.message)
+end
+
+
+-- What `pwait` returns for it.
+function _M.protected_outcome(waiter)
+    local results = waiter.results
+    if results then
+        return results.protected(waiter.res, waiter.err, waiter.code,
+                                 waiter.message)
+    end
+    return protected(waiter.res, waiter.err, waiter.code, waiter.message)
 end
 
 

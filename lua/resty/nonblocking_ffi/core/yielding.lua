@@ -1,14 +1,16 @@
--- Long work in the event loop, spread over its yielding.
+-- Long work in the event loop, spread over its turns.
 --
--- A coroutine that has worked for BUDGET waits until the event loop has looked
--- after everything else once: it sends a byte through the channel, which the
--- drain receives in the next turn. (`ngx.sleep(0)` would not do: on a stock
+-- A coroutine that has worked for BUDGET yields until the event loop has served
+-- everything else once: it sends a byte through the channel, which the drain
+-- receives in the next turn. (`ngx.sleep(0)` would not do: on a stock
 -- nginx its timer fires within the same turn.)
 
 local semaphore = require "ngx.semaphore"
+local base = require "resty.nonblocking_ffi.core.base"
 local phase = require "resty.nonblocking_ffi.core.phase"
 
 local can_yield = phase.can_yield
+local clock = base.clock
 local sleep = ngx.sleep
 
 -- Seconds that a coroutine may work in one turn.
@@ -22,16 +24,9 @@ local SHORT = 0.001
 local _M = {}
 
 
-local C, client
-local turn -- on which those wait that want to work on
+local turn -- the semaphore of the coroutines that have more to do
 local waiting = 0
 local is_served = false
-
-
--- Takes the core's functions and this VM's client, once they are there.
-function _M.attach(functions, ptr)
-    C, client = functions, ptr
-end
 
 
 -- Says whether the drain waits for the channel, and so calls `resume`.
@@ -57,7 +52,7 @@ local function wait()
     turn = turn or semaphore.new(0)
     waiting = waiting + 1
     if waiting == 1 then
-        C.nbffi_channel_wake(client)
+        base.C.nbffi_channel_wake(base.client)
     end
     turn:wait(LONGEST)
 end
@@ -73,11 +68,11 @@ function _M.pauses()
     if not can_yield() then
         return no_pause
     end
-    local began = C.nbffi_vm_monotonic()
+    local began = clock()
     return function()
-        if C.nbffi_vm_monotonic() - began > BUDGET then
+        if clock() - began > BUDGET then
             wait()
-            began = C.nbffi_vm_monotonic()
+            began = clock()
         end
     end
 end

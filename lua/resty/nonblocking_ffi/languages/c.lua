@@ -1,4 +1,4 @@
--- runtime = "c": a shared object with the plugin ABI.
+-- language = "c": a shared object with the plugin ABI.
 
 local library = require "resty.nonblocking_ffi.core.library"
 local options = require "resty.nonblocking_ffi.core.options"

@@ -1,4 +1,4 @@
--- runtime = "go": a library built with the Go package nonblockingffi. It is a
+-- language = "go": a library built with the Go package nonblockingffi. It is a
 -- plugin by itself, so all there is to do is to say which of its functions.
 
 local library = require "resty.nonblocking_ffi.core.library"
@@ -51,7 +51,7 @@ return {
             -- A pool thread runs quick functions itself if the pool has
             -- another one.
             field("pool", pool),
-            field("threads", pools.figures()[pool].threads),
+            field("threads", pools.stats()[pool].threads),
             field("config", given.config or ""),
         }
         if given.entry then

@@ -1,5 +1,5 @@
--- runtime = "java": a method of a Java class, in the one JVM of the worker. Its
--- host is a plugin, runtimes/java.
+-- language = "java": a method of a Java class, in the one JVM of the worker.
+-- The language runtime is a plugin, runtimes/java.
 
 local library = require "resty.nonblocking_ffi.core.library"
 local options = require "resty.nonblocking_ffi.core.options"
@@ -18,7 +18,7 @@ local LIBRARY = "libnonblocking_ffi_java"
 local ENTRY = "nbffi_plugin_entry"
 
 
--- The host takes C strings.
+-- The plugin takes C strings.
 local function is_plain(value)
     return is_text(value) and not find(value, "%z")
 end

@@ -1,7 +1,8 @@
--- runtime = "lua": a Lua module, in persistent VMs on the pool's threads.
+-- language = "lua": a Lua module, in persistent VMs on the pool's threads.
 
 local ffi = require "ffi"
-local channel = require "resty.nonblocking_ffi.core.channel"
+local base = require "resty.nonblocking_ffi.core.base"
+local cdefs = require "resty.nonblocking_ffi.core.cdefs"
 local codec = require "resty.nonblocking_ffi.lua.codec"
 local env = require "resty.nonblocking_ffi.vm.env"
 local lua_runtime = require "resty.nonblocking_ffi.lua.runtime"
@@ -10,7 +11,7 @@ local options = require "resty.nonblocking_ffi.core.options"
 local ffi_new = ffi.new
 local get = options.get
 local is_text = options.is_text
-local text = channel.text
+local text = base.text
 
 
 return {
@@ -45,7 +46,7 @@ return {
             group = text(fingerprint),
             package_path = text(package.path),
             package_cpath = text(package.cpath),
-            core = text(channel.core_path),
+            core = text(base.path),
             boot = text(boot),
             max_response = get(given, "max_response"),
             max_memory = limits[1],
@@ -53,10 +54,10 @@ return {
             recycle_tasks = limits[3],
             init_timeout = get(given, "timeout"),
         })
-        local ptr = channel.C.nbffi_runtime_new_lua(channel.client, pool.ptr,
+        local ptr = base.C.nbffi_runtime_new_lua(base.client, pool.ptr,
             text(name), opts, handle)
         if ptr == nil then
-            return nil, channel.texts[6]
+            return nil, base.texts[cdefs.NO_MEMORY]
         end
         return ptr, {
             handle = handle[0],
@@ -69,7 +70,7 @@ return {
     -- The class of what load returns.
     class = lua_runtime,
 
-    -- A name for who gives none.
+    -- The name of a runtime without the option `name`.
     name = function(given)
         return given.module or "lua"
     end,

@@ -1,5 +1,5 @@
--- runtime = "python": a function or an object in Python, in the one CPython of
--- the worker. Its host is a plugin, runtimes/python.
+-- language = "python": a function or an object in Python, in the one CPython of
+-- the worker. The language runtime is a plugin, runtimes/python.
 
 local library = require "resty.nonblocking_ffi.core.library"
 local options = require "resty.nonblocking_ffi.core.options"
@@ -14,12 +14,12 @@ local type = type
 
 local LIBRARY = "libnonblocking_ffi_python"
 local ENTRY = "nbffi_plugin_entry"
--- The pool of who names none. Not "default": threads that wait for Python's
--- lock would be missing there.
+-- The pool unless another one is named. It is not "default", where threads that
+-- wait for Python's lock would be missing.
 local POOL = "python"
 
 
--- The host takes C strings.
+-- The plugin takes C strings.
 local function is_path(value)
     return is_text(value) and not find(value, "%z")
 end

@@ -1,7 +1,7 @@
 -- A library that was written for lua-resty-ffi. Only for resty_ffi.lua, which
 -- makes the original's results of those of the core.
 
-local channel = require "resty.nonblocking_ffi.core.channel"
+local base = require "resty.nonblocking_ffi.core.base"
 local library = require "resty.nonblocking_ffi.core.library"
 local options = require "resty.nonblocking_ffi.core.options"
 local runtime = require "resty.nonblocking_ffi.runtime"
@@ -11,7 +11,7 @@ local get = options.get
 local is_text = options.is_text
 local match = string.match
 local sub = string.sub
-local text = channel.text
+local text = base.text
 
 -- Bits of nbffi_runtime_new_resty_ffi's flags.
 local GLOBAL, FRESH, CONFIGURED = 1, 2, 4
@@ -64,21 +64,21 @@ return {
         local flags = (given.is_global and GLOBAL or 0)
                       + (given.unpin and FRESH or 0)
                       + (config and CONFIGURED or 0)
-        local ptr = channel.C.nbffi_runtime_new_resty_ffi(channel.client,
+        local ptr = base.C.nbffi_runtime_new_resty_ffi(base.client,
             pool.ptr, text(name), text(file), text(path or ""),
             text(config or ""), flags, given.max_queue,
-            get(given, "max_response"), channel.error_buffer())
+            get(given, "max_response"), base.error_buffer())
         if ptr == nil then
-            return nil, channel.error_text()
+            return nil, base.error_text()
         end
         return ptr, { tried = tried }
     end,
 
     class = runtime,
 
-    -- A name for who gives none.
+    -- The name of a runtime without the option `name`.
     name = function(given)
-        local base = match(given.library, "([^/]+)$") or given.library
-        return (base:gsub("%.so$", ""):gsub("^lib", ""))
+        local file = match(given.library, "([^/]+)$") or given.library
+        return (file:gsub("%.so$", ""):gsub("^lib", ""))
     end,
 }

@@ -196,9 +196,8 @@ end
 
 
 -- The number of values in some bytes (a string, or a pointer and a length), the
--- first two, and all in a table if there are more. No tail calls of `decode`:
--- LuaJIT would not compile a function that ends in one.
-local function decode(data, len)
+-- first two, and all in a table if there are more.
+local function decode_all(data, len)
     reader:set(data, len)
     local count = reader:decode()
     if count == 0 then
@@ -218,14 +217,11 @@ local function decode(data, len)
     end
     return count, first, second, values
 end
+_M.decode_all = decode_all
 
 
--- The values in some bytes; `failed` of the error if that raises one.
-function _M.decode_or(failed, data, len)
-    local ok, count, first, second, values = pcall(decode, data, len)
-    if not ok then
-        return failed(count)
-    end
+-- The values that `decode_all` returned, one by one.
+local function spread(count, first, second, values)
     if count == 1 then
         return first
     end
@@ -236,20 +232,12 @@ function _M.decode_or(failed, data, len)
         return unpack(values, 1, count)
     end
 end
+_M.spread = spread
 
 
--- The same, where errors may be raised.
+-- The values in some bytes.
 function _M.decode(data, len)
-    local count, first, second, values = decode(data, len)
-    if count == 1 then
-        return first
-    end
-    if count == 2 then
-        return first, second
-    end
-    if count > 2 then
-        return unpack(values, 1, count)
-    end
+    return spread(decode_all(data, len))
 end
 
 

@@ -1,6 +1,6 @@
--- Lua runtimes' functions in the event loop: what on_full = "inline" does when
--- the pool's queue is full. They block the event loop, as they would have
--- without this library.
+-- Functions of Lua runtimes in the event loop: what on_full = "inline" does if
+-- the pool's queue is full. They block the event loop, as they would without
+-- this library.
 
 local codec = require "resty.nonblocking_ffi.lua.codec"
 local future = require "resty.nonblocking_ffi.future"
@@ -19,7 +19,7 @@ local xpcall = xpcall
 local _M = {}
 
 
--- Init code that has been run here.
+-- Init code that has run here, as keys.
 local ran = {}
 
 
@@ -36,46 +36,69 @@ local function invoke(self, func, ...)
 end
 
 
-local function results(ok, ...)
+-- What `pcall` returns, for what xpcall returned.
+local function protected(ok, ...)
+    if ok then
+        return true, ...
+    end
+    local message = ...
+    return false, "runtime error: " .. message, 0, message
+end
+
+
+-- What `call` returns, for what `pcall` returns.
+local function plain(ok, ...)
     if ok then
         return ...
     end
-    local message = ...
-    return nil, "runtime error: " .. message, 0, message
+    return nil, ...
 end
 
 
 -- Calls a function, or one of the module by its name. Returns what the
--- runtime's `call` does.
+-- runtime's `pcall` returns.
+local function call(self, func, ...)
+    self.inline_calls = self.inline_calls + 1
+    return protected(xpcall(invoke, traceback, self, func, ...))
+end
+_M.pcall = call
+
+
+-- The same as the runtime's `call`.
 function _M.call(self, func, ...)
-    self.inline_calls = self.inline_calls + 1
-    return results(xpcall(invoke, traceback, self, func, ...))
+    return plain(call(self, func, ...))
 end
 
 
--- A future that is done, of what xpcall has returned.
-local function finished(ok, ...)
+local SHAPES = {
+    plain = function(results)
+        return plain(unpack(results, 1, results.n))
+    end,
+    protected = function(results)
+        return unpack(results, 1, results.n)
+    end,
+}
+
+
+-- A future that is done, for what `pcall` returns.
+local function finished(...)
     local waiter = waiting.fresh(0)
+    local ok, err = ...
     waiter.done = true
-    if ok then
-        local count = select("#", ...)
-        local values = { ... }
-        waiter.unpack = function() return unpack(values, 1, count) end
-    else
-        waiter.res, waiter.err, waiter.code, waiter.message = results(ok, ...)
-    end
-    return future.new(waiter)
+    waiter.res = { n = select("#", ...), ... }
+    waiter.err = not ok and err or nil
+    waiter.results = SHAPES
+    return future.of(waiter)
 end
 
 
--- The same, as a future that is done.
+-- The same as a future that is done.
 function _M.submit(self, func, ...)
-    self.inline_calls = self.inline_calls + 1
-    return finished(xpcall(invoke, traceback, self, func, ...))
+    return finished(call(self, func, ...))
 end
 
 
--- Loads the module anew, if it was loaded here.
+-- Forgets the module if it was loaded here, so that it is loaded anew.
 function _M.reload(self, modules)
     if package.loaded[self.module] then
         startup.forget(self.module, modules)

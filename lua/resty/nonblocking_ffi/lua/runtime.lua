@@ -1,44 +1,50 @@
 -- The class of Lua runtimes: a module's functions, run in VMs of pool threads.
 
 local ffi = require "ffi"
+local base = require "resty.nonblocking_ffi.core.base"
 local cdefs = require "resty.nonblocking_ffi.core.cdefs"
-local channel = require "resty.nonblocking_ffi.core.channel"
+local chunked = require "resty.nonblocking_ffi.lua.chunked"
 local codec = require "resty.nonblocking_ffi.lua.codec"
+local drain = require "resty.nonblocking_ffi.core.drain"
+local future = require "resty.nonblocking_ffi.future"
 local inline = require "resty.nonblocking_ffi.lua.inline"
 local lifecycle = require "resty.nonblocking_ffi.lifecycle"
 local options = require "resty.nonblocking_ffi.core.options"
-local chunked = require "resty.nonblocking_ffi.lua.chunked"
 local task = require "resty.nonblocking_ffi.core.task"
+local waiting = require "resty.nonblocking_ffi.core.waiter"
 local yielding = require "resty.nonblocking_ffi.core.yielding"
 
+local call_options = lifecycle.call_options
 local cast = task.cast
-local crc32 = ngx.crc32_short
-local decode_or = codec.decode_or
+local decode = codec.decode_all
+local decode_chunked = chunked.decode
 local dump = string.dump
 local encode = codec.encode
 local error = error
 local ffi_new = ffi.new
 local getmetatable = getmetatable
 local getupvalue = debug.getupvalue
-local pcall = pcall
 local pauses = yielding.pauses
-local decode_chunked = chunked.decode
+local pcall = pcall
 local perform = task.call
+local plain = waiting.plain
+local protected = waiting.protected
 local recycle = codec.recycle
-local release = channel.release
+local release = drain.release
 local select = select
-local setmetatable = setmetatable
+local spread = codec.spread
 local submit = task.submit
-local text = channel.text
+local text = base.text
+local texts = base.texts
+local to_future = future.of
 local type = type
 
-local NORMAL = options.PRIORITIES.normal
-local PRIORITIES = options.PRIORITIES
+local CHUNKED = codec.CHUNKED
+local HIGH = options.PRIORITIES.high
+local LACK = base.LACK
+local NO_MEMORY = cdefs.NO_MEMORY
 local STRING = codec.STRING
 local VALUES = codec.VALUES
-local LACK = codec.LACK
-local NO_MEMORY = cdefs.NO_MEMORY
-local CHUNKED = codec.CHUNKED
 -- Tags are the number of a function times this, plus the encoding.
 local FUNCTION = 16
 -- What function 0 does beside calling a function that comes with its code.
@@ -47,95 +53,95 @@ local RELOAD = 2
 local CALL_OPTIONS = options.schema { "timeout", "priority", "key" }
 
 
-local _M = {}
-
--- The methods, beside those of lifecycle.lua.
-local methods = {}
-local _MT = lifecycle.add_class({ __index = methods })
+-- The methods beside those of lifecycle.lua are below.
+local methods, _MT, new = lifecycle.class(CALL_OPTIONS)
 
 
--- What is called, and how: the first argument of call and its like. Returns
--- the function (or its name), timeout, number of the priority, key. Raises
--- errors for the caller of the method.
-local function target(self, what, first, kind)
+-- In what follows, `level` is that of the method's caller, as for error(), from
+-- the caller of the function on.
+
+
+-- Reads the first argument of call and its like. Returns the function (or its
+-- name), the timeout, the numbers of the priority and of the key. Raises errors
+-- for the caller of the method.
+local function target(self, what, first, kind, level)
     if getmetatable(self) ~= _MT then
-        error("not a runtime: call its methods with a colon", 3)
+        error("not a runtime: call its methods with a colon", level + 1)
     end
     if type(first) == kind then
-        return first, self.timeout, NORMAL, 0
+        return first, self.timeout, self.priority, self.key
     end
     if type(first) ~= "table" then
         error(what .. ": a " .. (kind == "string" and "function's name" or kind)
               .. " expected, or a table of that and options, got "
-              .. type(first), 3)
+              .. type(first), level + 1)
     end
-    local opts = options.read(what, first, CALL_OPTIONS, 3, true)
+    local timeout, priority, key = call_options(self, what, first, CALL_OPTIONS,
+                                                level + 1, true)
     local func = first[1]
     if type(func) ~= kind then
         error(what .. ": the table's first item must be the function"
               .. (kind == "string" and "'s name" or "") .. ", got "
-              .. type(func), 3)
+              .. type(func), level + 1)
     end
-    -- Not 0, which means that there is none.
-    local key = opts.key and crc32(opts.key) % 0x7fffffff + 1
-    return func, opts.timeout or self.timeout,
-           opts.priority and PRIORITIES[opts.priority] or NORMAL, key or 0
+    return func, timeout, priority, key
 end
 
 
--- The tag of a function of the module, but for the encoding; nil and an error
--- if there are too many.
-local function tag_of(self, name)
-    local tag = self.tags[name]
+-- The tag of a function of the module, without the encoding; nil and an error
+-- if there are too many functions.
+local function tag_of(runtime, name)
+    local tag = runtime.tags[name]
     if not tag then
-        if not self.handle then
-            return nil, channel.texts[cdefs.CLOSED]
+        if not runtime.handle then
+            return nil, texts[cdefs.CLOSED]
         end
-        local number = channel.C.nbffi_lua_function(self.handle, text(name))
+        local number = base.C.nbffi_lua_function(runtime.handle, text(name))
         if number < 0 then
-            return nil, channel.texts[NO_MEMORY]
+            return nil, texts[NO_MEMORY]
         end
         if number == 0 then
             return nil, "too many different functions were called of module \""
-                        .. self.module .. "\""
+                        .. runtime.module .. "\""
         end
         tag = number * FUNCTION
-        self.tags[name] = tag
+        runtime.tags[name] = tag
     end
     return tag
 end
 
 
-local function check_module(self, what)
-    if not self.module then
-        error(what .. ": runtime \"" .. self.name .. "\" was loaded without a "
-              .. "module, so it has call_fn only", 3)
+local function check_module(runtime, what, level)
+    if not runtime.module then
+        error(what .. ": runtime \"" .. runtime.name .. "\" was loaded without "
+              .. "a module, so it has call_fn only", level + 1)
     end
 end
 
 
--- What results are that could not be decoded.
-local function failed(err)
+-- The error of results for which there was no memory. Raises other errors.
+local function no_memory(err)
     if err ~= LACK then
         error(err, 0)
     end
-    return nil, channel.texts[NO_MEMORY]
+    return texts[NO_MEMORY]
 end
 
 
--- Passes results on when their bytes can go.
+-- Passes chunked results on when their bytes can be released.
 local function release_after(held, ok, ...)
     if held then
         release(held)
     end
-    if not ok then
-        return failed(...)
+    if ok then
+        return true, ...
     end
-    return ...
+    return false, no_memory((...))
 end
 
 
--- The results in pieces: a string, or a completion that has to be released.
+-- True and the chunked results; or false and an error. `res` is a string, or a
+-- completion that has to be released.
 local function from_chunks(res)
     if type(res) == "string" then
         return release_after(nil, pcall(decode_chunked, res, #res, pauses()))
@@ -145,88 +151,139 @@ local function from_chunks(res)
 end
 
 
--- The results of a call of ours, of those of task.call.
+local function without_status(ok, ...)
+    if ok then
+        return ...
+    end
+    return nil, ...
+end
+
+
+-- What `call` returns, for what task.call returned.
 local function results(res, err, code, message)
     if err then
-        if message then
-            return nil, err, code, message
-        end
-        return nil, err
+        return plain(nil, err, code, message)
     end
     if code == VALUES then
-        return decode_or(failed, res)
+        local ok, count, first, second, values = pcall(decode, res)
+        if not ok then
+            return nil, no_memory(count)
+        end
+        return spread(count, first, second, values)
     end
     if code == CHUNKED then
-        return from_chunks(res)
+        return without_status(from_chunks(res))
     end
     return res
 end
 
 
--- A request, of those of `request_of`, is read by nobody any more.
-local function done_with(request)
+-- What `pcall` returns, for what task.call returned.
+local function protected_results(res, err, code, message)
+    if err then
+        return protected(nil, err, code, message)
+    end
+    if code == VALUES then
+        local ok, count, first, second, values = pcall(decode, res)
+        if not ok then
+            return false, no_memory(count)
+        end
+        return true, spread(count, first, second, values)
+    end
+    if code == CHUNKED then
+        return from_chunks(res)
+    end
+    return true, res
+end
+
+
+-- How call and pcall differ: in their results, and in what they do if there is
+-- no room.
+local CALL = { results = results, inline = inline.call }
+local PCALL = { results = protected_results, inline = inline.pcall }
+-- The same for futures.
+local SHAPES = { plain = results, protected = protected_results }
+
+
+-- Keeps the buffer of a request that no thread reads any more.
+local function reuse(request)
     if type(request) ~= "string" then
         recycle(request)
     end
 end
 
 
--- The same for a request of `request_of`. If the caller gave up, somebody may
--- be reading it still.
-local function results_of(request, res, err, code, message)
+-- The results of a call. If the caller gave up, a thread may still be reading
+-- the request.
+local function finish(kind, request, res, err, code, message)
     if not err then
-        done_with(request)
+        reuse(request)
     end
-    return results(res, err, code, message)
+    return kind.results(res, err, code, message)
 end
 
 
--- What a request is made of for any number of arguments: what keeps it alive,
--- its bytes and their number, its encoding. Or nil and what is wrong.
-local function request_of(count, ...)
-    local value = ...
-    if count == 1 and type(value) == "string" then
-        return value, value, #value, STRING
-    end
-    local buf, err = encode("args", count, ...)
-    if not buf then
-        return nil, err
-    end
-    local data, len = buf:ref()
-    return buf, data, len, VALUES
-end
-
-
--- What a method of that name returns if there is no request, for what `err`
--- says. To be called last: misuse is blamed on who has called the method.
-local function no_request(what, err)
-    if err ~= LACK then
-        error(what .. ": " .. err, 2)
-    end
-    return nil, channel.texts[NO_MEMORY]
-end
-
-
--- The rest of `call`, which ends in a tail call of it: of what comes after a
--- yield, LuaJIT compiles nothing that returns through a function with a
+-- The rest of call and pcall, which end in a tail call of it: of what comes
+-- after a yield, LuaJIT compiles nothing that returns through a function with a
 -- variable number of arguments.
-local function perform_it(self, request, data, len, timeout, priority, tag,
-                          key)
-    return results_of(request, perform(self, request, data, len, timeout,
-                                       priority, tag, key))
+local function perform_it(kind, runtime, request, data, len, timeout, priority,
+                          tag, key)
+    return finish(kind, request, perform(runtime, request, data, len, timeout,
+                                         priority, tag, key))
 end
 
 
 -- The same, but if there is no room, the function runs here.
-local function perform_or_inline(self, func, request, data, len, timeout,
-                                 priority, tag, key, ...)
-    local res, err, code, message = perform(self, request, data, len, timeout,
-                                            priority, tag, key)
+local function perform_or_inline(kind, func, runtime, request, data, len,
+                                 timeout, priority, tag, key, ...)
+    local res, err, code, message = perform(runtime, request, data, len,
+                                            timeout, priority, tag, key)
     if res == false then
-        done_with(request)
-        return inline.call(self, func, ...)
+        reuse(request)
+        return kind.inline(runtime, func, ...)
     end
-    return results_of(request, res, err, code, message)
+    return finish(kind, request, res, err, code, message)
+end
+
+
+-- A buffer with encoded arguments; nil and an error if there is no memory.
+-- Raises an error, for the caller of the method `what`, if an argument cannot
+-- be encoded.
+local function encode_args(what, level, count, ...)
+    local buf, err = encode("args", count, ...)
+    if buf then
+        return buf
+    end
+    if err ~= LACK then
+        error(what .. ": " .. err, level + 1)
+    end
+    return nil, texts[NO_MEMORY]
+end
+
+
+-- Reads the arguments of call, pcall, submit and cast. Returns the request
+-- (what keeps it alive, its bytes, their number), the function's name, the
+-- timeout, the number of the priority, the tag, the number of the key. Or nil
+-- and an error.
+local function prepare(self, what, func, count, ...)
+    local name, timeout, priority, key = target(self, what, func, "string", 3)
+    local runtime = self.runtime
+    check_module(runtime, what, 3)
+    local tag, err = tag_of(runtime, name)
+    if not tag then
+        return nil, err
+    end
+    local value = ...
+    if count == 1 and type(value) == "string" then
+        return value, value, #value, name, timeout, priority, tag + STRING, key
+    end
+    local buf
+    buf, err = encode_args(what, 3, count, ...)
+    if not buf then
+        return nil, err
+    end
+    local data, len = buf:ref()
+    return buf, data, len, name, timeout, priority, tag + VALUES, key
 end
 
 
@@ -236,8 +293,9 @@ end
 -- its results without blocking the event loop.
 --
 -- func   the function's name; or a table { name, timeout = seconds,
---        priority = "high", "normal" or "low", key = string }. Calls of equal
---        keys go to the same thread while it is free: its caches are warm.
+--        priority = "high", "normal" or "low", key = string }: the same as the
+--        name alone, called on `with` of these options. Calls of equal keys go
+--        to the same thread while it is free: its caches are warm.
 -- ...    arguments: nil, booleans, numbers, strings, tables of these,
 --        ngx.null, 64-bit integers
 --
@@ -246,22 +304,38 @@ end
 -- function is "runtime error: " and the message with the VM's traceback.
 -- Raises an error if an argument cannot be passed; it names the place.
 function methods:call(func, ...)
-    local name, timeout, priority, key = target(self, "call", func, "string")
-    check_module(self, "call")
-    local tag, err = tag_of(self, name)
-    if not tag then
-        return nil, err
-    end
-    local request, data, len, encoding = request_of(select("#", ...), ...)
+    local request, data, len, name, timeout, priority, tag, key =
+        prepare(self, "call", func, select("#", ...), ...)
     if not request then
-        return no_request("call", data)
+        return nil, data
     end
-    tag = tag + encoding
-    if self.inline then
-        return perform_or_inline(self, name, request, data, len, timeout,
-                                 priority, tag, key, ...)
+    local runtime = self.runtime
+    if runtime.inline then
+        return perform_or_inline(CALL, name, runtime, request, data, len,
+                                 timeout, priority, tag, key, ...)
     end
-    return perform_it(self, request, data, len, timeout, priority, tag, key)
+    return perform_it(CALL, runtime, request, data, len, timeout, priority, tag,
+                      key)
+end
+
+
+-- syntax: ok, res, ... = lua_runtime:pcall(func, ...)
+--
+-- The same, but returns true and what the function returns; or false, an error,
+-- a code and a message.
+function methods:pcall(func, ...)
+    local request, data, len, name, timeout, priority, tag, key =
+        prepare(self, "pcall", func, select("#", ...), ...)
+    if not request then
+        return false, data
+    end
+    local runtime = self.runtime
+    if runtime.inline then
+        return perform_or_inline(PCALL, name, runtime, request, data, len,
+                                 timeout, priority, tag, key, ...)
+    end
+    return perform_it(PCALL, runtime, request, data, len, timeout, priority,
+                      tag, key)
 end
 
 
@@ -270,23 +344,17 @@ end
 -- Starts a call and returns at once. Arguments as for call. Returns a future,
 -- whose `wait` returns what `call` would, or nil and an error.
 function methods:submit(func, ...)
-    local name, timeout, priority, key = target(self, "submit", func, "string")
-    check_module(self, "submit")
-    local tag, err = tag_of(self, name)
-    if not tag then
-        return nil, err
-    end
-    local request, data, len, encoding = request_of(select("#", ...), ...)
+    local request, data, len, name, timeout, priority, tag, key =
+        prepare(self, "submit", func, select("#", ...), ...)
     if not request then
-        return no_request("submit", data)
+        return nil, data
     end
-    local started
-    started, err = submit(self, request, data, len, timeout, priority,
-                          tag + encoding, key, results)
-    if started == false then
-        return inline.submit(self, name, ...)
+    local waiter, err = submit(self.runtime, request, data, len, timeout,
+                               priority, tag, key, SHAPES)
+    if waiter == false then
+        return inline.submit(self.runtime, name, ...)
     end
-    return started, err
+    return to_future(waiter, err)
 end
 
 
@@ -295,18 +363,12 @@ end
 -- Starts a call whose results nobody needs, in any phase but init_by_lua.
 -- Arguments as for call. Returns true, or nil and an error.
 function methods:cast(func, ...)
-    local name, timeout, priority, key = target(self, "cast", func, "string")
-    check_module(self, "cast")
-    local tag, err = tag_of(self, name)
-    if not tag then
-        return nil, err
-    end
-    local request, data, len, encoding = request_of(select("#", ...), ...)
+    local request, data, len, _, timeout, priority, tag, key =
+        prepare(self, "cast", func, select("#", ...), ...)
     if not request then
-        return no_request("cast", data)
+        return nil, data
     end
-    return cast(self, request, data, len, timeout, priority, tag + encoding,
-                key)
+    return cast(self.runtime, request, data, len, timeout, priority, tag, key)
 end
 
 
@@ -316,7 +378,8 @@ end
 -- function without upvalues, or a table { func, timeout = ..., priority = ...,
 -- key = ... }; in the VM it sees that VM's globals. Otherwise like call.
 function methods:call_fn(func, ...)
-    local fn, timeout, priority, key = target(self, "call_fn", func, "function")
+    local fn, timeout, priority, key = target(self, "call_fn", func, "function",
+                                              2)
     local upvalue = getupvalue(fn, 1)
     local dumped, code = pcall(dump, fn)
     if not dumped then
@@ -328,18 +391,19 @@ function methods:call_fn(func, ...)
               .. "pass it as an argument, or require it inside", 2)
     end
     local count = select("#", ...)
-    local buf, err = encode("args", count, ...)
+    -- Faults are described by the arguments' own numbers.
+    local buf, err = encode_args("call_fn", 2, count, ...)
     if not buf then
-        return no_request("call_fn", err)
+        return nil, err
     end
     recycle(buf)
-    buf, err = encode("args", count + 1, code, ...)
+    buf, err = encode_args("call_fn", 2, count + 1, code, ...)
     if not buf then
-        return no_request("call_fn", err)
+        return nil, err
     end
     local data, len = buf:ref()
-    return perform_or_inline(self, fn, buf, data, len, timeout, priority,
-                             VALUES, key, ...)
+    return perform_or_inline(CALL, fn, self.runtime, buf, data, len, timeout,
+                             priority, VALUES, key, ...)
 end
 
 
@@ -353,7 +417,8 @@ function methods:reload(modules)
     if getmetatable(self) ~= _MT then
         error("not a runtime: call its methods with a colon", 2)
     end
-    check_module(self, "reload")
+    local runtime = self.runtime
+    check_module(runtime, "reload", 2)
     modules = modules or {}
     if type(modules) ~= "table" then
         error("reload: a list of modules' names expected, got "
@@ -366,20 +431,20 @@ function methods:reload(modules)
         end
     end
     local forget = table.concat(modules, "\n")
-    local ok, err = perform(self, forget, forget, #forget, self.timeout,
-                            PRIORITIES.high, RELOAD, 0)
+    local ok, err = perform(runtime, forget, forget, #forget, self.timeout,
+                            HIGH, RELOAD, 0)
     if err then
         return nil, err
     end
     if ok == false then
-        return nil, channel.texts[cdefs.QUEUE_OVERFLOW]
+        return nil, texts[cdefs.QUEUE_OVERFLOW]
     end
-    if self.handle
-       and not channel.C.nbffi_lua_reload(self.handle, text(forget))
+    if runtime.handle
+       and not base.C.nbffi_lua_reload(runtime.handle, text(forget))
     then
-        return nil, channel.texts[NO_MEMORY]
+        return nil, texts[NO_MEMORY]
     end
-    inline.reload(self, modules)
+    inline.reload(runtime, modules)
     return true
 end
 
@@ -395,7 +460,7 @@ end
 --   inline   calls that ran in the event loop, as the queue was full
 function methods:add_stats(stats)
     local figures = ffi_new("nbffi_vm_figures")
-    channel.C.nbffi_lua_stats(self.handle, figures)
+    base.C.nbffi_lua_stats(self.handle, figures)
     stats.inline = self.inline_calls
     stats.vm = {
         vms = figures.vms,
@@ -413,24 +478,23 @@ end
 
 -- Called by lifecycle.lua when the runtime is gone.
 function methods:free_more()
-    channel.C.nbffi_lua_free(self.handle)
+    base.C.nbffi_lua_free(self.handle)
     self.handle = nil
 end
 
 
--- A runtime of the fields of runtime.lua, and:
+-- Makes a runtime of the fields of lifecycle.class, and:
 --   handle   what the core's functions for Lua runtimes are given
 --   module   its name, or nil
 --   init     code or a module that is run once in each VM, or nil
 --   inline   whether on_full is "inline"
-function _M.new(fields)
-    fields.closing = false
+local function new_lua(fields)
     fields.tags = {}
     fields.inline_calls = 0
     -- They are large, and decoded at once.
     fields.takes = CHUNKED
-    return setmetatable(fields, _MT)
+    return new(fields)
 end
 
 
-return _M
+return { new = new_lua }

@@ -221,7 +221,7 @@ return function(core, boot, place, thread)
         ngx.ERR = ERR
         ngx.log, _G.print = log.new(C, DEBUG, ngx.null)
     end
-    require("resty.nonblocking_ffi.worker").attach(C)
+    require("resty.nonblocking_ffi.worker").start(C)
     os.exit = no_exit -- luacheck: ignore 122
     if boot.init then
         startup.run(boot.init)
