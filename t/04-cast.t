@@ -1,60 +1,39 @@
 # cast: from every phase, and what happens to what nobody waits for.
 
-use strict;
-use warnings;
-
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
-
-my $pwd = cwd();
-our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
-};
+use lib '.';
+use t::TestNbffi;
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 8);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
 
 === TEST 1: cast returns true at once, and the task runs
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        say(rt:cast("hold x"))
-        ngx.say(gate.has("started", 1), " ", gate.ended())
-        gate.open()
-        ngx.say(gate.has("ended", 1))
-        say(rt:cast({ "note ", "a", { "b" } }, { priority = "high",
-                                                     timeout = 5 }))
-        ngx.say(gate.has("ended", 2), " ", gate.order())
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local gate = require("test_plugins").gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+say(rt:cast("hold x"))
+ngx.say(gate.has("started", 1), " ", gate.ended())
+gate.open()
+ngx.say(gate.has("ended", 1))
+say(rt:cast({ "note ", "a", { "b" } }, { priority = "high",
+                                             timeout = 5 }))
+ngx.say(gate.has("ended", 2), " ", gate.order())
 --- response_body
 true
 true 0
 true
 true
 true ab
---- no_error_log
-[error]
 
 
 
 === TEST 2: every phase of a request
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local rt = assert(nbffi.load { runtime = "c", library = "gate" })
@@ -76,7 +55,6 @@ $::HttpConfig . q{
                                                             port))
         }
     }
-}
 --- config
     location = /t {
         set_by_lua_block $x { require("cast")("set") }
@@ -117,92 +95,63 @@ $::HttpConfig . q{
 ["content\n", "true
 access balancer body_filter content header_filter init_worker log rewrite set timer
 "]
---- no_error_log
-[error]
 
 
 
 === TEST 3: the exit of a worker: what was cast in exit_worker_by_lua still runs
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     exit_worker_by_lua_block {
         local rt = require "kept"
         local ok, err = rt:cast("log 6 cast at the end")
         ngx.log(ngx.NOTICE, "exit_worker: ", ok, " ", err)
     }
-}
---- config
-    location = /t {
-        content_by_lua_block {
-            local nbffi = require "resty.nonblocking_ffi"
-            package.loaded.kept = assert(nbffi.load { runtime = "c",
-                                                      library = "verbs" })
-            ngx.say("loaded")
-        }
-    }
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+package.loaded.kept = assert(nbffi.load { runtime = "c",
+                                          library = "verbs" })
+ngx.say("loaded")
 --- response_body
 loaded
 --- shutdown_error_log eval
 [qr/exit_worker: true nil/, "[verbs] cast at the end"]
---- no_error_log
-[error]
 
 
 
 === TEST 4: init_by_lua has no runtime to cast to
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local rt = nbffi.load { runtime = "c", library = "echo" }
         package.loaded.seen = tostring(rt)
     }
-}
---- config
-location = /t {
-    content_by_lua_block {
-        ngx.say(require "seen")
-    }
-}
---- request
-GET /t
+--- lua
+ngx.say(require "seen")
 --- response_body
 nil
---- no_error_log
-[error]
 
 
 
 === TEST 5: a cast whose timeout passes in the queue is dropped
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local gate = tp.gate()
-        gate.reset()
-        nbffi.pool("one", { threads = 1 })
-        local rt = assert(nbffi.load { runtime = "c", library = "gate",
-                                       name = ngx.var.request_id, pool = "one" })
-        local first = rt:submit("hold x")
-        ngx.say(gate.has("started", 1))
-        say(rt:cast("note lost", { timeout = 0.01 }))
-        say(rt:cast("note kept"))
-        ngx.sleep(0.02)
-        gate.open()
-        say(first:wait())
-        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
-        ngx.say(gate.order())
-        local stats = rt:stats()
-        ngx.say("expired: ", stats.expired, ", ok: ", stats.ok)
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local gate = tp.gate()
+gate.reset()
+nbffi.pool("one", { threads = 1 })
+local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                               name = ngx.var.request_id, pool = "one" })
+local first = rt:submit("hold x")
+ngx.say(gate.has("started", 1))
+say(rt:cast("note lost", { timeout = 0.01 }))
+say(rt:cast("note kept"))
+ngx.sleep(0.02)
+gate.open()
+say(first:wait())
+ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+ngx.say(gate.order())
+local stats = rt:stats()
+ngx.say("expired: ", stats.expired, ", ok: ", stats.ok)
 --- response_body
 true
 true
@@ -211,40 +160,31 @@ x
 true
 kept
 expired: 1, ok: 2
---- no_error_log
-[error]
 
 
 
 === TEST 6: errors: a full queue, whatever on_full says, and a closed runtime
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local gate = tp.gate()
-        gate.reset()
-        nbffi.pool("tiny", { threads = 1, max_queue = 2 })
-        for _, on_full in ipairs { "error", "wait" } do
-            local rt = assert(nbffi.load { runtime = "c", library = "gate",
-                                           pool = "tiny", on_full = on_full })
-            local before = gate.started()
-            say(rt:cast("hold x"))
-            ngx.say(gate.has("started", before + 1))
-            ngx.say(rt:cast("note a"), " ", rt:cast("note b"))
-            say(rt:cast("note c"))
-            gate.let(1)
-            ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
-            ngx.say(rt:stats().errors["queue overflow"])
-            say(rt:close(), rt:cast("note d"))
-        end
-        ngx.say(gate.order())
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local gate = tp.gate()
+gate.reset()
+nbffi.pool("tiny", { threads = 1, max_queue = 2 })
+for _, on_full in ipairs { "error", "wait" } do
+    local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                                   pool = "tiny", on_full = on_full })
+    local before = gate.started()
+    say(rt:cast("hold x"))
+    ngx.say(gate.has("started", before + 1))
+    ngx.say(rt:cast("note a"), " ", rt:cast("note b"))
+    say(rt:cast("note c"))
+    gate.let(1)
+    ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+    ngx.say(rt:stats().errors["queue overflow"])
+    say(rt:close(), rt:cast("note d"))
+end
+ngx.say(gate.order())
 --- response_body
 true
 true
@@ -261,47 +201,35 @@ true
 1
 true nil closed
 abab
---- no_error_log
-[error]
 
 
 
 === TEST 7: many casts in one go, all of them run, once
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local gate = tp.gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate",
-                                       name = ngx.var.request_id })
-        local refused = 0
-        for i = 1, 5000 do
-            if not rt:cast("note x", { priority = i % 3 == 0 and "low"
-                                                  or nil }) then
-                refused = refused + 1
-            end
-        end
-        ngx.say("refused: ", refused)
-        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
-        ngx.say(gate.ended(), " ", rt:stats().ok)
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local gate = tp.gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                               name = ngx.var.request_id })
+local refused = 0
+for i = 1, 5000 do
+    if not rt:cast("note x", { priority = i % 3 == 0 and "low"
+                                          or nil }) then
+        refused = refused + 1
+    end
+end
+ngx.say("refused: ", refused)
+ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+ngx.say(gate.ended(), " ", rt:stats().ok)
 --- response_body
 refused: 0
 true
 5000 5000
---- no_error_log
-[error]
 
 
 
 === TEST 8: the request's bytes are kept for a cast whose request is gone
---- http_config eval: $::HttpConfig
 --- config
     location = /cast {
         content_by_lua_block {
@@ -338,5 +266,3 @@ true
 ["GET /cast?n=7", "GET /check"]
 --- response_body eval
 ["cast\n", "true\ntrue\n"]
---- no_error_log
-[error]

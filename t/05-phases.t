@@ -1,28 +1,16 @@
 # Where calls may wait and where they may not; coroutines of every kind.
 
-use strict;
-use warnings;
-
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
-
-my $pwd = cwd();
-our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
-};
+use lib '.';
+use t::TestNbffi;
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 6);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
 
 === TEST 1: call, wait and load in phases that cannot yield say so
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local rt = assert(nbffi.load { runtime = "c", library = "echo" })
@@ -53,7 +41,6 @@ $::HttpConfig . q{
                                                             port))
         }
     }
-}
 --- config
     location = /t {
         set_by_lua_block $x { require("try")() }
@@ -89,14 +76,11 @@ header_filter: as expected
 body_filter: as expected
 log: as expected
 "]
---- no_error_log
-[error]
 
 
 
 === TEST 2: every phase that can yield
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_worker_by_lua_block {
         package.loaded.seen = {}
         package.loaded.try = function()
@@ -115,7 +99,6 @@ $::HttpConfig . q{
         end
         assert(ngx.timer.at(0, function() require("try")() end))
     }
-}
 --- config
     location = /t {
         rewrite_by_lua_block { require("try")() }
@@ -128,264 +111,195 @@ $::HttpConfig . q{
             ngx.say(table.concat(seen, "\n"))
         }
     }
---- request
-GET /t
 --- response_body
 access called submitted
 content called submitted
 rewrite called submitted
 timer called submitted
---- no_error_log
-[error]
 
 
 
 === TEST 3: init_worker: submit and cast, with their results later
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local rt = assert(nbffi.load { runtime = "c", library = "gate" })
         package.loaded.kept = assert(rt:submit("note early "))
         assert(rt:cast("note too "))
     }
-}
---- config
-    location = /t {
-        content_by_lua_block {
-            ngx.say(require("kept"):wait())
-            local gate = require("test_plugins").gate()
-            ngx.say(gate.has("ended", 2), " ", #gate.order())
-        }
-    }
---- request
-GET /t
+--- lua
+ngx.say(require("kept"):wait())
+local gate = require("test_plugins").gate()
+ngx.say(gate.has("ended", 2), " ", #gate.order())
 --- response_body eval
 "early \ntrue 10\n"
---- no_error_log
-[error]
 
 
 
 === TEST 4: timers
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local results = {}
-        local rt = assert(nbffi.load { runtime = "c", library = "echo" })
-        for i = 1, 20 do
-            assert(ngx.timer.at(0, function()
-                local res = rt:call("x")
-                results[#results + 1] = res
-            end))
-        end
-        ngx.say(tp.poll(function() return #results == 20 end))
-        ngx.say(table.concat(results))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local results = {}
+local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+for i = 1, 20 do
+    assert(ngx.timer.at(0, function()
+        local res = rt:call("x")
+        results[#results + 1] = res
+    end))
+end
+ngx.say(tp.poll(function() return #results == 20 end))
+ngx.say(table.concat(results))
 --- response_body eval
 "true\n" . "x" x 20 . "\n"
---- no_error_log
-[error]
 
 
 
 === TEST 5: light threads: the entry thread goes on meanwhile
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        local threads, steps = {}, {}
-        for i = 1, 2 do
-            threads[i] = ngx.thread.spawn(function()
-                steps[#steps + 1] = "before"
-                local res = rt:call("hold " .. i)
-                steps[#steps + 1] = "after"
-                return res
-            end)
-        end
-        steps[#steps + 1] = "entry"
-        gate.has("started", 2)
-        gate.open()
-        for i = 1, 2 do
-            local ok, res = ngx.thread.wait(threads[i])
-            ngx.say(ok, " ", res)
-        end
-        ngx.say(table.concat(steps, " "))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local gate = require("test_plugins").gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local threads, steps = {}, {}
+for i = 1, 2 do
+    threads[i] = ngx.thread.spawn(function()
+        steps[#steps + 1] = "before"
+        local res = rt:call("hold " .. i)
+        steps[#steps + 1] = "after"
+        return res
+    end)
+end
+steps[#steps + 1] = "entry"
+gate.has("started", 2)
+gate.open()
+for i = 1, 2 do
+    local ok, res = ngx.thread.wait(threads[i])
+    ngx.say(ok, " ", res)
+end
+ngx.say(table.concat(steps, " "))
 --- response_body
 true 1
 true 2
 before before entry after after
---- no_error_log
-[error]
 
 
 
 === TEST 6: ngx.thread.wait for any of several calls
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
-        gate.reset()
-        local slow = assert(nbffi.load { runtime = "c", library = "gate" })
-        local fast = assert(nbffi.load { runtime = "c", library = "echo" })
-        local a = ngx.thread.spawn(function() return slow:call("hold slow") end)
-        local b = ngx.thread.spawn(function() return fast:call("fast") end)
-        local _, res = ngx.thread.wait(a, b)
-        ngx.say(res)
-        gate.open()
-        _, res = ngx.thread.wait(a)
-        ngx.say(res)
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local gate = require("test_plugins").gate()
+gate.reset()
+local slow = assert(nbffi.load { runtime = "c", library = "gate" })
+local fast = assert(nbffi.load { runtime = "c", library = "echo" })
+local a = ngx.thread.spawn(function() return slow:call("hold slow") end)
+local b = ngx.thread.spawn(function() return fast:call("fast") end)
+local _, res = ngx.thread.wait(a, b)
+ngx.say(res)
+gate.open()
+_, res = ngx.thread.wait(a)
+ngx.say(res)
 --- response_body
 fast
 slow
---- no_error_log
-[error]
 
 
 
 === TEST 7: a light thread that is killed while it waits
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local gate = tp.gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        local killed = {}
-        for i = 1, 10 do
-            killed[i] = ngx.thread.spawn(function() rt:call("hold x") end)
-        end
-        ngx.say(gate.has("started", 1))
-        for i = 1, 10 do
-            assert(ngx.thread.kill(killed[i]))
-        end
-        gate.open()
-        -- Their responses arrive all the same, and go to nobody.
-        ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
-        ngx.say(gate.ended())
-        for i = 1, 20 do
-            if rt:call("note " .. i) ~= tostring(i) then ngx.say("wrong") end
-        end
-        ngx.say(nbffi.stats().slots.used)
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local gate = tp.gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local killed = {}
+for i = 1, 10 do
+    killed[i] = ngx.thread.spawn(function() rt:call("hold x") end)
+end
+ngx.say(gate.has("started", 1))
+for i = 1, 10 do
+    assert(ngx.thread.kill(killed[i]))
+end
+gate.open()
+-- Their responses arrive all the same, and go to nobody.
+ngx.say(tp.poll(function() return rt:stats().in_flight == 0 end))
+ngx.say(gate.ended())
+for i = 1, 20 do
+    if rt:call("note " .. i) ~= tostring(i) then ngx.say("wrong") end
+end
+ngx.say(nbffi.stats().slots.used)
 --- response_body
 true
 true
 10
 0
---- no_error_log
-[error]
 
 
 
 === TEST 8: pcall and xpcall around a call, and errors after it
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        local function later()
-            ngx.sleep(0)
-            gate.open()
-        end
-        ngx.thread.spawn(later)
-        ngx.say(pcall(rt.call, rt, "hold x"))
-        gate.reset()
-        ngx.thread.spawn(later)
-        ngx.say(xpcall(function() return rt:call("hold y") end,
-                       function() return "handled" end))
-        ngx.say(xpcall(function()
-            gate.reset()
-            ngx.thread.spawn(later)
-            local res = rt:call("hold z")
-            error(res, 0)
-        end, function(err) return "handled " .. err end))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local gate = require("test_plugins").gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local function later()
+    ngx.sleep(0)
+    gate.open()
+end
+ngx.thread.spawn(later)
+ngx.say(pcall(rt.call, rt, "hold x"))
+gate.reset()
+ngx.thread.spawn(later)
+ngx.say(xpcall(function() return rt:call("hold y") end,
+               function() return "handled" end))
+ngx.say(xpcall(function()
+    gate.reset()
+    ngx.thread.spawn(later)
+    local res = rt:call("hold z")
+    error(res, 0)
+end, function(err) return "handled " .. err end))
 --- response_body
 truex
 truey
 falsehandled z
---- no_error_log
-[error]
 
 
 
 === TEST 9: coroutines: create, wrap, nested
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local gate = require("test_plugins").gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        ngx.thread.spawn(function()
-            gate.has("started", 1)
-            gate.open()
-        end)
-        local each = coroutine.wrap(function()
-            for i = 1, 3 do
-                -- Yields to nginx in the middle, and then to who resumed.
-                coroutine.yield(rt:call("hold " .. i))
-            end
-            local inner = coroutine.create(function()
-                coroutine.yield(rt:call("hold inner"))
-                return rt:submit("hold last"):wait()
-            end)
-            local _, res = coroutine.resume(inner)
-            coroutine.yield(res)
-            _, res = coroutine.resume(inner)
-            return res
-        end)
-        for _ = 1, 5 do ngx.say(each()) end
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local gate = require("test_plugins").gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+ngx.thread.spawn(function()
+    gate.has("started", 1)
+    gate.open()
+end)
+local each = coroutine.wrap(function()
+    for i = 1, 3 do
+        -- Yields to nginx in the middle, and then to who resumed.
+        coroutine.yield(rt:call("hold " .. i))
+    end
+    local inner = coroutine.create(function()
+        coroutine.yield(rt:call("hold inner"))
+        return rt:submit("hold last"):wait()
+    end)
+    local _, res = coroutine.resume(inner)
+    coroutine.yield(res)
+    _, res = coroutine.resume(inner)
+    return res
+end)
+for _ = 1, 5 do ngx.say(each()) end
 --- response_body
 1
 2
 3
 inner
 last
---- no_error_log
-[error]
 
 
 
 === TEST 10: subrequests, one after another and at a time
---- http_config eval: $::HttpConfig
 --- config
     location = /sub {
         content_by_lua_block {
@@ -410,17 +324,12 @@ last
             ngx.say(rt:call("last"))
         }
     }
---- request
-GET /t
 --- response_body
 first second 1 2 3 4 5 6 7 8 9 10 last
---- no_error_log
-[error]
 
 
 
 === TEST 11: a request that ends while a call is in flight
---- http_config eval: $::HttpConfig
 --- config
     location = /t {
         content_by_lua_block {
@@ -452,13 +361,10 @@ first second 1 2 3 4 5 6 7 8 9 10 last
 ["GET /t", "GET /after"]
 --- response_body eval
 ["done\n", "1\ntrue\ny\n"]
---- no_error_log
-[error]
 
 
 
 === TEST 12: the event loop goes on while a plugin blocks
---- http_config eval: $::HttpConfig
 --- config
     location = /t {
         content_by_lua_block {
@@ -482,10 +388,6 @@ first second 1 2 3 4 5 6 7 8 9 10 last
     location = /other {
         content_by_lua_block { ngx.print("served") }
     }
---- request
-GET /t
 --- response_body
 served 0
 x
---- no_error_log
-[error]

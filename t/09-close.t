@@ -1,56 +1,38 @@
 # close: what is in flight ends, the rest is refused, the state goes once.
 
-use strict;
-use warnings;
-
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
-
-my $pwd = cwd();
-our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
-};
+use lib '.';
+use t::TestNbffi;
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 6);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
 
 === TEST 1: close lets what is queued and running end, and then closes the state
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        nbffi.pool("one", { threads = 1 })
-        local rt = assert(nbffi.load { runtime = "c", library = "gate",
-                                       pool = "one" })
-        local futures = { rt:submit("hold 1"), rt:submit("hold 2"),
-                          rt:submit("note 3") }
-        gate.has("started", 1)
-        local closing = ngx.thread.spawn(function()
-            return rt:close(), gate.ended(), gate.closes()
-        end)
-        say("call:", rt:call("note x"))
-        say("submit:", rt:submit("note x"))
-        say("cast:", rt:cast("note x"))
-        say(gate.ended(), gate.closes())
-        gate.open()
-        say(select(2, ngx.thread.wait(closing)))
-        local results = nbffi.wait_all(futures)
-        say(table.concat(results))
-        say(gate.inits(), gate.closes(), gate.order())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+nbffi.pool("one", { threads = 1 })
+local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                               pool = "one" })
+local futures = { rt:submit("hold 1"), rt:submit("hold 2"),
+                  rt:submit("note 3") }
+gate.has("started", 1)
+local closing = ngx.thread.spawn(function()
+    return rt:close(), gate.ended(), gate.closes()
+end)
+say("call:", rt:call("note x"))
+say("submit:", rt:submit("note x"))
+say("cast:", rt:cast("note x"))
+say(gate.ended(), gate.closes())
+gate.open()
+say(select(2, ngx.thread.wait(closing)))
+local results = nbffi.wait_all(futures)
+say(table.concat(results))
+say(gate.inits(), gate.closes(), gate.order())
 --- response_body
 call: nil closed
 submit: nil closed
@@ -59,33 +41,24 @@ cast: nil closed
 true 3 1
 123
 1 1 3
---- no_error_log
-[error]
 
 
 
 === TEST 2: closed: every method says so or goes on; close again is fine
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        say(rt:call("note x"))
-        say(rt:close())
-        say(rt:call("note y"))
-        say(rt:submit("note y"))
-        say(rt:cast("note y"))
-        say(rt:close())
-        say(rt:close(0.01))
-        say(rt:stats().ok, gate.closes(), gate.order())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+say(rt:call("note x"))
+say(rt:close())
+say(rt:call("note y"))
+say(rt:submit("note y"))
+say(rt:cast("note y"))
+say(rt:close())
+say(rt:close(0.01))
+say(rt:stats().ok, gate.closes(), gate.order())
 --- response_body
 x
 true
@@ -95,36 +68,27 @@ nil closed
 true
 true
 1 1 x
---- no_error_log
-[error]
 
 
 
 === TEST 3: load after close: a new runtime with a new state
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        local function load()
-            return assert(nbffi.load { runtime = "c", library = "gate",
-                                       name = "same" })
-        end
-        local first = load()
-        for i = 1, 5 do
-            local rt = load()
-            say(rt:call("note " .. i), rt == first, gate.inits(), gate.closes())
-            say(rt:close())
-        end
-        say(first:call("note x"))
-        say(gate.inits(), gate.closes())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+local function load()
+    return assert(nbffi.load { runtime = "c", library = "gate",
+                               name = "same" })
+end
+local first = load()
+for i = 1, 5 do
+    local rt = load()
+    say(rt:call("note " .. i), rt == first, gate.inits(), gate.closes())
+    say(rt:close())
+end
+say(first:call("note x"))
+say(gate.inits(), gate.closes())
 --- response_body
 1 true 1 0
 true
@@ -138,136 +102,100 @@ true
 true
 nil closed
 5 5
---- no_error_log
-[error]
 
 
 
 === TEST 4: load while the old one closes: both live, each with its state
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        nbffi.pool("two", { threads = 2 })
-        local function load()
-            return assert(nbffi.load { runtime = "c", library = "gate",
-                                       pool = "two" })
-        end
-        local old = load()
-        local fut = old:submit("hold x")
-        gate.has("started", 1)
-        say(old:close(0.01))
-        local new = load()
-        say(new ~= old, new:call("note y"), gate.closes())
-        gate.open()
-        say(fut:wait(), old:close())
-        say(new:call("note z"), gate.inits(), gate.closes())
-        say(new:close(), gate.closes())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+nbffi.pool("two", { threads = 2 })
+local function load()
+    return assert(nbffi.load { runtime = "c", library = "gate",
+                               pool = "two" })
+end
+local old = load()
+local fut = old:submit("hold x")
+gate.has("started", 1)
+say(old:close(0.01))
+local new = load()
+say(new ~= old, new:call("note y"), gate.closes())
+gate.open()
+say(fut:wait(), old:close())
+say(new:call("note z"), gate.inits(), gate.closes())
+say(new:close(), gate.closes())
 --- response_body
 nil timeout
 true y 0
 x true
 z 2 1
 true 2
---- no_error_log
-[error]
 
 
 
 === TEST 5: close with a timeout: it goes on nevertheless
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate",
-                                       timeout = 0.3 })
-        local fut = rt:submit("hold x", { timeout = 20 })
-        gate.has("started", 1)
-        say(rt:close(0.01))
-        say("the runtime's timeout:", rt:close())
-        gate.open()
-        say(fut:wait())
-        say(rt:close(20), gate.closes())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate",
+                               timeout = 0.3 })
+local fut = rt:submit("hold x", { timeout = 20 })
+gate.has("started", 1)
+say(rt:close(0.01))
+say("the runtime's timeout:", rt:close())
+gate.open()
+say(fut:wait())
+say(rt:close(20), gate.closes())
 --- response_body
 nil timeout
 the runtime's timeout: nil timeout
 x
 true 1
---- no_error_log
-[error]
 
 
 
 === TEST 6: a task that timed out but runs yet keeps the runtime open
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        local res, err
-        tp.until_begun(rt, function()
-            res, err = rt:call("hold x", { timeout = 0.2 })
-        end, gate.started)
-        say(res, err)
-        say(rt:close(0.02), gate.closes())
-        gate.open()
-        say(rt:close(20), gate.ended(), gate.closes())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local res, err
+tp.until_begun(rt, function()
+    res, err = rt:call("hold x", { timeout = 0.2 })
+end, gate.started)
+say(res, err)
+say(rt:close(0.02), gate.closes())
+gate.open()
+say(rt:close(20), gate.ended(), gate.closes())
 --- response_body
 nil timeout
 nil 0
 true 1 1
---- no_error_log
-[error]
 
 
 
 === TEST 7: several light threads close one runtime: one close of the state
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
-        local fut = rt:submit("hold x")
-        gate.has("started", 1)
-        local threads = {}
-        for i = 1, 5 do
-            threads[i] = ngx.thread.spawn(function() return rt:close() end)
-        end
-        gate.open()
-        for i = 1, 5 do say(ngx.thread.wait(threads[i])) end
-        say(fut:wait(), gate.closes())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local fut = rt:submit("hold x")
+gate.has("started", 1)
+local threads = {}
+for i = 1, 5 do
+    threads[i] = ngx.thread.spawn(function() return rt:close() end)
+end
+gate.open()
+for i = 1, 5 do say(ngx.thread.wait(threads[i])) end
+say(fut:wait(), gate.closes())
 --- response_body
 true true
 true true
@@ -275,13 +203,10 @@ true true
 true true
 true true
 x 1
---- no_error_log
-[error]
 
 
 
 === TEST 8: close in phases that cannot yield does not wait, and happens
---- http_config eval: $::HttpConfig
 --- config
     location = /t {
         content_by_lua_block {
@@ -317,84 +242,55 @@ x 1
 ["0\n", "0\nx\ntrue 1\n"]
 --- response_headers eval
 ["X-Close: true", "! X-Close"]
---- no_error_log
-[error]
 
 
 
 === TEST 9: other runtimes of the same library and pool are not concerned
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local tp = require "test_plugins"
-        local say, gate = tp.say, tp.gate()
-        gate.reset()
-        local a = assert(nbffi.load { runtime = "c", library = "gate",
-                                      config = "a" })
-        local b = assert(nbffi.load { runtime = "c", library = "gate",
-                                      config = "b" })
-        local fut = b:submit("hold x")
-        gate.has("started", 1)
-        say(a:close(), gate.inits(), gate.closes())
-        gate.open()
-        say(fut:wait(), b:call("note y"))
-        say(b:close(), gate.closes())
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "test_plugins"
+local say, gate = tp.say, tp.gate()
+gate.reset()
+local a = assert(nbffi.load { runtime = "c", library = "gate",
+                              config = "a" })
+local b = assert(nbffi.load { runtime = "c", library = "gate",
+                              config = "b" })
+local fut = b:submit("hold x")
+gate.has("started", 1)
+say(a:close(), gate.inits(), gate.closes())
+gate.open()
+say(fut:wait(), b:call("note y"))
+say(b:close(), gate.closes())
 --- response_body
 true 2 1
 x y
 true 2
---- no_error_log
-[error]
 
 
 
 === TEST 10: misuse
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local blame = require("test_plugins").blame
-        local rt = assert(nbffi.load { runtime = "c", library = "echo" })
-        for _, timeout in ipairs { "0", "-1", "'1'", "{}", "0/0" } do
-            ngx.say(blame("local rt = ...\nlocal ok = rt:close(" .. timeout
-                          .. ")\nreturn ok", rt))
-        end
-        ngx.say(rt:call("still open"))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local blame = require("test_plugins").blame
+local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+for _, timeout in ipairs { "0", "-1", "'1'", "{}", "0/0" } do
+    ngx.say(blame("local rt = ...\nlocal ok = rt:close(" .. timeout
+                  .. ")\nreturn ok", rt))
+end
+ngx.say(rt:call("still open"))
 --- response_body eval
 "caller:2: close: timeout must be a positive number of seconds\n" x 5
 . "still open\n"
---- no_error_log
-[error]
 
 
 
 === TEST 11: the worker's exit closes what is idle
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "c", library = "farewell",
-                                       name = "bye" })
-        ngx.say(rt:call("x"))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "c", library = "farewell",
+                               name = "bye" })
+ngx.say(rt:call("x"))
 --- response_body
 x
 --- shutdown_error_log
 [bye] closed
---- no_error_log
-[error]

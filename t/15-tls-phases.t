@@ -1,14 +1,10 @@
 # Phases of TLS handshakes, and phases that only newer versions of nginx-lua
 # have: nginx-lua is asked which of them may yield.
 
-use strict;
-use warnings;
-
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
+use lib '.';
+use t::TestNbffi;
 use File::Temp ();
 
-my $pwd = cwd();
 our $dir = File::Temp->newdir('nbffi-tls.XXXXXX', TMPDIR => 1);
 chmod 0755, "$dir";
 system("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1"
@@ -25,10 +21,7 @@ sub knows {
 }
 our $has_precontent = knows('precontent_by_lua_block');
 
-our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
-} . q{
+our $HttpConfig = q{
     init_worker_by_lua_block {
         package.loaded.seen = {}
         package.loaded.try = function()
@@ -56,8 +49,6 @@ our $HttpConfig = qq{
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
@@ -112,14 +103,10 @@ ssl_session_fetch_by_lua_block { require('try')() }
                 or seen.ssl_session_fetch)
     }
 }"
---- request
-GET /t
 --- response_body
 ssl_cert: call now, wait later, run UP
 ssl_session_store: call cannot yield in this phase, wait cannot yield in this phase, run API disabled in the context of ssl_session_store_by_lua*
 ssl_session_fetch: true
---- no_error_log
-[error]
 
 
 
@@ -145,26 +132,17 @@ server {
         ngx.say(require('seen').ssl_client_hello)
     }
 }"
---- request
-GET /t
 --- response_body
 call now, wait later, run UP
---- no_error_log
-[error]
 
 
 
 === TEST 3: precontent, where nginx-lua has it
 --- skip_eval: 3: !$::has_precontent
---- http_config eval: $::HttpConfig
 --- config
 location = /t {
     precontent_by_lua_block { require('try')() }
     content_by_lua_block { ngx.say(require('seen').precontent) }
 }
---- request
-GET /t
 --- response_body
 call now, wait later, run UP
---- no_error_log
-[error]

@@ -1,75 +1,55 @@
 # Lua runtimes: call, submit, cast, call_fn, run; what travels, and what not.
 
-use strict;
-use warnings;
-
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
-
-my $pwd = cwd();
-our $HtmlDir = html_dir();
-our $HttpConfig = qq{
-    lua_package_path "$HtmlDir/?.lua;$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
-};
-$ENV{TEST_NGINX_PWD} = $pwd;
+use lib '.';
+use t::TestNbffi;
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 4);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
 
 === TEST 1: any number of arguments and results, with nils at every place
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-        local describe = require("vm_jobs").describe
-        local function try(...)
-            local sent = describe(...)
-            local there = rt:call("describe", ...)
-            local back = describe(rt:call("echo", ...))
-            local future = describe(assert(rt:submit("echo", ...)):wait())
-            local fn = describe(rt:call_fn(function(...) return ... end, ...))
-            if there == sent and back == sent and future == sent
-               and fn == sent
-            then
-                ngx.say(#sent < 60 and sent or select("#", ...))
-            else
-                ngx.say("sent ", sent, ", there ", there, ", back ", back,
-                        ", future ", future, ", function ", fn)
-            end
-        end
-        try()
-        try(nil)
-        try(nil, nil)
-        try(1)
-        try("one")
-        try(1, nil)
-        try(nil, 2)
-        try(1, 2)
-        try("one", "two")
-        try(nil, nil, nil)
-        try(1, nil, 3)
-        try(nil, 2, nil)
-        try(1, 2, 3, 4)
-        try(nil, false, nil, true, nil)
-        for count = 6, 250, 61 do
-            local values = {}
-            for i = 1, count do
-                if i % 3 > 0 then values[i] = i end
-            end
-            try(unpack(values, 1, count))
-        end
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local describe = require("vm_jobs").describe
+local function try(...)
+    local sent = describe(...)
+    local there = rt:call("describe", ...)
+    local back = describe(rt:call("echo", ...))
+    local future = describe(assert(rt:submit("echo", ...)):wait())
+    local fn = describe(rt:call_fn(function(...) return ... end, ...))
+    if there == sent and back == sent and future == sent
+       and fn == sent
+    then
+        ngx.say(#sent < 60 and sent or select("#", ...))
+    else
+        ngx.say("sent ", sent, ", there ", there, ", back ", back,
+                ", future ", future, ", function ", fn)
+    end
+end
+try()
+try(nil)
+try(nil, nil)
+try(1)
+try("one")
+try(1, nil)
+try(nil, 2)
+try(1, 2)
+try("one", "two")
+try(nil, nil, nil)
+try(1, nil, 3)
+try(nil, 2, nil)
+try(1, 2, 3, 4)
+try(nil, false, nil, true, nil)
+for count = 6, 250, 61 do
+    local values = {}
+    for i = 1, count do
+        if i % 3 > 0 then values[i] = i end
+    end
+    try(unpack(values, 1, count))
+end
 --- response_body eval
 my $one = 0; $one = ($one * 31 + ord) % 0x7fffffff for split //, "one";
 my $two = 0; $two = ($two * 31 + ord) % 0x7fffffff for split //, "two";
@@ -93,54 +73,45 @@ my $two = 0; $two = ($two * 31 + ord) % 0x7fffffff for split //, "two";
 189
 250
 "
---- no_error_log
-[error]
 
 
 
 === TEST 2: every type, both ways
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-        local describe = require("vm_jobs").describe
-        local function try(value)
-            local sent = describe(value)
-            local there = rt:call("describe", value)
-            local back = describe(rt:call("echo", value))
-            local beside = describe((select(2, rt:call("echo", 1, value, 2))))
-            ngx.say(sent, there == sent and back == sent and beside == sent
-                          and "" or " there: " .. tostring(there) .. " back: "
-                                    .. back .. " beside: " .. beside)
-        end
-        for _, number in ipairs {
-            0, -1 / math.huge, 1, -1, 0.1, 2^31, -2^31, 2^53, 2^53 + 2, 1.5e300, 5e-324,
-            1/0, -1/0, 0/0, 123456789.125,
-        } do
-            try(number)
-        end
-        try(-(0/0))
-        for _, value in ipairs {
-            true, false, ngx.null, 0LL, -1LL, 1LL, 9223372036854775807LL,
-            -9223372036854775807LL - 1, 0ULL, 18446744073709551615ULL,
-            -- Numbers and strings stay apart.
-            "1", "", "nil",
-        } do
-            try(value)
-        end
-        try({})
-        try({ 1, 2, 3 })
-        try({ 1, nil, 3, [10] = 4 })
-        try({ a = 1, [2.5] = "x", [-1] = false, [true] = ngx.null,
-              [false] = 5LL, [1/0] = 6, [""] = 0 })
-        try({ { { {} } }, { a = { b = { c = "d" } } } })
-        try({ [{ 1 }] = { [{ 2 }] = 3 }, [4LL] = 5 })
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local describe = require("vm_jobs").describe
+local function try(value)
+    local sent = describe(value)
+    local there = rt:call("describe", value)
+    local back = describe(rt:call("echo", value))
+    local beside = describe((select(2, rt:call("echo", 1, value, 2))))
+    ngx.say(sent, there == sent and back == sent and beside == sent
+                  and "" or " there: " .. tostring(there) .. " back: "
+                            .. back .. " beside: " .. beside)
+end
+for _, number in ipairs {
+    0, -1 / math.huge, 1, -1, 0.1, 2^31, -2^31, 2^53, 2^53 + 2, 1.5e300, 5e-324,
+    1/0, -1/0, 0/0, 123456789.125,
+} do
+    try(number)
+end
+try(-(0/0))
+for _, value in ipairs {
+    true, false, ngx.null, 0LL, -1LL, 1LL, 9223372036854775807LL,
+    -9223372036854775807LL - 1, 0ULL, 18446744073709551615ULL,
+    -- Numbers and strings stay apart.
+    "1", "", "nil",
+} do
+    try(value)
+end
+try({})
+try({ 1, 2, 3 })
+try({ 1, nil, 3, [10] = 4 })
+try({ a = 1, [2.5] = "x", [-1] = false, [true] = ngx.null,
+      [false] = 5LL, [1/0] = 6, [""] = 0 })
+try({ { { {} } }, { a = { b = { c = "d" } } } })
+try({ [{ 1 }] = { [{ 2 }] = 3 }, [4LL] = 5 })
 --- response_body
 1: 0
 1: -0
@@ -177,39 +148,30 @@ GET /t
 1: { -1 = false, 0 bytes of sum 0 = 0, 1 bytes of sum 97 = 1, 2.5 = 1 bytes of sum 120, false = 5LL, inf = 6, true = null }
 1: { 1 = { 1 = { 1 = {  } } }, 2 = { 1 bytes of sum 97 = { 1 bytes of sum 98 = { 1 bytes of sum 99 = 1 bytes of sum 100 } } } }
 1: { 4LL = 5, { 1 = 1 } = { { 1 = 2 } = 3 } }
---- no_error_log
-[error]
 
 
 
 === TEST 3: strings: all bytes, from nothing to 10 MB
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-        local describe = require("vm_jobs").describe
-        local bytes = {}
-        for i = 0, 255 do bytes[i + 1] = string.char(i) end
-        bytes = table.concat(bytes)
-        for _, size in ipairs {
-            0, 1, 15, 16, 17, 255, 256, 4095, 4096, 65535, 65536, 1048577,
-            10485760,
-        } do
-            local text = bytes:rep(math.ceil(size / 256)):sub(1, size)
-            local right = rt:call("echo", text) == text
-                          and rt:call("describe", text) == describe(text)
-            local first, second, third = rt:call("echo", text, nil, { text })
-            right = right and first == text and second == nil
-                    and third[1] == text
-            local fut = assert(rt:submit("echo", text))
-            ngx.say(size, " ", right and fut:wait() == text)
-        end
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local describe = require("vm_jobs").describe
+local bytes = {}
+for i = 0, 255 do bytes[i + 1] = string.char(i) end
+bytes = table.concat(bytes)
+for _, size in ipairs {
+    0, 1, 15, 16, 17, 255, 256, 4095, 4096, 65535, 65536, 1048577,
+    10485760,
+} do
+    local text = bytes:rep(math.ceil(size / 256)):sub(1, size)
+    local right = rt:call("echo", text) == text
+                  and rt:call("describe", text) == describe(text)
+    local first, second, third = rt:call("echo", text, nil, { text })
+    right = right and first == text and second == nil
+            and third[1] == text
+    local fut = assert(rt:submit("echo", text))
+    ngx.say(size, " ", right and fut:wait() == text)
+end
 --- response_body
 0 true
 1 true
@@ -224,58 +186,49 @@ GET /t
 65536 true
 1048577 true
 10485760 true
---- no_error_log
-[error]
 
 
 
 === TEST 4: tables: copies without metatables; one that is there twice is two
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
-        local strange = setmetatable({ 1, 2 }, {
-            __index = function() return "made up" end,
-            __newindex = function() error("written") end,
-            __pairs = function() error("asked") end,
-            __ipairs = function() error("asked") end,
-            __len = function() return 7 end,
-            __tostring = function() error("asked") end,
-            __serialize = function() error("asked") end,
-            __metatable = "hidden",
-        })
-        say(rt:call("look", strange))
-        say(getmetatable(rt:call("echo", strange)), rt:call("echo", strange)[2])
-        local twin = { "twin" }
-        say(rt:call("same", twin, twin))
-        local both = rt:call("echo", { twin, twin, { twin } })
-        say(both[1] ~= both[2], both[1] ~= twin, both[3][1][1])
-        -- What is changed over there is not changed here.
-        local mine = { n = 1, inner = { n = 2 } }
-        rt:call_fn(function(t) t.n, t.inner.n = 3, 4 end, mine)
-        say(mine.n, mine.inner.n)
-        local big = {}
-        for i = 1, 50000 do
-            big[i] = { id = i, name = "name " .. i, list = { i, tostring(i) } }
-        end
-        local back = rt:call("echo", big)
-        local wrong = 0
-        for i = 1, 50000 do
-            local item = back[i]
-            if item.id ~= i or item.name ~= "name " .. i or item.list[1] ~= i
-               or item.list[2] ~= tostring(i) or #item.list ~= 2
-            then
-                wrong = wrong + 1
-            end
-        end
-        say(#back, wrong)
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
+local strange = setmetatable({ 1, 2 }, {
+    __index = function() return "made up" end,
+    __newindex = function() error("written") end,
+    __pairs = function() error("asked") end,
+    __ipairs = function() error("asked") end,
+    __len = function() return 7 end,
+    __tostring = function() error("asked") end,
+    __serialize = function() error("asked") end,
+    __metatable = "hidden",
+})
+say(rt:call("look", strange))
+say(getmetatable(rt:call("echo", strange)), rt:call("echo", strange)[2])
+local twin = { "twin" }
+say(rt:call("same", twin, twin))
+local both = rt:call("echo", { twin, twin, { twin } })
+say(both[1] ~= both[2], both[1] ~= twin, both[3][1][1])
+-- What is changed over there is not changed here.
+local mine = { n = 1, inner = { n = 2 } }
+rt:call_fn(function(t) t.n, t.inner.n = 3, 4 end, mine)
+say(mine.n, mine.inner.n)
+local big = {}
+for i = 1, 50000 do
+    big[i] = { id = i, name = "name " .. i, list = { i, tostring(i) } }
+end
+local back = rt:call("echo", big)
+local wrong = 0
+for i = 1, 50000 do
+    local item = back[i]
+    if item.id ~= i or item.name ~= "name " .. i or item.list[1] ~= i
+       or item.list[2] ~= tostring(i) or #item.list ~= 2
+    then
+        wrong = wrong + 1
+    end
+end
+say(#back, wrong)
 --- response_body
 true 2
 nil 2
@@ -283,13 +236,10 @@ false twin twin
 true true twin
 1 2
 50000 0
---- no_error_log
-[error]
 
 
 
 === TEST 5: large results of every shape
---- http_config eval: $::HttpConfig
 --- config
 location = /t {
     content_by_lua_block {
@@ -344,76 +294,65 @@ location = /t {
             jobs.same(ngx.ctx.fut:wait(), jobs.build("list of maps", 30000)))
     }
 }
---- request
-GET /t
 --- response_body eval
 join("", map { "$_: true true true true\n" } "list", "list of maps", "map",
     "map of lists", "holes", "nested", "deep", "strings", "one string",
     "falses", "nils", "many results", "keys", "shared") . "slots: 0\n"
 --- response_headers
 X-Same: true
---- no_error_log
-[error]
 
 
 
 === TEST 6: what cannot be passed: the error names the place and blames the caller
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local blame = require("test_plugins").blame
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-        local function try(...)
-            local said = blame("local rt = ...\n"
-                               .. "local a = rt:call('echo', select(2, ...))\n"
-                               .. "return a", rt, ...)
-            ngx.say((said:gsub("0x%x+", "ADDRESS")))
-            for _, method in ipairs { "submit", "cast" } do
-                local other = blame("local rt = ...\nlocal a = rt:" .. method
-                                    .. "('echo', select(2, ...))\nreturn a",
-                                    rt, ...)
-                if other ~= said:gsub("call:", method .. ":") then
-                    ngx.say(other)
-                end
-            end
-            local fn = blame("local rt = ...\nlocal a = rt:call_fn("
-                             .. "function() end, select(2, ...))\nreturn a",
-                             rt, ...)
-            if fn ~= said:gsub("call:", "call_fn:") then ngx.say(fn) end
+--- lua
+local blame = require("test_plugins").blame
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local function try(...)
+    local said = blame("local rt = ...\n"
+                       .. "local a = rt:call('echo', select(2, ...))\n"
+                       .. "return a", rt, ...)
+    ngx.say((said:gsub("0x%x+", "ADDRESS")))
+    for _, method in ipairs { "submit", "cast" } do
+        local other = blame("local rt = ...\nlocal a = rt:" .. method
+                            .. "('echo', select(2, ...))\nreturn a",
+                            rt, ...)
+        if other ~= said:gsub("call:", method .. ":") then
+            ngx.say(other)
         end
-        local co = coroutine.create(function() end)
-        try(print)
-        try(1, "x", co)
-        try(nil, io.stdout)
-        try({ x = { y = print } })
-        try(1, { x = { y = co } })
-        try({ 1, { 2, { 3, print } } })
-        try({ ["a b"] = { ["0"] = { ['"'] = print } } })
-        try({ [1.5] = { [true] = { [ngx.null] = print } } })
-        try({ a = { [print] = 1 } })
-        try({ [{ x = print }] = 1 })
-        try({ [{}] = 1, f = print })
-        try({ a = require("ffi").new("int[2]") })
-        try(1, 2, 3, require("ffi").new("char[8]"))
-        try({ newproxy() })
-        local cycle = { a = { b = {} } }
-        cycle.a.b.c = cycle.a
-        try(0, cycle)
-        local me = {}
-        me[1] = me
-        try(me)
-        local one, other = {}, {}
-        one.other, other.one = other, one
-        try(one)
-        local deep = {}
-        for _ = 1, 100 do deep = { deep } end
-        try({ deep = deep })
-    }
-}
---- request
-GET /t
+    end
+    local fn = blame("local rt = ...\nlocal a = rt:call_fn("
+                     .. "function() end, select(2, ...))\nreturn a",
+                     rt, ...)
+    if fn ~= said:gsub("call:", "call_fn:") then ngx.say(fn) end
+end
+local co = coroutine.create(function() end)
+try(print)
+try(1, "x", co)
+try(nil, io.stdout)
+try({ x = { y = print } })
+try(1, { x = { y = co } })
+try({ 1, { 2, { 3, print } } })
+try({ ["a b"] = { ["0"] = { ['"'] = print } } })
+try({ [1.5] = { [true] = { [ngx.null] = print } } })
+try({ a = { [print] = 1 } })
+try({ [{ x = print }] = 1 })
+try({ [{}] = 1, f = print })
+try({ a = require("ffi").new("int[2]") })
+try(1, 2, 3, require("ffi").new("char[8]"))
+try({ newproxy() })
+local cycle = { a = { b = {} } }
+cycle.a.b.c = cycle.a
+try(0, cycle)
+local me = {}
+me[1] = me
+try(me)
+local one, other = {}, {}
+one.other, other.one = other, one
+try(one)
+local deep = {}
+for _ = 1, 100 do deep = { deep } end
+try({ deep = deep })
 --- response_body_like eval
 my $at = qr/\Acaller:2: call: /;
 my @lines = map { qr/caller:2: call: \Q$_\E\n/ } (
@@ -438,37 +377,28 @@ my @lines = map { qr/caller:2: call: \Q$_\E\n/ } (
 my $all = join "", @lines;
 my $deep = qr/caller:2: call: args\[1\]\.deep(?:\[1\])+ is nested deeper than 100 tables\n/;
 qr/\A$all$deep\z/
---- no_error_log
-[error]
 
 
 
 === TEST 7: results that cannot be passed are the call's error
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
-        for _, name in ipairs { "function", "builtin", "thread", "userdata",
-                                "proxy", "cdata", "key", "nested", "cycle",
-                                "mutual" } do
-            local res, err, code, message = rt:call("give", name)
-            local line = err:match("^[^\n]*")
-            ngx.say(res, " ", line, " ", code, " ",
-                    err == "runtime error: " .. message)
-        end
-        -- One that is as deep as it may be, and one that is deeper.
-        ngx.say(rt:call("depth", rt:call("deep", 100)))
-        local res, err = rt:call("deep", 101)
-        ngx.say(res, " ", #err:match("results%[1%](%S+) is nested") / #".x")
-        -- VMs go on.
-        ngx.say(rt:call("echo", "well"))
-        ngx.say(rt:stats().vm.made == rt:stats().vm.vms)
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
+for _, name in ipairs { "function", "builtin", "thread", "userdata",
+                        "proxy", "cdata", "key", "nested", "cycle",
+                        "mutual" } do
+    local res, err, code, message = rt:call("give", name)
+    local line = err:match("^[^\n]*")
+    ngx.say(res, " ", line, " ", code, " ",
+            err == "runtime error: " .. message)
+end
+-- One that is as deep as it may be, and one that is deeper.
+ngx.say(rt:call("depth", rt:call("deep", 100)))
+local res, err = rt:call("deep", 101)
+ngx.say(res, " ", #err:match("results%[1%](%S+) is nested") / #".x")
+-- VMs go on.
+ngx.say(rt:call("echo", "well"))
+ngx.say(rt:stats().vm.made == rt:stats().vm.vms)
 --- response_body
 nil runtime error: results[2] is a function, which cannot be passed to another Lua VM 0 true
 nil runtime error: results[2] is a function, which cannot be passed to another Lua VM 0 true
@@ -484,62 +414,53 @@ nil runtime error: results[2][1].back is a table that contains itself: it is res
 nil 100
 well
 true
---- no_error_log
-[error]
 
 
 
 === TEST 8: misuse blames the caller's line
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local blame = require("test_plugins").blame
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-        local bare = assert(nbffi.load { runtime = "lua" })
-        local function try(expression)
-            ngx.say((blame("local rt, bare, nbffi = ...\nlocal a = "
-                           .. expression .. "\nreturn a", rt, bare, nbffi)))
-        end
-        for _, method in ipairs { "call", "submit", "cast" } do
-            try("rt." .. method .. "('echo', 1)")
-            try("rt." .. method .. "({}, 'echo')")
-            try("rt:" .. method .. "()")
-            try("rt:" .. method .. "(5)")
-            try("rt:" .. method .. "({})")
-            try("rt:" .. method .. "({ 5 }, 1)")
-            try("rt:" .. method .. "({ timeout = 1 }, 1)")
-            try("rt:" .. method .. "({ 'echo', timeout = 0 }, 1)")
-            try("rt:" .. method .. "({ 'echo', timeout = '1' }, 1)")
-            try("rt:" .. method .. "({ 'echo', timeout = 0/0 }, 1)")
-            try("rt:" .. method .. "({ 'echo', priority = 'urgent' }, 1)")
-            try("rt:" .. method .. "({ 'echo', key = 5 }, 1)")
-            try("rt:" .. method .. "({ 'echo', key = '' }, 1)")
-            try("rt:" .. method .. "({ 'echo', tiemout = 1 }, 1)")
-            try("rt:" .. method .. "({ 'echo', 'describe' }, 1)")
-            try("bare:" .. method .. "('echo', 1)")
-        end
-        try("rt.call_fn(function() end)")
-        try("rt:call_fn()")
-        try("rt:call_fn('echo')")
-        try("rt:call_fn({ 'echo' })")
-        try("rt:call_fn({ function() end, timeout = -1 })")
-        try("rt:call_fn(print)")
-        try("rt:call_fn(string.rep, 'x', 2)")
-        try("rt:call_fn(function() return rt end)")
-        try("rt.reload('vm_jobs')")
-        try("rt:reload('vm_jobs')")
-        try("rt:reload({ 5 })")
-        try("rt:reload({ 'a', '' })")
-        try("bare:reload()")
-        try("rt.stats()")
-        try("rt.close()")
-        try("rt:close(0)")
-    }
-}
---- request
-GET /t
+--- lua
+local blame = require("test_plugins").blame
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local bare = assert(nbffi.load { runtime = "lua" })
+local function try(expression)
+    ngx.say((blame("local rt, bare, nbffi = ...\nlocal a = "
+                   .. expression .. "\nreturn a", rt, bare, nbffi)))
+end
+for _, method in ipairs { "call", "submit", "cast" } do
+    try("rt." .. method .. "('echo', 1)")
+    try("rt." .. method .. "({}, 'echo')")
+    try("rt:" .. method .. "()")
+    try("rt:" .. method .. "(5)")
+    try("rt:" .. method .. "({})")
+    try("rt:" .. method .. "({ 5 }, 1)")
+    try("rt:" .. method .. "({ timeout = 1 }, 1)")
+    try("rt:" .. method .. "({ 'echo', timeout = 0 }, 1)")
+    try("rt:" .. method .. "({ 'echo', timeout = '1' }, 1)")
+    try("rt:" .. method .. "({ 'echo', timeout = 0/0 }, 1)")
+    try("rt:" .. method .. "({ 'echo', priority = 'urgent' }, 1)")
+    try("rt:" .. method .. "({ 'echo', key = 5 }, 1)")
+    try("rt:" .. method .. "({ 'echo', key = '' }, 1)")
+    try("rt:" .. method .. "({ 'echo', tiemout = 1 }, 1)")
+    try("rt:" .. method .. "({ 'echo', 'describe' }, 1)")
+    try("bare:" .. method .. "('echo', 1)")
+end
+try("rt.call_fn(function() end)")
+try("rt:call_fn()")
+try("rt:call_fn('echo')")
+try("rt:call_fn({ 'echo' })")
+try("rt:call_fn({ function() end, timeout = -1 })")
+try("rt:call_fn(print)")
+try("rt:call_fn(string.rep, 'x', 2)")
+try("rt:call_fn(function() return rt end)")
+try("rt.reload('vm_jobs')")
+try("rt:reload('vm_jobs')")
+try("rt:reload({ 5 })")
+try("rt:reload({ 'a', '' })")
+try("bare:reload()")
+try("rt.stats()")
+try("rt.close()")
+try("rt:close(0)")
 --- response_body eval
 my $each = join "", map { "caller:2: $_\n" } (
     "not a runtime: call its methods with a colon",
@@ -577,53 +498,44 @@ caller:2: not a runtime: call its methods with a colon
 caller:2: not a runtime: call its methods with a colon
 caller:2: close: timeout must be a positive number of seconds
 '
---- no_error_log
-[error]
 
 
 
 === TEST 9: options of a call: timeout, priority, key; the table stays as it is
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local board = require("board").new()
-        nbffi.pool("one", { threads = 1 })
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                       pool = "one" })
-        local target = { "echo", timeout = 5, priority = "high", key = "k" }
-        say(rt:call(target, 1, nil, 3))
-        say(rt:call(target, "again"))
-        say(target[1], target.timeout, target.priority, target.key)
-        -- One thread is busy; then the rest comes in the order of priorities.
-        local hold = rt:submit("hold", board.address, "held")
-        board:has(0, 1)
-        local futures, kinds = {}, { "low", "normal", "high" }
-        for i = 1, 45 do
-            futures[i] = rt:submit({ "note", priority = kinds[i % 3 + 1] },
-                                   board.address, i)
-        end
-        say(rt:call({ "note", timeout = 0.02 }, board.address, 99))
-        local late = rt:submit({ "note", timeout = 0.02 }, board.address, 98)
-        say(late:wait())
-        board:set(1, 1)
-        say(hold:wait())
-        nbffi.wait_all(futures)
-        -- Those that timed out before they began never ran. Of the others, the
-        -- more urgent ones ran earlier, by and large: none starves.
-        say(board:get(9))
-        local sums = { 0, 0, 0 }
-        for place = 1, 45 do
-            local kind = board:get(9 + place) % 3 + 1
-            sums[kind] = sums[kind] + place
-        end
-        say(sums[3] < sums[2], sums[2] < sums[1])
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local board = require("board").new()
+nbffi.pool("one", { threads = 1 })
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                               pool = "one" })
+local target = { "echo", timeout = 5, priority = "high", key = "k" }
+say(rt:call(target, 1, nil, 3))
+say(rt:call(target, "again"))
+say(target[1], target.timeout, target.priority, target.key)
+-- One thread is busy; then the rest comes in the order of priorities.
+local hold = rt:submit("hold", board.address, "held")
+board:has(0, 1)
+local futures, kinds = {}, { "low", "normal", "high" }
+for i = 1, 45 do
+    futures[i] = rt:submit({ "note", priority = kinds[i % 3 + 1] },
+                           board.address, i)
+end
+say(rt:call({ "note", timeout = 0.02 }, board.address, 99))
+local late = rt:submit({ "note", timeout = 0.02 }, board.address, 98)
+say(late:wait())
+board:set(1, 1)
+say(hold:wait())
+nbffi.wait_all(futures)
+-- Those that timed out before they began never ran. Of the others, the
+-- more urgent ones ran earlier, by and large: none starves.
+say(board:get(9))
+local sums = { 0, 0, 0 }
+for place = 1, 45 do
+    local kind = board:get(9 + place) % 3 + 1
+    sums[kind] = sums[kind] + place
+end
+say(sums[3] < sums[2], sums[2] < sums[1])
 --- response_body
 1 nil 3
 again
@@ -633,52 +545,43 @@ nil timeout
 held
 45
 true true
---- no_error_log
-[error]
 
 
 
 === TEST 10: submit: several results, again and again; wait_all, wait_any
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local describe = require("vm_jobs").describe
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local board = require("board").new()
-        nbffi.pool("two", { threads = 2 })
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                       pool = "two" })
-        local jobs = assert(nbffi.load { runtime = "lua", module = "jobs",
-                                         pool = "two" })
-        local fut = rt:submit("echo", 1, nil, { 3 }, nil)
-        ngx.say(describe(fut:wait()))
-        ngx.say(describe(fut:wait()))
-        ngx.say(describe(fut:wait(0)))
-        ngx.say(fut:cancel())
-        -- A second result is not an error.
-        local results, errors = nbffi.wait_all {
-            rt:submit("echo", "a", "b"), rt:submit("echo"),
-            rt:submit("echo", nil, "c"), rt:submit("echo", false, 1),
-            jobs:submit("raise", "oops"),
-        }
-        say(results[1], results[2], results[3], results[4], results[5])
-        say(errors[1], errors[2], errors[3], errors[4],
-            errors[5]:match("^runtime error: .*jobs.lua:%d+: (oops)\n"))
-        local held = rt:submit("hold", board.address, "held")
-        board:has(0, 1)
-        say(nbffi.wait_any { held, rt:submit("echo", 1, nil, 3) })
-        ngx.say(describe(nbffi.wait_any { held, rt:submit("echo", nil, nil) }))
-        say(nbffi.wait_any({ held }, 0.01))
-        say(held:wait(0.01))
-        board:set(1, 1)
-        say(held:wait())
-        say(nbffi.wait_any { held })
-    }
+--- lua
+local describe = require("vm_jobs").describe
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local board = require("board").new()
+nbffi.pool("two", { threads = 2 })
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                               pool = "two" })
+local jobs = assert(nbffi.load { runtime = "lua", module = "jobs",
+                                 pool = "two" })
+local fut = rt:submit("echo", 1, nil, { 3 }, nil)
+ngx.say(describe(fut:wait()))
+ngx.say(describe(fut:wait()))
+ngx.say(describe(fut:wait(0)))
+ngx.say(fut:cancel())
+-- A second result is not an error.
+local results, errors = nbffi.wait_all {
+    rt:submit("echo", "a", "b"), rt:submit("echo"),
+    rt:submit("echo", nil, "c"), rt:submit("echo", false, 1),
+    jobs:submit("raise", "oops"),
 }
---- request
-GET /t
+say(results[1], results[2], results[3], results[4], results[5])
+say(errors[1], errors[2], errors[3], errors[4],
+    errors[5]:match("^runtime error: .*jobs.lua:%d+: (oops)\n"))
+local held = rt:submit("hold", board.address, "held")
+board:has(0, 1)
+say(nbffi.wait_any { held, rt:submit("echo", 1, nil, 3) })
+ngx.say(describe(nbffi.wait_any { held, rt:submit("echo", nil, nil) }))
+say(nbffi.wait_any({ held }, 0.01))
+say(held:wait(0.01))
+board:set(1, 1)
+say(held:wait())
+say(nbffi.wait_any { held })
 --- response_body
 4: 1; nil; { 1 = 3 }; nil
 4: 1; nil; { 1 = 3 }; nil
@@ -692,43 +595,34 @@ nil timeout
 nil timeout
 held
 1 held
---- no_error_log
-[error]
 
 
 
 === TEST 11: cancel: what has not begun never does; what runs may ask
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local tp = require "test_plugins"
-        local say = tp.say
-        local nbffi = require "resty.nonblocking_ffi"
-        local board = require("board").new()
-        nbffi.pool("one", { threads = 1 })
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                       pool = "one" })
-        local held = rt:submit("hold", board.address, "held")
-        board:has(0, 1)
-        local notes = {}
-        for i = 1, 5 do notes[i] = rt:submit("note", board.address, i) end
-        say(notes[2]:cancel(), notes[4]:cancel(), notes[4]:cancel())
-        say(notes[2]:wait())
-        board:set(1, 1)
-        say(held:wait())
-        nbffi.wait_all(notes)
-        say(board:get(9), board:get(10), board:get(11), board:get(12))
-        local watching = rt:submit("watch", board.address)
-        board:has(2, 1)
-        say(watching:cancel(), watching:wait())
-        say(board:has(3, 1))
-        say(rt:call("echo", "next"))
-        say(rt:stats().errors.cancelled)
-    }
-}
---- request
-GET /t
+--- lua
+local tp = require "test_plugins"
+local say = tp.say
+local nbffi = require "resty.nonblocking_ffi"
+local board = require("board").new()
+nbffi.pool("one", { threads = 1 })
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                               pool = "one" })
+local held = rt:submit("hold", board.address, "held")
+board:has(0, 1)
+local notes = {}
+for i = 1, 5 do notes[i] = rt:submit("note", board.address, i) end
+say(notes[2]:cancel(), notes[4]:cancel(), notes[4]:cancel())
+say(notes[2]:wait())
+board:set(1, 1)
+say(held:wait())
+nbffi.wait_all(notes)
+say(board:get(9), board:get(10), board:get(11), board:get(12))
+local watching = rt:submit("watch", board.address)
+board:has(2, 1)
+say(watching:cancel(), watching:wait())
+say(board:has(3, 1))
+say(rt:call("echo", "next"))
+say(rt:stats().errors.cancelled)
 --- response_body
 true true false
 nil cancelled
@@ -738,14 +632,11 @@ true nil cancelled
 true
 next
 3
---- no_error_log
-[error]
 
 
 
 === TEST 12: every phase: cast works in all, the rest says what it cannot
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local board = require("board").new()
@@ -777,7 +668,6 @@ $::HttpConfig . q{
                                                             port))
         }
     }
-}
 --- config
     location = /t {
         set_by_lua_block $x { require("try")() }
@@ -819,53 +709,44 @@ body_filter: $no|$no|$no|$no|true true
 log: $no|$no|$no|$no|true true
 timer: 2|2|2|2|true true
 "]
---- no_error_log
-[error]
 
 
 
 === TEST 13: cast: runs once, and its error is nobody's
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local tp = require "test_plugins"
-        local say = tp.say
-        local nbffi = require "resty.nonblocking_ffi"
-        local board = require("board").new()
-        nbffi.pool("one", { threads = 1, max_queue = 3 })
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                       pool = "one" })
-        local function settled()
-            tp.poll(function() return rt:stats().in_flight == 0 end)
-        end
-        say(rt:cast("note", board.address, 7))
-        settled()
-        say(rt:cast({ "note", priority = "low", timeout = 5 }, board.address, 8))
-        settled()
-        say(rt:cast("fail"))
-        say(rt:cast("missing"))
-        settled()
-        say(board:get(9), board:get(10), board:get(11))
-        say(rt:stats().ok, rt:stats().errors["runtime error"])
-        local held = rt:submit("hold", board.address, "held")
-        board:has(0, 1)
-        for _ = 1, 4 do say(rt:cast("note", board.address, 9)) end
-        -- Too late before it begins.
-        board:set(1, 1)
-        held:wait()
-        settled()
-        say(board:get(9))
-        rt:close()
-        say(rt:cast("note", board.address, 10))
-        say(rt:call("echo", 1))
-        say(rt:submit("echo", 1))
-        say(rt:call_fn(function() end))
-        say(rt:reload())
-    }
-}
---- request
-GET /t
+--- lua
+local tp = require "test_plugins"
+local say = tp.say
+local nbffi = require "resty.nonblocking_ffi"
+local board = require("board").new()
+nbffi.pool("one", { threads = 1, max_queue = 3 })
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                               pool = "one" })
+local function settled()
+    tp.poll(function() return rt:stats().in_flight == 0 end)
+end
+say(rt:cast("note", board.address, 7))
+settled()
+say(rt:cast({ "note", priority = "low", timeout = 5 }, board.address, 8))
+settled()
+say(rt:cast("fail"))
+say(rt:cast("missing"))
+settled()
+say(board:get(9), board:get(10), board:get(11))
+say(rt:stats().ok, rt:stats().errors["runtime error"])
+local held = rt:submit("hold", board.address, "held")
+board:has(0, 1)
+for _ = 1, 4 do say(rt:cast("note", board.address, 9)) end
+-- Too late before it begins.
+board:set(1, 1)
+held:wait()
+settled()
+say(board:get(9))
+rt:close()
+say(rt:cast("note", board.address, 10))
+say(rt:call("echo", 1))
+say(rt:submit("echo", 1))
+say(rt:call_fn(function() end))
+say(rt:reload())
 --- response_body
 true
 true
@@ -883,68 +764,59 @@ nil closed
 nil closed
 nil closed
 nil closed
---- no_error_log
-[error]
 
 
 
 === TEST 14: call_fn
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local describe = require("vm_jobs").describe
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        nbffi.pool("one", { threads = 1 })
-        -- Without a module of its own.
-        local rt = assert(nbffi.load { runtime = "lua", pool = "one" })
-        say(rt:call_fn(function(a, b) return a + b, a * b end, 6, 7))
-        say(rt:call_fn({ function(...) return select("#", ...) end,
-                         timeout = 5, priority = "high", key = "k" },
-                       nil, nil))
-        ngx.say(describe(rt:call_fn(function() end)))
-        say(rt:call_fn(function(text) return text end, "one string"))
-        -- It sees the VM's globals, and its modules.
-        say(rt:call_fn(function() counter = (counter or 0) + 1 end))
-        say(rt:call_fn(function() counter = counter + 1 return counter end))
-        say(counter)
-        say(rt:call_fn(function() return (require("vm_jobs").count()) end))
-        say(rt:call_fn(function() return (require("vm_jobs").count()) end))
-        -- Functions, loops and 64-bit constants in it; recursion by a local.
-        say(rt:call_fn(function(n)
-            local function fib(i)
-                return i < 2 and i or fib(i - 1) + fib(i - 2)
-            end
-            local list = {}
-            for i = 1, n do list[i] = fib(i) end
-            return table.concat(list, ","), 5LL
-        end, 10))
-        -- Errors have the place and a traceback.
-        local res, err, code, message = rt:call_fn(function()
-            local nothing
-            return nothing.field
-        end)
-        say(res, code, err == "runtime error: " .. message)
-        say(err:match("attempt to index local 'nothing' %(a nil value%)"))
-        say(err:match("stack traceback:"))
-        res, err = rt:call_fn(function(t) return t.f end, { 1 })
-        say(res, err)
-        res, err = rt:call_fn(function() return print end)
-        say(res, err:match("^[^\n]*"))
-        -- More of them than are kept.
-        local sum = 0
-        for i = 1, 150 do
-            sum = sum + rt:call_fn(assert(loadstring("return " .. i)))
-        end
-        say(sum)
-        -- A string of bytes is not taken for a function.
-        say(rt:call_fn(function(f) return type(f), #f end,
-                       string.dump(function() end)) )
-    }
-}
---- request
-GET /t
+--- lua
+local describe = require("vm_jobs").describe
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+nbffi.pool("one", { threads = 1 })
+-- Without a module of its own.
+local rt = assert(nbffi.load { runtime = "lua", pool = "one" })
+say(rt:call_fn(function(a, b) return a + b, a * b end, 6, 7))
+say(rt:call_fn({ function(...) return select("#", ...) end,
+                 timeout = 5, priority = "high", key = "k" },
+               nil, nil))
+ngx.say(describe(rt:call_fn(function() end)))
+say(rt:call_fn(function(text) return text end, "one string"))
+-- It sees the VM's globals, and its modules.
+say(rt:call_fn(function() counter = (counter or 0) + 1 end))
+say(rt:call_fn(function() counter = counter + 1 return counter end))
+say(counter)
+say(rt:call_fn(function() return (require("vm_jobs").count()) end))
+say(rt:call_fn(function() return (require("vm_jobs").count()) end))
+-- Functions, loops and 64-bit constants in it; recursion by a local.
+say(rt:call_fn(function(n)
+    local function fib(i)
+        return i < 2 and i or fib(i - 1) + fib(i - 2)
+    end
+    local list = {}
+    for i = 1, n do list[i] = fib(i) end
+    return table.concat(list, ","), 5LL
+end, 10))
+-- Errors have the place and a traceback.
+local res, err, code, message = rt:call_fn(function()
+    local nothing
+    return nothing.field
+end)
+say(res, code, err == "runtime error: " .. message)
+say(err:match("attempt to index local 'nothing' %(a nil value%)"))
+say(err:match("stack traceback:"))
+res, err = rt:call_fn(function(t) return t.f end, { 1 })
+say(res, err)
+res, err = rt:call_fn(function() return print end)
+say(res, err:match("^[^\n]*"))
+-- More of them than are kept.
+local sum = 0
+for i = 1, 150 do
+    sum = sum + rt:call_fn(assert(loadstring("return " .. i)))
+end
+say(sum)
+-- A string of bytes is not taken for a function.
+say(rt:call_fn(function(f) return type(f), #f end,
+               string.dump(function() end)) )
 --- response_body_like
 \A13 42
 2
@@ -963,62 +835,53 @@ stack traceback:
 nil runtime error: results\[1\] is a function, which cannot be passed to another Lua VM
 11325
 string \d+
---- no_error_log
-[error]
 
 
 
 === TEST 15: nbffi.run: as load and call do
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local describe = require("vm_jobs").describe
-        local tp = require "test_plugins"
-        local say = tp.say
-        local nbffi = require "resty.nonblocking_ffi"
-        ngx.say(describe(nbffi.run("vm_jobs", "echo", 1, nil, "x", nil)))
-        ngx.say(describe(nbffi.run("vm_jobs", "echo")))
-        say(nbffi.run({ "vm_jobs", timeout = 5, priority = "low", key = "k" },
-                      "echo", "with options"))
-        nbffi.pool("other", { threads = 1 })
-        say(nbffi.run({ "vm_jobs", pool = "other" }, "whoami"))
-        -- One runtime for each module and pool.
-        local names = {}
-        for name in pairs(nbffi.stats().runtimes) do
-            names[#names + 1] = name
-        end
-        table.sort(names)
-        say(unpack(names))
-        say(nbffi.load { runtime = "lua", module = "vm_jobs" }
-            == nbffi.load { runtime = "lua", module = "vm_jobs" })
-        say(nbffi.stats().runtimes.vm_jobs.ok)
-        local res, err = nbffi.run("no.such.module", "f")
-        say(res, err:match("boot.lua:%d+: ([^\n]*)"))
-        res, err = nbffi.run("vm_jobs", "no_such_function")
-        say(res, err:match("^[^\n]*"))
-        say(nbffi.run({ "vm_jobs", pool = "nowhere" }, "echo"))
-        local held = require("board").new()
-        say(nbffi.run({ "vm_jobs", timeout = 0.02 }, "hold", held.address))
-        held:set(1, 1)
-        local function try(expression)
-            say(tp.blame("local nbffi = ...\nlocal a = nbffi.run("
-                         .. expression .. ")\nreturn a", nbffi))
-        end
-        try("")
-        try("5, 'echo'")
-        try("'', 'echo'")
-        try("{}, 'echo'")
-        try("'vm_jobs'")
-        try("'vm_jobs', 5")
-        try("{ 'vm_jobs', timeout = 0 }, 'echo'")
-        try("{ 'vm_jobs', vm = 'x' }, 'echo'")
-        try("{ 'vm_jobs', pool = 5 }, 'echo'")
-        try("'vm_jobs', 'echo', { f = print }")
-    }
-}
---- request
-GET /t
+--- lua
+local describe = require("vm_jobs").describe
+local tp = require "test_plugins"
+local say = tp.say
+local nbffi = require "resty.nonblocking_ffi"
+ngx.say(describe(nbffi.run("vm_jobs", "echo", 1, nil, "x", nil)))
+ngx.say(describe(nbffi.run("vm_jobs", "echo")))
+say(nbffi.run({ "vm_jobs", timeout = 5, priority = "low", key = "k" },
+              "echo", "with options"))
+nbffi.pool("other", { threads = 1 })
+say(nbffi.run({ "vm_jobs", pool = "other" }, "whoami"))
+-- One runtime for each module and pool.
+local names = {}
+for name in pairs(nbffi.stats().runtimes) do
+    names[#names + 1] = name
+end
+table.sort(names)
+say(unpack(names))
+say(nbffi.load { runtime = "lua", module = "vm_jobs" }
+    == nbffi.load { runtime = "lua", module = "vm_jobs" })
+say(nbffi.stats().runtimes.vm_jobs.ok)
+local res, err = nbffi.run("no.such.module", "f")
+say(res, err:match("boot.lua:%d+: ([^\n]*)"))
+res, err = nbffi.run("vm_jobs", "no_such_function")
+say(res, err:match("^[^\n]*"))
+say(nbffi.run({ "vm_jobs", pool = "nowhere" }, "echo"))
+local held = require("board").new()
+say(nbffi.run({ "vm_jobs", timeout = 0.02 }, "hold", held.address))
+held:set(1, 1)
+local function try(expression)
+    say(tp.blame("local nbffi = ...\nlocal a = nbffi.run("
+                 .. expression .. ")\nreturn a", nbffi))
+end
+try("")
+try("5, 'echo'")
+try("'', 'echo'")
+try("{}, 'echo'")
+try("'vm_jobs'")
+try("'vm_jobs', 5")
+try("{ 'vm_jobs', timeout = 0 }, 'echo'")
+try("{ 'vm_jobs', vm = 'x' }, 'echo'")
+try("{ 'vm_jobs', pool = 5 }, 'echo'")
+try("'vm_jobs', 'echo', { f = print }")
 --- response_body
 4: 1; nil; 1 bytes of sum 120; nil
 0: 
@@ -1041,13 +904,10 @@ caller:2: run: timeout must be a positive number of seconds, got 0
 caller:2: run: unknown option "vm"
 caller:2: run: pool must be a non-empty string, got 5
 caller:2: call: args[1].f is a function, which cannot be passed to another Lua VM
---- no_error_log
-[error]
 
 
 
 === TEST 16: what a module may be, and what of it can be called
---- http_config eval: $::HttpConfig
 --- user_files
 >>> nothing.lua
 loaded_times = (loaded_times or 0) + 1
@@ -1060,32 +920,26 @@ local made = setmetatable({}, { __index = function(_, name)
     return function(...) return name, ... end
 end })
 return made
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local function try(module, ...)
-            local rt = assert(nbffi.load { runtime = "lua", module = module })
-            local res, err, more = rt:call(...)
-            say(res, err and tostring(err):match("^[^\n]*")
-                                          :gsub("/.*boot.lua:%d+", "boot.lua"),
-                res and more or nil)
-        end
-        try("nothing", "f")
-        try("a_function", "f")
-        try("a_string", "len")
-        try("indexed", "any_name", 1)
-        try("jobs", "not_a_function")
-        try("jobs", "callable")
-        try("jobs", "5")
-        try("jobs", "missing")
-        try("jobs", "", 1)
-        try("jobs", "a\nb \255\"", 1)
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local function try(module, ...)
+    local rt = assert(nbffi.load { runtime = "lua", module = module })
+    local res, err, more = rt:call(...)
+    say(res, err and tostring(err):match("^[^\n]*")
+                                  :gsub("/.*boot.lua:%d+", "boot.lua"),
+        res and more or nil)
+end
+try("nothing", "f")
+try("a_function", "f")
+try("a_string", "len")
+try("indexed", "any_name", 1)
+try("jobs", "not_a_function")
+try("jobs", "callable")
+try("jobs", "5")
+try("jobs", "missing")
+try("jobs", "", 1)
+try("jobs", "a\nb \255\"", 1)
 --- response_body eval
 qq{nil runtime error: module "nothing" has no function "f"
 nil runtime error: module "a_function" has no function "f"
@@ -1098,33 +952,24 @@ nil runtime error: module "jobs" has no function "missing"
 nil runtime error: module "jobs" has no function ""
 nil runtime error: module "jobs" has no function "a
 }
---- no_error_log
-[error]
 
 
 
 === TEST 17: responses have a limit; requests have none
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "jobs",
-                                       max_response = 1000 })
-        say(#rt:call("echo", ("x"):rep(1000)))
-        say(rt:call("echo", ("x"):rep(1001)))
-        say(#rt:call("echo", { ("x"):rep(900) })[1])
-        say(rt:call("echo", { ("x"):rep(1000) }))
-        say(rt:submit("echo", ("x"):rep(1001)):wait())
-        say(rt:call_fn(function() return ("x"):rep(1001) end))
-        say(rt:call("kinds", ("x"):rep(3000000), { ("x"):rep(3000000) }))
-        say(rt:stats().errors["response too large"], rt:stats().vm.made
-            <= rt:stats().vm.vms)
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "jobs",
+                               max_response = 1000 })
+say(#rt:call("echo", ("x"):rep(1000)))
+say(rt:call("echo", ("x"):rep(1001)))
+say(#rt:call("echo", { ("x"):rep(900) })[1])
+say(rt:call("echo", { ("x"):rep(1000) }))
+say(rt:submit("echo", ("x"):rep(1001)):wait())
+say(rt:call_fn(function() return ("x"):rep(1001) end))
+say(rt:call("kinds", ("x"):rep(3000000), { ("x"):rep(3000000) }))
+say(rt:stats().errors["response too large"], rt:stats().vm.made
+    <= rt:stats().vm.vms)
 --- response_body
 1000
 nil response too large
@@ -1134,53 +979,41 @@ nil response too large
 nil response too large
 string table
 4 true
---- no_error_log
-[error]
 
 
 
 === TEST 18: many at a time: each its own results
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        nbffi.pool("four", { threads = 4 })
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                       pool = "four" })
-        local wrong, threads = 0, {}
-        local function work(number)
-            for i = 1, 100 do
-                local a, b, c, d = rt:call({ "echo", key = i % 7 == 0
-                                                           and "k" .. i or nil },
-                                           number, nil, { i, number .. ":" .. i },
-                                           ("x"):rep(i * 10))
-                if a ~= number or b ~= nil or c[1] ~= i
-                   or c[2] ~= number .. ":" .. i or d ~= ("x"):rep(i * 10)
-                then
-                    wrong = wrong + 1
-                end
-                local text = number .. "/" .. i
-                if rt:call("echo", text) ~= text then wrong = wrong + 1 end
-            end
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+nbffi.pool("four", { threads = 4 })
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                               pool = "four" })
+local wrong, threads = 0, {}
+local function work(number)
+    for i = 1, 100 do
+        local a, b, c, d = rt:call({ "echo", key = i % 7 == 0
+                                                   and "k" .. i or nil },
+                                   number, nil, { i, number .. ":" .. i },
+                                   ("x"):rep(i * 10))
+        if a ~= number or b ~= nil or c[1] ~= i
+           or c[2] ~= number .. ":" .. i or d ~= ("x"):rep(i * 10)
+        then
+            wrong = wrong + 1
         end
-        for i = 1, 64 do threads[i] = ngx.thread.spawn(work, i) end
-        for i = 1, 64 do assert(ngx.thread.wait(threads[i])) end
-        local stats = rt:stats()
-        ngx.say(wrong, " wrong; ok ", stats.ok, ", made ", stats.vm.made)
-    }
-}
---- request
-GET /t
+        local text = number .. "/" .. i
+        if rt:call("echo", text) ~= text then wrong = wrong + 1 end
+    end
+end
+for i = 1, 64 do threads[i] = ngx.thread.spawn(work, i) end
+for i = 1, 64 do assert(ngx.thread.wait(threads[i])) end
+local stats = rt:stats()
+ngx.say(wrong, " wrong; ok ", stats.ok, ", made ", stats.vm.made)
 --- response_body
 0 wrong; ok 12800, made 4
---- no_error_log
-[error]
 
 
 
 === TEST 19: a LuaJIT without string.buffer: every type travels just the same
---- http_config eval: $::HttpConfig
 --- user_files
 >>> resty/nonblocking_ffi/lua/codec.lua
 -- In front of the real one, here and in VMs.
@@ -1188,110 +1021,95 @@ package.preload["string.buffer"] = nil
 package.loaded["string.buffer"] = nil
 without_buffer = not pcall(require, "string.buffer")
 return dofile("$TEST_NGINX_PWD/lua/resty/nonblocking_ffi/lua/codec.lua")
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-        ngx.say(without_buffer, " ",
-                rt:call_fn(function() return without_buffer end))
-        local describe = require("vm_jobs").describe
-        local bytes = {}
-        for i = 0, 255 do bytes[i + 1] = string.char(i) end
-        bytes = table.concat(bytes)
-        local wrong = 0
-        local function try(...)
-            local sent = describe(...)
-            if rt:call("describe", ...) ~= sent
-               or describe(rt:call("echo", ...)) ~= sent
-            then
-                ngx.say(sent)
-                wrong = wrong + 1
-            end
-        end
-        try()
-        try(nil)
-        try(1, nil, 3, nil)
-        try(0, -0, 0.1, 1/0, -1/0, 0/0, 2^53, 5e-324)
-        try(true, false, ngx.null, 5LL, -5LL, 18446744073709551615ULL)
-        try("", "x", bytes, bytes:rep(4000))
-        try({}, { 1, 2, nil, 4 }, { a = { b = { ngx.null } }, [1.5] = 1LL })
-        local deep = {}
-        for _ = 1, 99 do deep = { deep } end
-        try(deep)
-        local jobs = require "vm_jobs"
-        for _, shape in ipairs(jobs.SHAPES) do
-            if not jobs.same({ rt:call("build", shape, 3000) },
-                             { jobs.build(shape, 3000) })
-            then
-                ngx.say(shape)
-                wrong = wrong + 1
-            end
-        end
-        ngx.say(wrong, " wrong")
-        ngx.say(select(2, pcall(rt.call, rt, "echo", { x = { y = print } })))
-        ngx.say(select(2, pcall(rt.call, rt, "echo", { { deep } }))
-                :match("is nested deeper than .*"))
-        ngx.say(select(2, rt:call_fn(function() return { print } end))
-                :match("^[^\n]*"))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+ngx.say(without_buffer, " ",
+        rt:call_fn(function() return without_buffer end))
+local describe = require("vm_jobs").describe
+local bytes = {}
+for i = 0, 255 do bytes[i + 1] = string.char(i) end
+bytes = table.concat(bytes)
+local wrong = 0
+local function try(...)
+    local sent = describe(...)
+    if rt:call("describe", ...) ~= sent
+       or describe(rt:call("echo", ...)) ~= sent
+    then
+        ngx.say(sent)
+        wrong = wrong + 1
+    end
+end
+try()
+try(nil)
+try(1, nil, 3, nil)
+try(0, -0, 0.1, 1/0, -1/0, 0/0, 2^53, 5e-324)
+try(true, false, ngx.null, 5LL, -5LL, 18446744073709551615ULL)
+try("", "x", bytes, bytes:rep(4000))
+try({}, { 1, 2, nil, 4 }, { a = { b = { ngx.null } }, [1.5] = 1LL })
+local deep = {}
+for _ = 1, 99 do deep = { deep } end
+try(deep)
+local jobs = require "vm_jobs"
+for _, shape in ipairs(jobs.SHAPES) do
+    if not jobs.same({ rt:call("build", shape, 3000) },
+                     { jobs.build(shape, 3000) })
+    then
+        ngx.say(shape)
+        wrong = wrong + 1
+    end
+end
+ngx.say(wrong, " wrong")
+ngx.say(select(2, pcall(rt.call, rt, "echo", { x = { y = print } })))
+ngx.say(select(2, pcall(rt.call, rt, "echo", { { deep } }))
+        :match("is nested deeper than .*"))
+ngx.say(select(2, rt:call_fn(function() return { print } end))
+        :match("^[^\n]*"))
 --- response_body
 true true
 0 wrong
 call: args[1].x.y is a function, which cannot be passed to another Lua VM
 is nested deeper than 100 tables
 runtime error: results[1][1] is a function, which cannot be passed to another Lua VM
---- no_error_log
-[error]
 
 
 
 === TEST 20: load: options that are wrong blame the caller; the same options: the same runtime
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local tp = require "test_plugins"
-        local say = tp.say
-        local nbffi = require "resty.nonblocking_ffi"
-        local function try(options)
-            say(tp.blame("local nbffi = ...\nlocal a = nbffi.load({ "
-                         .. "runtime = 'lua', " .. options .. " })\nreturn a",
-                         nbffi):gsub("0x%x+", "ADDRESS"), nil)
-        end
-        try("module = 5")
-        try("module = ''")
-        try("init = 5")
-        try("init = function() end")
-        try("vm = ''")
-        try("vm = true")
-        try("vm_max_memory = '1'")
-        try("vm_max_memory = 1024")
-        try("vm_recycle_memory = 0")
-        try("vm_recycle_tasks = 0")
-        try("vm_recycle_tasks = 0/0")
-        try("library = 'x'")
-        try("config = 'x'")
-        try("on_full = 'later'")
-        local function load(given)
-            given.runtime, given.module = "lua", "jobs"
-            return assert(nbffi.load(given))
-        end
-        local rt = load {}
-        say(load {} == rt, load { timeout = 5 } == rt, load { vm = "x" } == rt,
-            load { on_full = "inline" } == rt)
-        say(rt:stats().name, load({ timeout = 5 }):stats().name,
-            nbffi.load({ runtime = "lua" }):stats().name)
-        say(load({ name = "mine" }):stats().name)
-        say(nbffi.load { runtime = "lua", module = "vm_jobs", name = "mine" })
-        say(nbffi.load { runtime = "lua", module = "jobs", pool = "none" })
-    }
-}
---- request
-GET /t
+--- lua
+local tp = require "test_plugins"
+local say = tp.say
+local nbffi = require "resty.nonblocking_ffi"
+local function try(options)
+    say(tp.blame("local nbffi = ...\nlocal a = nbffi.load({ "
+                 .. "runtime = 'lua', " .. options .. " })\nreturn a",
+                 nbffi):gsub("0x%x+", "ADDRESS"), nil)
+end
+try("module = 5")
+try("module = ''")
+try("init = 5")
+try("init = function() end")
+try("vm = ''")
+try("vm = true")
+try("vm_max_memory = '1'")
+try("vm_max_memory = 1024")
+try("vm_recycle_memory = 0")
+try("vm_recycle_tasks = 0")
+try("vm_recycle_tasks = 0/0")
+try("library = 'x'")
+try("config = 'x'")
+try("on_full = 'later'")
+local function load(given)
+    given.runtime, given.module = "lua", "jobs"
+    return assert(nbffi.load(given))
+end
+local rt = load {}
+say(load {} == rt, load { timeout = 5 } == rt, load { vm = "x" } == rt,
+    load { on_full = "inline" } == rt)
+say(rt:stats().name, load({ timeout = 5 }):stats().name,
+    nbffi.load({ runtime = "lua" }):stats().name)
+say(load({ name = "mine" }):stats().name)
+say(nbffi.load { runtime = "lua", module = "vm_jobs", name = "mine" })
+say(nbffi.load { runtime = "lua", module = "jobs", pool = "none" })
 --- response_body
 caller:2: load: module must be the name of a module, got 5
 caller:2: load: module must be the name of a module, got ""
@@ -1312,5 +1130,3 @@ jobs jobs-2 lua
 mine
 nil a runtime named "mine" is loaded already, with other arguments
 nil no pool "none": declare it with pool()
---- no_error_log
-[error]

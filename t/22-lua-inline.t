@@ -1,17 +1,7 @@
 # on_full = "inline": when the queue is full, Lua functions run in the event loop.
 
-use strict;
-use warnings;
-
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
-
-my $pwd = cwd();
-our $HtmlDir = html_dir();
-our $HttpConfig = qq{
-    lua_package_path "$HtmlDir/?.lua;$pwd/lua/?.lua;$pwd/t/plugins/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;$pwd/target/test-plugins/?.so;$pwd/target/examples/?.so;;";
-};
+use lib '.';
+use t::TestNbffi;
 
 # full(options): a runtime whose only thread is busy until the board's cell 1 is
 # set, and whose queue holds nothing; and the board.
@@ -56,40 +46,31 @@ end
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 2);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
 
 === TEST 1: call: in the pool while there is room, else here
---- http_config eval: $::HttpConfig
 --- user_files eval: $::Full
---- config
-location = /t {
-    content_by_lua_block {
-        local describe = require("vm_jobs").describe
-        local rt, _, pool = require("full") {}
-        ngx.say(rt:call("whoami"))
-        ngx.say(describe(rt:call("echo", 1, nil, { x = ngx.null }, nil)))
-        ngx.say(describe(rt:call("echo", "one string")))
-        ngx.say(describe(rt:call("echo")))
-        ngx.say(describe(rt:call({ "echo", timeout = 1, key = "k",
-                                   priority = "high" }, 2)))
-        local stats = rt:stats()
-        ngx.say(stats.inline, " ", stats.calls, " ",
-                stats.errors["queue overflow"])
-        pool.free()
-        ngx.say((rt:call("whoami")))
-        pool.busy()
-        ngx.say((rt:call("whoami")))
-        stats = rt:stats()
-        ngx.say(stats.inline, " ", stats.ok)
-        pool.free()
-    }
-}
---- request
-GET /t
+--- lua
+local describe = require("vm_jobs").describe
+local rt, _, pool = require("full") {}
+ngx.say(rt:call("whoami"))
+ngx.say(describe(rt:call("echo", 1, nil, { x = ngx.null }, nil)))
+ngx.say(describe(rt:call("echo", "one string")))
+ngx.say(describe(rt:call("echo")))
+ngx.say(describe(rt:call({ "echo", timeout = 1, key = "k",
+                           priority = "high" }, 2)))
+local stats = rt:stats()
+ngx.say(stats.inline, " ", stats.calls, " ",
+        stats.errors["queue overflow"])
+pool.free()
+ngx.say((rt:call("whoami")))
+pool.busy()
+ngx.say((rt:call("whoami")))
+stats = rt:stats()
+ngx.say(stats.inline, " ", stats.ok)
+pool.free()
 --- response_body
 nginx-1nil
 4: 1; nil; { 1 bytes of sum 120 = null }; nil
@@ -100,41 +81,32 @@ nginx-1nil
 nbffi/full/0
 nginx
 6 1
---- no_error_log
-[error]
 
 
 
 === TEST 2: submit: a future that is done
---- http_config eval: $::HttpConfig
 --- user_files eval: $::Full
---- config
-location = /t {
-    content_by_lua_block {
-        local describe = require("vm_jobs").describe
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt, _, pool = require("full") {}
-        local fut = rt:submit("echo", 1, nil, "x", nil)
-        ngx.say(describe(fut:wait()))
-        ngx.say(describe(fut:wait()))
-        ngx.say(describe(fut:wait(0)))
-        say(fut:cancel())
-        local futures = { rt:submit("echo", "a", "b"), rt:submit("fail"),
-                          rt:submit("echo", nil, "c"), rt:submit("echo") }
-        local results, errors = nbffi.wait_all(futures)
-        say(results[1], results[2], results[3], results[4])
-        say(errors[1], errors[2]:match("^runtime error: .*(failed)\n"),
-            errors[3], errors[4])
-        say(nbffi.wait_any(futures))
-        local res, err, code, message = futures[2]:wait()
-        say(res, code, err == "runtime error: " .. message)
-        say(rt:stats().inline)
-        pool.free()
-    }
-}
---- request
-GET /t
+--- lua
+local describe = require("vm_jobs").describe
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local rt, _, pool = require("full") {}
+local fut = rt:submit("echo", 1, nil, "x", nil)
+ngx.say(describe(fut:wait()))
+ngx.say(describe(fut:wait()))
+ngx.say(describe(fut:wait(0)))
+say(fut:cancel())
+local futures = { rt:submit("echo", "a", "b"), rt:submit("fail"),
+                  rt:submit("echo", nil, "c"), rt:submit("echo") }
+local results, errors = nbffi.wait_all(futures)
+say(results[1], results[2], results[3], results[4])
+say(errors[1], errors[2]:match("^runtime error: .*(failed)\n"),
+    errors[3], errors[4])
+say(nbffi.wait_any(futures))
+local res, err, code, message = futures[2]:wait()
+say(res, code, err == "runtime error: " .. message)
+say(rt:stats().inline)
+pool.free()
 --- response_body
 4: 1; nil; 1 bytes of sum 120; nil
 4: 1; nil; 1 bytes of sum 120; nil
@@ -145,51 +117,42 @@ nil failed
 1 a b
 nil 0 true
 5
---- no_error_log
-[error]
 
 
 
 === TEST 3: init is run once here, when it is first needed
---- http_config eval: $::HttpConfig
 --- user_files eval
 $::Full . q{
 >>> my_init.lua
 package.loaded.inits = (package.loaded.inits or 0) + 1
 }
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local function inits()
-            return package.loaded.inits
-        end
-        local rt, _, pool = require("full") { init = "my_init" }
-        ngx.say(tostring(inits()))
-        say(rt:call("echo", 1), inits())
-        say(rt:submit("echo", 2):wait(), inits())
-        pool.free()
-        say((rt:call_fn(function() return package.loaded.inits end)))
-        pool.busy()
-        say(rt:call("echo", 3), inits())
-        -- Another runtime with the same init shares it.
-        pool.free()
-        local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                          pool = "full", init = "my_init",
-                                          on_full = "inline", name = "other" })
-        local code = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-            pool = "full", on_full = "inline", name = "code",
-            init = "package.loaded.inits = (package.loaded.inits or 0) + 100" })
-        pool.busy()
-        say(other:call("echo", 4), inits())
-        say(code:call("echo", 5), inits())
-        say(code:call("echo", 6), inits())
-        pool.free()
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local function inits()
+    return package.loaded.inits
+end
+local rt, _, pool = require("full") { init = "my_init" }
+ngx.say(tostring(inits()))
+say(rt:call("echo", 1), inits())
+say(rt:submit("echo", 2):wait(), inits())
+pool.free()
+say((rt:call_fn(function() return package.loaded.inits end)))
+pool.busy()
+say(rt:call("echo", 3), inits())
+-- Another runtime with the same init shares it.
+pool.free()
+local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                                  pool = "full", init = "my_init",
+                                  on_full = "inline", name = "other" })
+local code = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+    pool = "full", on_full = "inline", name = "code",
+    init = "package.loaded.inits = (package.loaded.inits or 0) + 100" })
+pool.busy()
+say(other:call("echo", 4), inits())
+say(code:call("echo", 5), inits())
+say(code:call("echo", 6), inits())
+pool.free()
 --- response_body
 nil
 1 1
@@ -199,13 +162,10 @@ nil
 4 1
 5 101
 6 101
---- no_error_log
-[error]
 
 
 
 === TEST 4: errors are what they are in a VM
---- http_config eval: $::HttpConfig
 --- user_files eval
 $::Full . q{
 >>> only_off_the_loop.lua
@@ -213,57 +173,51 @@ if require("resty.nonblocking_ffi.worker").index() < 0 then
     error("not in the event loop")
 end
 }
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt, _, pool = require("full") { module = "jobs" }
-        pool.free()
-        local init = "assert(require('resty.nonblocking_ffi.worker').index() "
-                     .. "== 0, 'only in the pool')"
-        local picky = assert(nbffi.load { runtime = "lua", module = "jobs",
-                                          pool = "full", on_full = "inline",
-                                          init = init, name = "picky" })
-        local module = assert(nbffi.load { runtime = "lua", pool = "full",
-                                           module = "only_off_the_loop",
-                                           on_full = "inline" })
-        local function first(res, err, code, message)
-            if not message then return tostring(res) .. tostring(err) end
-            return table.concat({
-                tostring(res), tostring(err):match("^[^\n]*"), code,
-                tostring(err == "runtime error: " .. message),
-                tostring(err:match("\nstack traceback:\n") ~= nil),
-            }, " ")
-        end
-        local function both(...)
-            pool.busy()
-            local here = first(rt:call(...))
-            pool.free()
-            local there = first(rt:call(...)):gsub("vm/boot.lua:%d+: ", "")
-            here = here:gsub("inline.lua:%d+: ", "")
-            ngx.say(here == there and here:gsub("%S*/", "") or here .. " but "
-                    .. there)
-        end
-        both("raise", "oops")
-        both("raise", "oops", 0)
-        both("raise")
-        both("raise", { 5 }, 0)
-        both("raise_one", "speaking")
-        both("missing")
-        both("not_a_function")
-        both("callable")
-        pool.busy()
-        ngx.say((first(picky:call("echo", 1)):gsub("%S*/", "")))
-        ngx.say((first(picky:call("echo", 1)):gsub("%S*/", "")))
-        ngx.say((first(module:call("f")):gsub("%S*/", "")))
-        -- What cannot be passed is refused here as there.
-        ngx.say(select(2, pcall(rt.call, rt, "echo", { x = print })))
-        ngx.say(select(2, pcall(rt.submit, rt, "echo", 1, print)))
-        pool.free()
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt, _, pool = require("full") { module = "jobs" }
+pool.free()
+local init = "assert(require('resty.nonblocking_ffi.worker').index() "
+             .. "== 0, 'only in the pool')"
+local picky = assert(nbffi.load { runtime = "lua", module = "jobs",
+                                  pool = "full", on_full = "inline",
+                                  init = init, name = "picky" })
+local module = assert(nbffi.load { runtime = "lua", pool = "full",
+                                   module = "only_off_the_loop",
+                                   on_full = "inline" })
+local function first(res, err, code, message)
+    if not message then return tostring(res) .. tostring(err) end
+    return table.concat({
+        tostring(res), tostring(err):match("^[^\n]*"), code,
+        tostring(err == "runtime error: " .. message),
+        tostring(err:match("\nstack traceback:\n") ~= nil),
+    }, " ")
+end
+local function both(...)
+    pool.busy()
+    local here = first(rt:call(...))
+    pool.free()
+    local there = first(rt:call(...)):gsub("vm/boot.lua:%d+: ", "")
+    here = here:gsub("inline.lua:%d+: ", "")
+    ngx.say(here == there and here:gsub("%S*/", "") or here .. " but "
+            .. there)
+end
+both("raise", "oops")
+both("raise", "oops", 0)
+both("raise")
+both("raise", { 5 }, 0)
+both("raise_one", "speaking")
+both("missing")
+both("not_a_function")
+both("callable")
+pool.busy()
+ngx.say((first(picky:call("echo", 1)):gsub("%S*/", "")))
+ngx.say((first(picky:call("echo", 1)):gsub("%S*/", "")))
+ngx.say((first(module:call("f")):gsub("%S*/", "")))
+-- What cannot be passed is refused here as there.
+ngx.say(select(2, pcall(rt.call, rt, "echo", { x = print })))
+ngx.say(select(2, pcall(rt.submit, rt, "echo", 1, print)))
+pool.free()
 --- response_body_like chomp
 \Anil runtime error: jobs.lua:\d+: oops 0 true true
 nil runtime error: oops 0 true true
@@ -279,50 +233,40 @@ nil runtime error: only_off_the_loop.lua:2: not in the event loop 0 true true
 call: args\[1\].x is a function, which cannot be passed to another Lua VM
 submit: args\[2\] is a function, which cannot be passed to another Lua VM
 \z
---- no_error_log
-[error]
 
 
 
 === TEST 5: call_fn and run; cast never runs here
---- http_config eval
-$::HttpConfig . q{
+--- http_config
     init_by_lua_block {
         require("resty.nonblocking_ffi").setup { on_full = "inline" }
     }
-}
 --- user_files eval: $::Full
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt, board, pool = require("full") {}
-        say(rt:call_fn(function(a, ...)
-            return require("vm_jobs").whoami(), a, select("#", ...)
-        end, 1, nil, nil))
-        say(rt:call_fn(function() error("oops", 0) end) == nil)
-        pool.free()
-        say((nbffi.run({ "vm_jobs", pool = "full" }, "whoami")))
-        pool.busy()
-        say((nbffi.run({ "vm_jobs", pool = "full" }, "whoami")))
-        say(rt:cast("note", board.address, 1))
-        pool.free()
-        say(board:get(9))
-        say(rt:cast("note", board.address, 2))
-        say(board:has(9, 1), board:get(10))
-        say(rt:stats().inline, rt:stats().errors["queue overflow"])
-        -- A plugin in C cannot run here.
-        say(nbffi.load { runtime = "c", library = "echo", pool = "full" }
-                :call("x"))
-        pool.busy()
-        say(nbffi.load { runtime = "c", library = "echo", pool = "full" }
-                :call("x"))
-        pool.free()
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local nbffi = require "resty.nonblocking_ffi"
+local rt, board, pool = require("full") {}
+say(rt:call_fn(function(a, ...)
+    return require("vm_jobs").whoami(), a, select("#", ...)
+end, 1, nil, nil))
+say(rt:call_fn(function() error("oops", 0) end) == nil)
+pool.free()
+say((nbffi.run({ "vm_jobs", pool = "full" }, "whoami")))
+pool.busy()
+say((nbffi.run({ "vm_jobs", pool = "full" }, "whoami")))
+say(rt:cast("note", board.address, 1))
+pool.free()
+say(board:get(9))
+say(rt:cast("note", board.address, 2))
+say(board:has(9, 1), board:get(10))
+say(rt:stats().inline, rt:stats().errors["queue overflow"])
+-- A plugin in C cannot run here.
+say(nbffi.load { runtime = "c", library = "echo", pool = "full" }
+        :call("x"))
+pool.busy()
+say(nbffi.load { runtime = "c", library = "echo", pool = "full" }
+        :call("x"))
+pool.free()
 --- response_body
 nginx 1 2
 true
@@ -335,13 +279,10 @@ true 2
 2 1
 x
 nil queue overflow
---- no_error_log
-[error]
 
 
 
 === TEST 6: phases: what can wait may yield here; what cannot may submit
---- http_config eval: $::HttpConfig
 --- user_files eval
 $::Full . q{
 >>> yielding.lua
@@ -369,21 +310,16 @@ location = /t {
     }
     log_by_lua_block { ngx.ctx.board:set(1, 1) }
 }
---- request
-GET /t
 --- response_body
 sleptcontent
 too
 --- response_headers
 X-Submit: header_filter
 X-Call: cannot yield in this phase
---- no_error_log
-[error]
 
 
 
 === TEST 7: reload concerns the event loop's copy of the module, too
---- http_config eval: $::HttpConfig
 --- user_files eval
 $::Full . q{
 >>> counted.lua
@@ -395,31 +331,25 @@ return { number = function() return number, sub.number, _G.loads end }
 sub_loads = (rawget(_G, "sub_loads") or 0) + 1
 return { number = sub_loads }
 }
---- config
-location = /t {
-    content_by_lua_block {
-        local say = require("test_plugins").say
-        local rt, _, pool = require("full") { module = "counted" }
-        pool.free()
-        say("there", rt:call("number"))
-        -- It is not loaded here for that.
-        say(rt:reload(), package.loaded.counted)
-        say("there", rt:call("number"))
-        pool.busy()
-        say("here", rt:call("number"))
-        say("here", rt:call("number"))
-        pool.free()
-        say(rt:reload(), package.loaded.counted, package.loaded["counted.sub"])
-        pool.busy()
-        say("here", rt:call("number"))
-        say(rt:reload())
-        say("here", rt:call("number"))
-        pool.free()
-        say("there", rt:call("number"))
-    }
-}
---- request
-GET /t
+--- lua
+local say = require("test_plugins").say
+local rt, _, pool = require("full") { module = "counted" }
+pool.free()
+say("there", rt:call("number"))
+-- It is not loaded here for that.
+say(rt:reload(), package.loaded.counted)
+say("there", rt:call("number"))
+pool.busy()
+say("here", rt:call("number"))
+say("here", rt:call("number"))
+pool.free()
+say(rt:reload(), package.loaded.counted, package.loaded["counted.sub"])
+pool.busy()
+say("here", rt:call("number"))
+say(rt:reload())
+say("here", rt:call("number"))
+pool.free()
+say("there", rt:call("number"))
 --- response_body
 there 1 1 1
 true
@@ -431,40 +361,29 @@ here 2 2 2
 nil queue overflow
 here 2 2 2
 there 3 3 3
---- no_error_log
-[error]
 
 
 
 === TEST 8: under load every call ends, here or there
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        nbffi.pool("two", { threads = 2, max_queue = 3 })
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
-                                       pool = "two", on_full = "inline" })
-        local wrong, here, threads = 0, 0, {}
-        local function work(number)
-            for i = 1, 100 do
-                local a, b, where = rt:call("spin", number, i)
-                if a ~= number or b ~= i then wrong = wrong + 1 end
-                if where == "nginx" then here = here + 1 end
-                local fut = rt:submit("echo", number .. ":" .. i)
-                if fut:wait() ~= number .. ":" .. i then wrong = wrong + 1 end
-            end
-        end
-        for i = 1, 20 do threads[i] = ngx.thread.spawn(work, i) end
-        for i = 1, 20 do assert(ngx.thread.wait(threads[i])) end
-        local stats = rt:stats()
-        ngx.say(wrong, " ", stats.inline + stats.ok, " ", here > 0, " ",
-                stats.inline >= here, " ", stats.ok > 0)
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+nbffi.pool("two", { threads = 2, max_queue = 3 })
+local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+                               pool = "two", on_full = "inline" })
+local wrong, here, threads = 0, 0, {}
+local function work(number)
+    for i = 1, 100 do
+        local a, b, where = rt:call("spin", number, i)
+        if a ~= number or b ~= i then wrong = wrong + 1 end
+        if where == "nginx" then here = here + 1 end
+        local fut = rt:submit("echo", number .. ":" .. i)
+        if fut:wait() ~= number .. ":" .. i then wrong = wrong + 1 end
+    end
+end
+for i = 1, 20 do threads[i] = ngx.thread.spawn(work, i) end
+for i = 1, 20 do assert(ngx.thread.wait(threads[i])) end
+local stats = rt:stats()
+ngx.say(wrong, " ", stats.inline + stats.ok, " ", here > 0, " ",
+        stats.inline >= here, " ", stats.ok > 0)
 --- response_body
 0 4000 true true true
---- no_error_log
-[error]

@@ -1,24 +1,15 @@
 # compat/threadpool.lua: pools with init and process code of their own, as
 # resty.threadpool has them.
 
-use strict;
-use warnings;
+use lib '.';
+use t::TestNbffi;
 
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
-
-my $pwd = cwd();
-our $HtmlDir = html_dir();
-our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;$pwd/t/plugins/?.lua;$HtmlDir/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;;";
+our $HttpConfig = q{
     lua_shared_dict state 1m;
 };
 
 repeat_each(1);
 plan tests => repeat_each() * (blocks() * 3 + 3);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
@@ -42,17 +33,11 @@ $::HttpConfig . q{
         assert(tp.install())
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local tp = require "resty.threadpool"
-            ngx.say(assert(tp.upper_pool:push_task("foo")))
-            ngx.say(assert(tp.upper_pool:push_task("bar")))
-            ngx.say(ngx.shared.state:get("n"))
-        }
-    }
---- request
-GET /t
+--- lua
+local tp = require "resty.threadpool"
+ngx.say(assert(tp.upper_pool:push_task("foo")))
+ngx.say(assert(tp.upper_pool:push_task("bar")))
+ngx.say(ngx.shared.state:get("n"))
 --- response_body
 FOO
 BAR
@@ -85,26 +70,18 @@ $::HttpConfig . q{
         tp.install()
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local list = require("both").list
-            local tp = require "resty.threadpool"
-            for i = 1, 3 do
-                ngx.say(list(tp.resize:push_task("a" .. i, nil, i, nil)))
-            end
-            ngx.say(ngx.shared.state:get("made"))
-        }
-    }
---- request
-GET /t
+--- lua
+local list = require("both").list
+local tp = require "resty.threadpool"
+for i = 1, 3 do
+    ngx.say(list(tp.resize:push_task("a" .. i, nil, i, nil)))
+end
+ngx.say(ngx.shared.state:get("made"))
 --- response_body
 a1 1 a1 3 nil 1 nil
 a1 1 a2 3 nil 2 nil
 a1 1 a3 3 nil 3 nil
 1
---- no_error_log
-[error]
 
 
 
@@ -141,31 +118,25 @@ $::HttpConfig . q{
         tp.install()
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local tp = require "resty.threadpool"
-            local function say(name, ...)
-                local list = require("both").list
-                for _ = 1, 2 do
-                    local text = list(tp[name]:push_task(...))
-                    ngx.say(name, ": ", text:match("is a function") or text)
-                end
-            end
-            say("nothing", 1)
-            say("several", "x")
-            say("refuses")
-            say("module", 1, nil, "x", {})
-            say("made")
-            say("later")
-            say("pair")
-            local res = tp.tables:push_task({ 5, { a = ngx.null } })
-            ngx.say(res.n, " ", res[1][1], " ", res[1][2].a == ngx.null)
-            ngx.say(tp.bytes:push_task("x") == "x\0\255")
-        }
-    }
---- request
-GET /t
+--- lua
+local tp = require "resty.threadpool"
+local function say(name, ...)
+    local list = require("both").list
+    for _ = 1, 2 do
+        local text = list(tp[name]:push_task(...))
+        ngx.say(name, ": ", text:match("is a function") or text)
+    end
+end
+say("nothing", 1)
+say("several", "x")
+say("refuses")
+say("module", 1, nil, "x", {})
+say("made")
+say("later")
+say("pair")
+local res = tp.tables:push_task({ 5, { a = ngx.null } })
+ngx.say(res.n, " ", res[1][1], " ", res[1][2].a == ngx.null)
+ngx.say(tp.bytes:push_task("x") == "x\0\255")
 --- response_body
 nothing: 
 nothing: 
@@ -183,8 +154,6 @@ pair: is a function
 pair: is a function
 1 5 true
 true
---- no_error_log
-[error]
 
 
 
@@ -218,37 +187,31 @@ $::HttpConfig . q{
         tp.install()
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local poll = require("test_plugins").poll
-            local tp = require "resty.threadpool"
-            local state = ngx.shared.state
-            local seen, threads = {}, {}
-            for i = 1, 4 do
-                threads[i] = ngx.thread.spawn(function()
-                    local n = assert(tp.threads:push_task())
-                    seen[n] = (seen[n] or 0) + 1
-                end)
-            end
-            poll(function() return state:get("started") == 4 end)
-            state:set("open", true)
-            for i = 1, 4 do ngx.thread.wait(threads[i]) end
-            ngx.say("threads: ", table.concat(seen, " "))
+--- lua
+local poll = require("test_plugins").poll
+local tp = require "resty.threadpool"
+local state = ngx.shared.state
+local seen, threads = {}, {}
+for i = 1, 4 do
+    threads[i] = ngx.thread.spawn(function()
+        local n = assert(tp.threads:push_task())
+        seen[n] = (seen[n] or 0) + 1
+    end)
+end
+poll(function() return state:get("started") == 4 end)
+state:set("open", true)
+for i = 1, 4 do ngx.thread.wait(threads[i]) end
+ngx.say("threads: ", table.concat(seen, " "))
 
-            local res, err = tp.no_init:push_task()
-            ngx.say(res, " ", err:match(
-                "thread_pool_init_by_lua%(no_init%):1: no rules"))
-            res, err = tp.no_process:push_task("fail")
-            ngx.say(res, " ", err:match("^runtime error: "), err:match(
-                "thread_pool_process_by_lua%(no_process%):3: no such task"))
-            -- It did not get as far as the function; now it does.
-            ngx.say((tp.no_process:push_task("work")))
-            ngx.say((tp.no_process:push_task("fail")))
-        }
-    }
---- request
-GET /t
+local res, err = tp.no_init:push_task()
+ngx.say(res, " ", err:match(
+    "thread_pool_init_by_lua%(no_init%):1: no rules"))
+res, err = tp.no_process:push_task("fail")
+ngx.say(res, " ", err:match("^runtime error: "), err:match(
+    "thread_pool_process_by_lua%(no_process%):3: no such task"))
+-- It did not get as far as the function; now it does.
+ngx.say((tp.no_process:push_task("work")))
+ngx.say((tp.no_process:push_task("fail")))
 --- response_body
 threads: 1 1 1 1
 nil thread_pool_init_by_lua(no_init):1: no rules
@@ -284,32 +247,26 @@ $::HttpConfig . q{
         tp.install()
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local poll = require("test_plugins").poll
-            local list = require("both").list
-            local tp = require "resty.threadpool"
-            local state = ngx.shared.state
-            for i, name in ipairs { "strict", "inline" } do
-                ngx.say(list(tp[name]:push_task("idle")))
-                state:flush_all()
-                local holder = ngx.thread.spawn(function()
-                    return tp[name]:push_task("hold")
-                end)
-                poll(function() return state:get("started") == 1 end)
-                for _ = 1, 2 do
-                    local res, err = tp[name]:push_task("busy")
-                    ngx.say(res and res:match("nbffi/") or res and "event loop",
-                            " ", err or res:match("busy"))
-                end
-                state:set("open", true)
-                ngx.say(select(2, ngx.thread.wait(holder)))
-            end
-        }
-    }
---- request
-GET /t
+--- lua
+local poll = require("test_plugins").poll
+local list = require("both").list
+local tp = require "resty.threadpool"
+local state = ngx.shared.state
+for i, name in ipairs { "strict", "inline" } do
+    ngx.say(list(tp[name]:push_task("idle")))
+    state:flush_all()
+    local holder = ngx.thread.spawn(function()
+        return tp[name]:push_task("hold")
+    end)
+    poll(function() return state:get("started") == 1 end)
+    for _ = 1, 2 do
+        local res, err = tp[name]:push_task("busy")
+        ngx.say(res and res:match("nbffi/") or res and "event loop",
+                " ", err or res:match("busy"))
+    end
+    state:set("open", true)
+    ngx.say(select(2, ngx.thread.wait(holder)))
+end
 --- response_body
 nbffi/strict/0 idle
 nil queue overflow
@@ -319,8 +276,6 @@ nbffi/inline/0 idle
 event loop busy
 event loop busy
 held
---- no_error_log
-[error]
 
 
 
@@ -355,28 +310,22 @@ $::HttpConfig . q{
                             .. tostring(err:match("no rules")))
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local list = require("both").list
-            local tp = require "resty.threadpool"
-            local state = ngx.shared.state
-            ngx.say(state:get("in_init_worker"))
-            ngx.say(state:get("phase"))
-            ngx.say(state:get("broken"))
-            ngx.say(list(tp.early:push_task(1, 2)))
-            local late, why = tp[state:get("short")]:push_task()
-            ngx.say(list(late, why))
-            state:set("open", true)
-            local ok, err = pcall(tp.early.push_task, tp.early, { x = print })
-            ngx.say(tostring(ok and select(2, tp.early:push_task({ x = print }))
-                             or err):match("function") ~= nil)
-            late, why = tp.broken:push_task(1)
-            ngx.say(late, " ", why:match("no rules"))
-        }
-    }
---- request
-GET /t
+--- lua
+local list = require("both").list
+local tp = require "resty.threadpool"
+local state = ngx.shared.state
+ngx.say(state:get("in_init_worker"))
+ngx.say(state:get("phase"))
+ngx.say(state:get("broken"))
+ngx.say(list(tp.early:push_task(1, 2)))
+local late, why = tp[state:get("short")]:push_task()
+ngx.say(list(late, why))
+state:set("open", true)
+local ok, err = pcall(tp.early.push_task, tp.early, { x = print })
+ngx.say(tostring(ok and select(2, tp.early:push_task({ x = print }))
+                 or err):match("function") ~= nil)
+late, why = tp.broken:push_task(1)
+ngx.say(late, " ", why:match("no rules"))
 --- response_body
 2 true
 cannot yield in this phase
@@ -391,59 +340,52 @@ nil no rules
 
 
 === TEST 7: define and install: mistakes, and doing it twice
---- http_config eval: $::HttpConfig
---- config
-    location = /t {
-        content_by_lua_block {
-            local nbffi = require "resty.nonblocking_ffi"
-            local tp = require "resty.nonblocking_ffi.compat.threadpool"
-            local list = require("both").list
-            local function try(...)
-                local ok, err = pcall(tp.define, ...)
-                ngx.say(list(ok, err))
-            end
-            try()
-            try("", { process = "" })
-            try("install", { process = "" })
-            try("x")
-            try("x", {})
-            try("x", { process = print })
-            try("x", { process = "", init = print })
-            try("x", { process = "", thraeds = 1 })
-            try("x", { process = "", threads = 0 })
-            try("x", { process = "", on_full = "maybe" })
-            try("x", { process = "", pool = "y" })
-            local _, err = pcall(function() tp.define("x", 5) end)
-            ngx.say(err:match("^content_by_lua"), " ", err:match("define: .*"))
-            ngx.say("x: ", tp.x)
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local tp = require "resty.nonblocking_ffi.compat.threadpool"
+local list = require("both").list
+local function try(...)
+    local ok, err = pcall(tp.define, ...)
+    ngx.say(list(ok, err))
+end
+try()
+try("", { process = "" })
+try("install", { process = "" })
+try("x")
+try("x", {})
+try("x", { process = print })
+try("x", { process = "", init = print })
+try("x", { process = "", thraeds = 1 })
+try("x", { process = "", threads = 0 })
+try("x", { process = "", on_full = "maybe" })
+try("x", { process = "", pool = "y" })
+local _, err = pcall(function() tp.define("x", 5) end)
+ngx.say(err:match("^content_by_lua"), " ", err:match("define: .*"))
+ngx.say("x: ", tp.x)
 
-            -- Code that is none
-            ngx.say(list(tp.define("x", { process = "return +" })))
-            ngx.say(list(tp.define("x", { process = "", init = "= 1" })))
-            ngx.say("x: ", tp.x)
+-- Code that is none
+ngx.say(list(tp.define("x", { process = "return +" })))
+ngx.say(list(tp.define("x", { process = "", init = "= 1" })))
+ngx.say("x: ", tp.x)
 
-            ngx.say(list(tp.define("a", { process = "return 1" })))
-            ngx.say(list(tp.define("a", { process = "return 1" })))
-            ngx.say(list(tp.define("a", { process = "return 2" })))
-            ngx.say(list(tp.define("a", { process = "return 1",
-                                          timeout = 3 })))
-            ngx.say(list(tp.a:push_task()))
-            assert(nbffi.pool("taken", { threads = 3 }))
-            ngx.say(list(tp.define("taken", { threads = 2, process = "" })))
-            ngx.say("taken: ", tp.taken)
-            ngx.say((select(2, pcall(tp.a.push_task, "a", 1))))
+ngx.say(list(tp.define("a", { process = "return 1" })))
+ngx.say(list(tp.define("a", { process = "return 1" })))
+ngx.say(list(tp.define("a", { process = "return 2" })))
+ngx.say(list(tp.define("a", { process = "return 1",
+                              timeout = 3 })))
+ngx.say(list(tp.a:push_task()))
+assert(nbffi.pool("taken", { threads = 3 }))
+ngx.say(list(tp.define("taken", { threads = 2, process = "" })))
+ngx.say("taken: ", tp.taken)
+ngx.say((select(2, pcall(tp.a.push_task, "a", 1))))
 
-            ngx.say((pcall(require, "resty.threadpool")))
-            ngx.say(list(tp.install()))
-            ngx.say(list(tp.install()))
-            ngx.say(require("resty.threadpool") == tp)
-            package.loaded["resty.threadpool"] = {}
-            ngx.say(list(tp.install()))
-            package.loaded["resty.threadpool"] = nil
-        }
-    }
---- request
-GET /t
+ngx.say((pcall(require, "resty.threadpool")))
+ngx.say(list(tp.install()))
+ngx.say(list(tp.install()))
+ngx.say(require("resty.threadpool") == tp)
+package.loaded["resty.threadpool"] = {}
+ngx.say(list(tp.install()))
+package.loaded["resty.threadpool"] = nil
 --- response_body
 false define: name must be a non-empty string
 false define: name must be a non-empty string
@@ -474,8 +416,6 @@ true
 true
 true
 nil another resty.threadpool is loaded already
---- no_error_log
-[error]
 
 
 
@@ -490,29 +430,21 @@ $::HttpConfig . q{
         tp.install()
     }
 }
---- config
-    location = /t {
-        content_by_lua_block {
-            local tp = require "resty.threadpool"
-            local threads = {}
-            for i = 1, 200 do
-                threads[i] = ngx.thread.spawn(function()
-                    return assert(tp.squares:push_task(i))
-                end)
-            end
-            local sum = 0
-            for i = 1, 200 do
-                local _, square = ngx.thread.wait(threads[i])
-                sum = sum + square
-            end
-            ngx.say(sum)
-            ngx.say(ngx.shared.state:get("n") <= 3)
-        }
-    }
---- request
-GET /t
+--- lua
+local tp = require "resty.threadpool"
+local threads = {}
+for i = 1, 200 do
+    threads[i] = ngx.thread.spawn(function()
+        return assert(tp.squares:push_task(i))
+    end)
+end
+local sum = 0
+for i = 1, 200 do
+    local _, square = ngx.thread.wait(threads[i])
+    sum = sum + square
+end
+ngx.say(sum)
+ngx.say(ngx.shared.state:get("n") <= 3)
 --- response_body
 2686700
 true
---- no_error_log
-[error]

@@ -17,7 +17,7 @@ use Time::HiRes qw( sleep );
 
 # Sections that are understood. Any other one is a mistake, most likely a
 # misspelt check that would never be made.
-my %known = map { $_ => 1 } qw(
+our %known = map { $_ => 1 } qw(
     name description ONLY SKIP LAST
     main_config post_main_config http_config config user_files server_name
     error_log_file log_level init
@@ -85,7 +85,7 @@ sub run_block {
     my $name = $block->name;
 
     for my $section (keys %$block) {
-        next if $known{$section} || $section =~ /^_/ || @{ $set{preprocessors} };
+        next if $known{$section} || $section =~ /^_/;
         next if $section =~ /^(?:blocks_object|seq_num|is_filtered|original_values)$/;
         bail_out("$name - unknown section --- $section");
     }
