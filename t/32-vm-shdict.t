@@ -108,10 +108,10 @@ local function await(key)
         end
     end
 end
--- Together: a later set would remove what has expired.
+-- In this order: a later set would remove what has expired.
 rt:call("value", [[(function()
-    ngx.shared.inside:set("brief", "value", 0.01)
     ngx.shared.inside:set("long", "value", 1000)
+    ngx.shared.inside:set("brief", "value", 0.01)
 end)()]])
 await "brief"
 ngx.say(rt:call("operate", "inside", "get_stale", "brief"))
