@@ -95,14 +95,11 @@ fn all_calls_of_a_worker_use_one_connection() {
     let nginx = builder(&socket)
         .location(
             "/many",
-            "local threads, sum = {}, 0
-             for i = 1, 2000 do
-                 threads[i] = ngx.thread.spawn(command, nil, 'INCR', 'counter')
-             end
-             for i = 1, 2000 do
-                 local _, res = ngx.thread.wait(threads[i])
+            "local sum = 0
+             harness.together(2000, function()
+                 local res = command(nil, 'INCR', 'counter')
                  sum = sum + tonumber(res)
-             end
+             end)
              ngx.print(sum)",
         )
         .start();
@@ -124,15 +121,11 @@ fn a_redis_that_hangs() {
         .location(
             "/hang",
             "local futures = {}
-             local threads = {}
-             for i = 1, 100 do
-                 threads[i] = ngx.thread.spawn(command, { timeout = 0.05 }, 'GET', 'a')
-             end
              local late = 0
-             for i = 1, 100 do
-                 local _, res, err = ngx.thread.wait(threads[i])
+             harness.together(100, function()
+                 local res, err = command({ timeout = 0.05 }, 'GET', 'a')
                  late = late + (not res and err == 'timeout' and 1 or 0)
-             end
+             end)
              local future = client():submit('3:GET,1:a,')
              ngx.sleep(0.02)
              future:cancel()

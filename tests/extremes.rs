@@ -45,17 +45,12 @@ fn ten_thousand_calls_in_the_queue() {
         .location(
             "/all",
             "local rt = harness.fault()
-             local threads, counts = {}, {}
-             for id = 1, 10000 do
-                 threads[id] = ngx.thread.spawn(function()
-                     local request = 'spin 20 ' .. id
-                     local res, err = rt:call(request)
-                     harness.count(counts, res == request, err or 'wrong')
-                 end)
-             end
-             for id = 1, 10000 do
-                 ngx.thread.wait(threads[id])
-             end
+             local counts = {}
+             harness.together(10000, function(id)
+                 local request = 'spin 20 ' .. id
+                 local res, err = rt:call(request)
+                 harness.count(counts, res == request, err or 'wrong')
+             end)
              harness.dump(counts)",
         )
         .start();

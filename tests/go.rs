@@ -225,13 +225,9 @@ fn soak() {
                  ngx.log(ngx.ERR, err)
              end
          end
-         local threads = {}
-         for i = 1, 50 do
-             threads[i] = ngx.thread.spawn(function()
-                 for j = 1, 100 do one(i * 100 + j) end
-             end)
-         end
-         for i = 1, 50 do ngx.thread.wait(threads[i]) end
+         harness.together(50, function(i)
+             for j = 1, 100 do one(i * 100 + j) end
+         end)
          go('counter', { config = '1' }):close()
          ngx.print(wrong)",
         )

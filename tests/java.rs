@@ -574,13 +574,7 @@ fn soak() {
                          assert(all[i % 3 + 1]:call(text) == text)
                      end
                  end
-                 local threads = {{}}
-                 for i = 1, 50 do
-                     threads[i] = ngx.thread.spawn(some)
-                 end
-                 for i = 1, 50 do
-                     assert(ngx.thread.wait(threads[i]))
-                 end"
+                 harness.together(50, some)"
             ),
         )
         .start();

@@ -196,12 +196,10 @@ fn a_client_that_hung_up_does_not_hold_an_old_worker() {
             "harness.say(harness.async():call('never 0 1', { timeout = 3600 }))",
         )
         .start();
-    let worker = nginx.worker();
     let stream = nginx.client().send_only("/call");
     eventually("the call runs", || nginx.counters().runs(1) == [1]);
     drop(stream);
-    nginx.reload();
-    nginx.wait_gone(worker, EXIT_PROMISE);
+    nginx.replace_workers(EXIT_PROMISE);
 }
 
 #[test]
@@ -210,16 +208,10 @@ fn answers_come_too_late_or_twice() {
         .location(
             "/late",
             "local rt = harness.async()
-             local threads = {}
              local counts = {}
-             for i = 1, 50 do
-                 threads[i] = ngx.thread.spawn(function()
-                     harness.count(counts, rt:call('late 500', { timeout = 0.2 }))
-                 end)
-             end
-             for i = 1, 50 do
-                 ngx.thread.wait(threads[i])
-             end
+             harness.together(50, function()
+                 harness.count(counts, rt:call('late 500', { timeout = 0.2 }))
+             end)
              harness.dump(counts)",
         )
         .location(

@@ -144,13 +144,7 @@ fn memory_of_many_calls_comes_back() {
                      assert(#assert(rt:call('give 30000')) == 30000)
                  end
              end
-             local threads = {}
-             for i = 1, 8 do
-                 threads[i] = ngx.thread.spawn(work)
-             end
-             for i = 1, 8 do
-                 assert(ngx.thread.wait(threads[i]))
-             end
+             harness.together(8, work)
              collectgarbage()
              collectgarbage()",
         )

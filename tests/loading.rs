@@ -272,9 +272,7 @@ fn without_any_socket_folder_calls_work_and_the_log_says_why() {
         let line = line.unwrap_or_else(|| panic!("no line in the log:\n{log}"));
         assert!(line.contains("/nonexistent: "), "{line}");
         assert!(line.contains(&format!("{}: ", only.display())), "{line}");
-        let worker = nginx.worker();
-        nginx.reload();
-        nginx.wait_gone(worker, PATIENCE);
+        nginx.replace_workers(PATIENCE);
     }
     assert!(is_empty(&only));
 }

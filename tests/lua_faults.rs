@@ -57,17 +57,6 @@ function _M.load(name, options)
     return assert(rt, err)
 end
 
--- Runs func(1) to func(count) in light threads, and waits for them.
-function _M.together(count, func)
-    local threads = {}
-    for i = 1, count do
-        threads[i] = ngx.thread.spawn(func, i)
-    end
-    for i = 1, count do
-        assert(ngx.thread.wait(threads[i]))
-    end
-end
-
 -- Waits until a condition holds; an error if it never does.
 function _M.await(what, condition)
     if not require("test_plugins").poll(condition) then
@@ -111,7 +100,7 @@ fn vms_run_out_of_memory_while_others_work() {
                  local WAYS = { 'hoard_tables', 'hoard_strings', 'keep' }
                  local refused, right = 0, 0
                  local list = { 1, { 'two' } }
-                 faults.together(24, function(i)
+                 harness.together(24, function(i)
                      if i <= 6 then
                          for round = 1, 5 do
                              local res, err = hog:call(WAYS[round % 3 + 1],
@@ -221,7 +210,7 @@ fn every_thread_runs_away_and_comes_back() {
                  end)
                  local seen, count, key = {}, 0, 0
                  faults.await('every thread serves', function()
-                     faults.together(8, function()
+                     harness.together(8, function()
                          key = key + 1
                          local rounds, index = same:call { 'count',
                                                            key = 'key ' .. key }
@@ -245,7 +234,7 @@ fn every_thread_runs_away_and_comes_back() {
                                                   module = 'runaways' })
                  local before = mad:stats().vm.replaced.stopped
                  local begun = 0
-                 faults.together(#faults.MIX, function(i)
+                 harness.together(#faults.MIX, function(i)
                      local board = require('board').new()
                      -- A deadline may pass in the queue: then once more.
                      faults.await('a loop begins', function()
@@ -261,7 +250,7 @@ fn every_thread_runs_away_and_comes_back() {
                      return stats.in_flight == 0 and stats.vm.vms == 4
                             and stats.vm.replaced.stopped >= before + begun
                  end)
-                 faults.together(40, function(i)
+                 harness.together(40, function(i)
                      local res, err = mad:call_fn(function(value)
                          return value
                      end, i)
@@ -394,7 +383,7 @@ fn collectors_are_kept_busy_on_both_sides() {
                  local round = tonumber(ngx.var.args)
                  local pause = collectgarbage('setpause', 20)
                  local right = 0
-                 faults.together(12, function(thread)
+                 harness.together(12, function(thread)
                      local shape = jobs.SHAPES[(thread + round) % #jobs.SHAPES + 1]
                      local value = { jobs.build(shape, 3000) }
                      local found = { rt:call('build', shape, 3000) }
@@ -491,7 +480,7 @@ fn modules_that_cannot_be_loaded() {
                      assert(err:find(case[1], 1, true), err)
                  end
                  for i = 1, #CASES do try(i) end
-                 faults.together(30, try)
+                 harness.together(30, try)
                  local rt = faults.load('good', { pool = 'two',
                                                   module = 'vm_jobs' })
                  faults.await('the pool works', function()
@@ -527,12 +516,12 @@ fn modules_that_cannot_be_loaded() {
                      failed = failed + (err:find('no more') and 1 or 0)
                      return rt:stats().vm.vms == 0
                  end)
-                 faults.together(20, function(i)
+                 harness.together(20, function(i)
                      local res, err = rt:call('echo', i)
                      assert(res == nil and err:find('no more'), err)
                  end)
                  board:set(1, 0)
-                 faults.together(20, function(i)
+                 harness.together(20, function(i)
                      local res, err = rt:call('echo', i)
                      assert(res == i, err)
                  end)

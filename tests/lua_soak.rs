@@ -101,23 +101,17 @@ local function runaway()
 end
 
 board = board or require("board").new()
-local each = {}
-for i = 1, 50 do
-    each[i] = ngx.thread.spawn(function()
-        for round = 1, 20 do
-            if i == 1 and round == 1 then
-                runaway()
-            elseif i == 2 and round <= 3 then
-                note(small:call("hoard_strings"))
-            else
-                WAYS[random(#WAYS)]()
-            end
+harness.together(50, function(i)
+    for round = 1, 20 do
+        if i == 1 and round == 1 then
+            runaway()
+        elseif i == 2 and round <= 3 then
+            note(small:call("hoard_strings"))
+        else
+            WAYS[random(#WAYS)]()
         end
-    end)
-end
-for i = 1, 50 do
-    assert(ngx.thread.wait(each[i]))
-end
+    end
+end)
 harness.dump(counts)
 "#;
 

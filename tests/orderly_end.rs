@@ -36,8 +36,7 @@ fn end(nginx: &mut Nginx, signal: Signal) -> BTreeSet<i32> {
     let worker = nginx.worker();
     let children = descendants(worker);
     if signal == Signal::Hup {
-        nginx.reload();
-        nginx.wait_gone(worker, PATIENCE);
+        nginx.replace_workers(PATIENCE);
     } else {
         nginx.stop(signal, PATIENCE);
     }

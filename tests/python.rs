@@ -363,13 +363,7 @@ fn memory_stays_where_it_is() {
                  rt:call('spin 30', { timeout = 0.001 })
                  assert(rt:call { 'echo ', text })
              end
-             local threads = {}
-             for i = 1, 10 do
-                 threads[i] = ngx.thread.spawn(work, i)
-             end
-             for i = 1, 10 do
-                 assert(ngx.thread.wait(threads[i]))
-             end",
+             harness.together(10, work)",
         )
         .location("/collect", "collectgarbage() collectgarbage()")
         .start();

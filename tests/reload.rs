@@ -118,29 +118,8 @@ fn a_killed_worker_is_replaced_and_the_others_go_on() {
     let kills = Size::Reloads.or(5) as usize;
     nginx.allow_kills(kills);
     let load = Load::start(&nginx, 8, "/sleep?3-", "sleep 3 ");
-    for _ in 0..kills {
-        load.await_more(50);
-        let before = nginx.workers();
-        let victim: i32 = nginx.text("/pid").parse().unwrap();
-        process::signal(victim, Signal::Kill);
-        eventually("a new worker", || {
-            let now = nginx.workers();
-            now.len() == 3 && !now.contains(&victim) && now != before
-        });
-    }
-    load.await_more(200);
-    let outcome = load.stop();
-    // A client has one request under way at a time, so a kill can cost each at
-    // most one.
-    assert!(
-        outcome.failures.len() <= 8 * kills,
-        "{:?}",
-        outcome.failures
-    );
-    assert_eq!(
-        outcome.answered + outcome.failures.len() as u64,
-        outcome.sent
-    );
+    let victim = || nginx.text("/pid").parse().unwrap();
+    let outcome = load.outlive_kills(&nginx, kills, 50, victim);
     let runs = nginx.counters().runs(outcome.sent);
     // The client sends a request again if the kept connection was closed
     // before a byte came: also after a kill.
@@ -163,10 +142,8 @@ fn what_was_cast_before_a_reload_still_runs() {
              end",
         )
         .start();
-    let worker = nginx.worker();
     nginx.text("/cast");
-    nginx.reload();
-    nginx.wait_gone(worker, PATIENCE);
+    nginx.replace_workers(PATIENCE);
     assert_eq!(nginx.counters().runs(30), [1; 30]);
 }
 
@@ -182,13 +159,11 @@ fn what_was_cast_is_given_up_after_the_shutdown_timeout() {
              end",
         )
         .start();
-    let worker = nginx.worker();
     nginx.text("/cast");
     eventually("the first one runs", || {
         nginx.counters().get(Count::Started) == 1
     });
-    nginx.reload();
-    nginx.wait_gone(worker, EXIT_PROMISE);
+    nginx.replace_workers(EXIT_PROMISE);
     assert_eq!(nginx.counters().get(Count::Started), 1);
 }
 
@@ -377,13 +352,11 @@ fn timers_that_wait_for_ever_leave_no_old_worker() {
         .init_worker(&init_worker)
         .start();
     for round in 1..=3 {
-        let worker = nginx.worker();
         // Of the ways above, the careless one, and what fills the pool.
         eventually("all wait", || {
             nginx.counters().get(Count::Started) >= 11 * round
         });
-        nginx.reload();
-        nginx.wait_gone(worker, PATIENCE);
+        nginx.replace_workers(PATIENCE);
         for (name, _) in ENDLESS {
             let line = format!("waited: {name}: nil, shutting down");
             let count = nginx.log().matches(&line).count() as u64;
@@ -415,12 +388,10 @@ fn timers_have_the_shutdown_timeout_and_requests_have_longer() {
              end)",
         )
         .start();
-    let worker = nginx.worker();
     eventually("the long one runs", || {
         nginx.counters().get(Count::Started) == 1
     });
-    nginx.reload();
-    nginx.wait_gone(worker, PATIENCE);
+    nginx.replace_workers(PATIENCE);
     assert_eq!(nginx.counters().runs(4)[..3], [1; 3]);
     for request in ["sleep 30 1", "sleep 30 2", "sleep 30 3", "sleep 300 4"] {
         let line = format!("flushed: {request}nil");

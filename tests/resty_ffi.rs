@@ -212,15 +212,11 @@ fn four_hundred_pollers_sleep_wake_and_end() {
         .location(
             "/meet",
             "-- Each answers when all are there.
-             local threads = {}
-             for i = 1, 400 do
-                 threads[i] = ngx.thread.spawn(crowd.meet, crowd, 'meet 400')
-             end
              local met = 0
-             for i = 1, 400 do
-                 local _, ok = ngx.thread.wait(threads[i])
+             harness.together(400, function()
+                 local ok = crowd:meet('meet 400')
                  met = met + (ok and 1 or 0)
-             end
+             end)
              ngx.print(met)",
         )
         .location("/unload", "crowd:__unload()")
@@ -368,9 +364,7 @@ fn a_watch_loop_leaves_no_old_worker() {
     for round in 1..=3 {
         let logged = |line: &str| nginx.log().matches(line).count();
         eventually("it watches", || logged("the watch begins") == round);
-        let worker = nginx.worker();
-        nginx.reload();
-        nginx.wait_gone(worker, PATIENCE);
+        nginx.replace_workers(PATIENCE);
         assert_eq!(logged("the watch ends: shutting down"), round);
     }
 }
@@ -405,16 +399,12 @@ fn an_idle_worker_sleeps() {
         .location(
             "/work",
             "local rt = ngx.load_ffi(rffi, 'pollers=3')
-             local threads = {}
+             harness.together(32, function()
+                 for j = 1, 200 do
+                     assert(rt:call('echo'))
+                 end
+             end)
              for i = 1, 32 do
-                 threads[i] = ngx.thread.spawn(function()
-                     for j = 1, 200 do
-                         assert(rt:call('echo'))
-                     end
-                 end)
-             end
-             for i = 1, 32 do
-                 assert(ngx.thread.wait(threads[i]))
                  ngx.thread.kill(ngx.thread.spawn(rt.call, rt, 'hold'))
              end",
         )
@@ -471,9 +461,7 @@ fn memory_of_many_calls_and_loads_comes_back() {
                      assert(rt:call('nothing'))
                  end
              end
-             local threads = {}
-             for i = 1, 8 do threads[i] = ngx.thread.spawn(work) end
-             for i = 1, 8 do assert(ngx.thread.wait(threads[i])) end
+             harness.together(8, work)
              for i = 1, 20 do
                  local own = ngx.load_ffi(rffi, 'pollers=3 label=' .. i)
                  assert(own:label('label'))

@@ -18,19 +18,14 @@ const KEYED: &str = "
         }
     end
     function call_with_keys(rt)
-        local threads, seen, answered, seats = {}, {}, 0, 0
-        for i = 1, 40 do
-            threads[i] = ngx.thread.spawn(function()
-                local key = 'key ' .. i
-                local seat = assert(rt:call { 'where', key = key, timeout = 20 })
-                answered = answered + 1
-                seats = seats + (seen[seat] and 0 or 1)
-                seen[seat] = true
-            end)
-        end
-        for i = 1, 40 do
-            assert(ngx.thread.wait(threads[i]))
-        end
+        local seen, answered, seats = {}, 0, 0
+        harness.together(40, function(i)
+            local key = 'key ' .. i
+            local seat = assert(rt:call { 'where', key = key, timeout = 20 })
+            answered = answered + 1
+            seats = seats + (seen[seat] and 0 or 1)
+            seen[seat] = true
+        end)
         return answered .. ' ' .. seats
     end
     function threads_of(name)

@@ -115,25 +115,5 @@ fn a_worker_is_killed_while_lua_code_runs() {
     let mut nginx = start(busy().workers(2));
     nginx.allow_kills(KILLS);
     let load = Load::start(&nginx, 6, "/work?0.002-", "nap ");
-    for _ in 0..KILLS {
-        load.await_more(20);
-        let victim: i32 = nginx.text("/mad").parse().unwrap();
-        process::signal(victim, Signal::Kill);
-        eventually("a new worker", || {
-            let now = nginx.workers();
-            now.len() == 2 && !now.contains(&victim)
-        });
-    }
-    load.await_more(100);
-    let outcome = load.stop();
-    // A kill costs each client at most the request that is under way.
-    assert!(
-        outcome.failures.len() <= 6 * KILLS,
-        "{:?}",
-        outcome.failures
-    );
-    assert_eq!(
-        outcome.answered + outcome.failures.len() as u64,
-        outcome.sent
-    );
+    load.outlive_kills(&nginx, KILLS, 20, || nginx.text("/mad").parse().unwrap());
 }

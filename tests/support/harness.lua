@@ -87,6 +87,18 @@ function _M.count(counts, res, err)
 end
 
 
+-- Runs func(1) to func(count) in light threads, and waits for them.
+function _M.together(count, func)
+    local threads = {}
+    for i = 1, count do
+        threads[i] = ngx.thread.spawn(func, i)
+    end
+    for i = 1, count do
+        assert(ngx.thread.wait(threads[i]))
+    end
+end
+
+
 -- Sets what the process may have of something: memory ("AS"), descriptors
 -- ("NOFILE"). Returns a function that lifts the limit, without taking memory.
 function _M.limit(what, amount)

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::process::{self, Signal};
 use crate::{EXIT_PROMISE, Nginx, PATIENCE, eventually};
 
 /// An answer.
@@ -263,6 +264,36 @@ impl Load {
         assert_eq!(outcome.failures, [""; 0]);
         assert_eq!(outcome.answered, outcome.sent);
         outcome.sent
+    }
+
+    /// Kills the worker that `victim` says so many times, each time after so many more
+    /// answers; another one has to take its place. Then ends the load: each client may
+    /// have lost one request by each kill.
+    #[track_caller]
+    pub fn outlive_kills(
+        self,
+        nginx: &Nginx,
+        kills: usize,
+        answers: u64,
+        victim: impl Fn() -> i32,
+    ) -> Outcome {
+        for _ in 0..kills {
+            self.await_more(answers);
+            let before = nginx.workers();
+            let victim = victim();
+            process::signal(victim, Signal::Kill);
+            eventually("a new worker", || {
+                let now = nginx.workers();
+                now.len() == before.len() && !now.contains(&victim)
+            });
+        }
+        self.await_more(4 * answers);
+        let most = self.clients.len() * kills;
+        let outcome = self.stop();
+        assert!(outcome.failures.len() <= most, "{:?}", outcome.failures);
+        let ended = outcome.answered + outcome.failures.len() as u64;
+        assert_eq!(ended, outcome.sent);
+        outcome
     }
 
     /// Ends it.
