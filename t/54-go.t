@@ -1,4 +1,4 @@
-# runtime = "go": functions in Go.
+# language = "go": functions in Go.
 
 use strict;
 use warnings;
@@ -14,7 +14,7 @@ our $HttpConfig = qq{
         function go(entry, given)
             local nbffi = require "resty.nonblocking_ffi"
             local options = {
-                runtime = "go", library = "go_verbs", entry = entry,
+                language = "go", library = "go_verbs", entry = entry,
             }
             for key, value in pairs(given or {}) do
                 options[key] = value

@@ -93,7 +93,7 @@ int nbffi_go_sigpipe_is_harmless(void);
 /* Restores the handler of SIGPIPE of that time. */
 void nbffi_go_give_sigpipe_back(void);
 
-/* The entry of runtime = "go"; its config is fields, see config.go. The usual
+/* The entry of language = "go"; its config is fields, see config.go. The usual
  * nbffi_plugin_entry takes the config as it is. */
 NBFFI_EXPORT const nbffi_plugin *nbffi_go_entry(uint32_t host_abi_version);
 

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// fields reads the configuration of runtime = "go": "key:length:value\n" for
+// fields reads the configuration of language = "go": "key:length:value\n" for
 // each field, the length in bytes, the value without NUL bytes.
 func fields(config string) (map[string]string, error) {
 	found := make(map[string]string)
@@ -17,7 +17,7 @@ func fields(config string) (map[string]string, error) {
 		if !ok || !more || err != nil || uint64(len(tail)) <= length ||
 			tail[length] != '\n' {
 			return nil, fmt.Errorf("the configuration is not one of "+
-				"runtime = \"go\": at byte %d", len(config)-len(rest))
+				"language = \"go\": at byte %d", len(config)-len(rest))
 		}
 		found[key] = tail[:length]
 		rest = tail[length+1:]

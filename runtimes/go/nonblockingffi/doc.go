@@ -20,7 +20,7 @@
 // and loaded, in each nginx worker, with
 //
 //	local echo, err = nbffi.load{
-//	    runtime = "go", library = "/path/to/libecho.so", entry = "echo",
+//	    language = "go", library = "/path/to/libecho.so", entry = "echo",
 //	}
 //	local response, err, code = echo:call("request")
 //

@@ -32,7 +32,7 @@ type setting struct {
 	said int
 }
 
-// framed is the configuration of runtime = "go".
+// framed is the configuration of language = "go".
 func (s setting) framed() string {
 	if s.said == 0 {
 		s.said = s.threads
