@@ -8,9 +8,9 @@
  *     pool threads            the timer's thread
  *     call: push, wake  --->  pop what is due, respond
  *
- * The thread sleeps until the first task in the heap is due. A task whose
- * caller has stopped waiting is not kept until then: at the task's deadline,
- * and within SWEEP_NS of a cancellation, it is completed.
+ * The thread sleeps until the first task in the heap is due. A task that nobody
+ * waits for any more is completed at once: on_cancel says so. What the heap has of
+ * it is dropped when it is due, or when there is no room for another one.
  *
  * The payload is never copied here: the request stays readable until the task
  * is completed.
@@ -31,9 +31,6 @@
 /* The longest delay, in ms: a day. */
 #define MAX_MS 86400000ULL
 
-/* How often the heap is searched for tasks that were cancelled. */
-#define SWEEP_NS (NS_PER_S / 2)
-
 /* How many tasks the thread takes out of the heap at a time. */
 #define BATCH 64
 
@@ -45,7 +42,6 @@
 
 typedef struct {
     uint64_t     due;           /* when it is answered, CLOCK_MONOTONIC ns */
-    uint64_t     wake;          /* the sooner of due and its deadline */
     uint64_t     seq;           /* ties are answered in order of arrival */
     nbffi_task   task;
     const char  *payload;       /* in the request */
@@ -59,7 +55,7 @@ typedef struct {
     pthread_cond_t     changed; /* the first entry is another one, or stop */
     int                stop;
     uint64_t           seq;
-    entry             *heap;    /* binary, the soonest wake first */
+    entry             *heap;    /* binary, the soonest first */
     size_t             used;
     size_t             allocated;
 } timer;
@@ -76,7 +72,7 @@ now_ns(void)
 static int
 sooner(const entry *a, const entry *b)
 {
-    return a->wake != b->wake ? a->wake < b->wake : a->seq < b->seq;
+    return a->due != b->due ? a->due < b->due : a->seq < b->seq;
 }
 
 /* Puts e into the hole i, or above it. */
@@ -123,6 +119,23 @@ pop(timer *t)
     return first;
 }
 
+/* Drops what has been completed already. */
+static void
+sweep(timer *t)
+{
+    size_t i, kept;
+
+    for (i = 0, kept = 0; i < t->used; i++) {
+        if (!t->host->is_cancelled(t->heap[i].task)) {
+            t->heap[kept++] = t->heap[i];
+        }
+    }
+    t->used = kept;
+    for (i = t->used / 2; i-- > 0; ) {
+        sift_down(t->heap, t->used, i, t->heap[i]);
+    }
+}
+
 /* Makes room for one more. */
 static int
 reserve(timer *t)
@@ -133,30 +146,19 @@ reserve(timer *t)
     if (t->used < t->allocated) {
         return 1;
     }
+    sweep(t);
+    /* Half of it is free, or it grows: so sweeps are few. */
+    if (t->used < t->allocated / 2) {
+        return 1;
+    }
     n = t->allocated ? t->allocated * 2 : 256;
     heap = realloc(t->heap, n * sizeof(entry));
     if (heap == NULL) {
-        return 0;
+        return t->used < t->allocated;
     }
     t->heap = heap;
     t->allocated = n;
     return 1;
-}
-
-/* Moves the tasks that nobody waits for any more to the front of the heap. */
-static void
-sweep(timer *t)
-{
-    size_t i;
-
-    for (i = 0; i < t->used; i++) {
-        if (t->host->is_cancelled(t->heap[i].task)) {
-            t->heap[i].wake = 0;
-        }
-    }
-    for (i = t->used / 2; i-- > 0; ) {
-        sift_down(t->heap, t->used, i, t->heap[i]);
-    }
 }
 
 static int
@@ -165,17 +167,13 @@ fail(const nbffi_host *host, nbffi_task task, int code, const char *msg)
     return host->fail(task, code, msg, strlen(msg));
 }
 
-/* Completes a task that was taken out of the heap. */
+/* Nobody waits for the task any more. Its place in the heap is not looked for. */
 static void
-answer(const nbffi_host *host, const entry *e, uint64_t now)
+timer_cancelled(void *arg, nbffi_task task)
 {
-    if (now < e->due || host->is_cancelled(e->task)) {
-        fail(host, e->task, CANCELLED, "cancelled");
-        return;
-    }
-    /* Whatever it returns, the task is complete: if the payload exceeds
-     * max_response, with that error. */
-    host->respond(e->task, e->payload, e->len);
+    timer *t = arg;
+
+    fail(t->host, task, CANCELLED, "cancelled");
 }
 
 static void *
@@ -184,26 +182,19 @@ timer_main(void *arg)
     timer            *t = arg;
     entry             batch[BATCH];
     size_t            i, n;
-    uint64_t          now, until, next_sweep;
+    uint64_t          now, until;
     struct timespec   ts;
 
-    next_sweep = now_ns() + SWEEP_NS;
     pthread_mutex_lock(&t->lock);
 
     while (!t->stop) {
         if (t->used == 0) {
             pthread_cond_wait(&t->changed, &t->lock);
-            next_sweep = now_ns() + SWEEP_NS;
             continue;
         }
 
         now = now_ns();
-        if (now >= next_sweep) {
-            sweep(t);
-            next_sweep = now + SWEEP_NS;
-        }
-
-        for (n = 0; n < BATCH && t->used > 0 && t->heap[0].wake <= now; n++) {
+        for (n = 0; n < BATCH && t->used > 0 && t->heap[0].due <= now; n++) {
             batch[n] = pop(t);
         }
 
@@ -211,13 +202,16 @@ timer_main(void *arg)
             /* Without the lock, so that call never waits for the host. */
             pthread_mutex_unlock(&t->lock);
             for (i = 0; i < n; i++) {
-                answer(t->host, &batch[i], now);
+                /* Whatever it returns, the task is complete: if the payload
+                 * exceeds max_response, with that error; if it was cancelled,
+                 * it is stale. */
+                t->host->respond(batch[i].task, batch[i].payload, batch[i].len);
             }
             pthread_mutex_lock(&t->lock);
             continue;
         }
 
-        until = t->heap[0].wake < next_sweep ? t->heap[0].wake : next_sweep;
+        until = t->heap[0].due;
         ts.tv_sec = (time_t) (until / NS_PER_S);
         ts.tv_nsec = (long) (until % NS_PER_S);
         pthread_cond_timedwait(&t->changed, &t->lock, &ts);
@@ -254,7 +248,7 @@ timer_call(void *state, nbffi_task task, const void *req, uint64_t len)
     const char  *text = req;
     int          first;
     entry        e;
-    uint64_t     ms, payload, deadline;
+    uint64_t     ms, payload;
 
     if (!parse(text, len, &ms, &payload)) {
         fail(t->host, task, BAD_REQUEST,
@@ -266,8 +260,6 @@ timer_call(void *state, nbffi_task task, const void *req, uint64_t len)
     e.payload = text + payload;
     e.len = len - payload;
     e.due = now_ns() + ms * NS_PER_MS;
-    deadline = t->host->deadline_ns(task);
-    e.wake = deadline < e.due ? deadline : e.due;
 
     pthread_mutex_lock(&t->lock);
     if (!reserve(t)) {
@@ -282,6 +274,11 @@ timer_call(void *state, nbffi_task task, const void *req, uint64_t len)
         pthread_cond_signal(&t->changed);
     }
     pthread_mutex_unlock(&t->lock);
+
+    /* The thread may have completed it by now: then it is stale. */
+    if (t->host->on_cancel(task, timer_cancelled, t) == NBFFI_NO_MEMORY) {
+        fail(t->host, task, NO_MEMORY, "out of memory");
+    }
     return 0;
 }
 

@@ -1,4 +1,4 @@
-//! The calls that a pool thread makes in one visit to a blocking plugin.
+//! The calls that a pool thread brings to a blocking plugin at a time.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::sys::{nbffi_host, nbffi_task};
 use crate::{Error, Plugin, Task};
 
 /// The call that a pool thread has come for, and those that it could make while
-/// it is there. See [`Plugin::visit`].
+/// it is there. See [`Plugin::call_batch`].
 ///
 /// If it is dropped before any call was made, the one that the thread has come
 /// for fails with the code [`Error::DROPPED`].
@@ -41,7 +41,7 @@ impl<'a, P: Plugin> Calls<'a, P> {
     }
 
     /// Makes the call that the thread has come for: what the default
-    /// [`Plugin::visit`] does.
+    /// [`Plugin::call_batch`] does.
     pub fn one(mut self) {
         if let Some(first) = self.first.take() {
             // SAFETY: see `new`.

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use crate::calls::{Raw, request_address};
 use crate::glue::write_message;
-use crate::sys::{self, nbffi_host, nbffi_plugin, nbffi_task};
+use crate::sys::{self, nbffi_cancel_fn, nbffi_host, nbffi_plugin, nbffi_task};
 use crate::task::Submission;
 use crate::{AsyncPlugin, Calls, Error, Host, OwnedTask, Plugin, Task};
 
@@ -125,10 +125,10 @@ unsafe extern "C" fn call_blocking<P: Plugin>(
     // SAFETY: the host has called with this task, and the value does not leave
     // this call: it can neither be sent to another thread nor outlive `runtime`.
     let calls = unsafe { Calls::new(&runtime.plugin, runtime.raw_host, first) };
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| runtime.plugin.visit(calls))) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| runtime.plugin.call_batch(calls))) {
         // Calls have their own panics; this one is of nobody's.
         let error = Error::from_panic(payload);
-        runtime.host.error(format_args!("visit: {error}"));
+        runtime.host.error(format_args!("call_batch: {error}"));
     }
     0
 }
@@ -146,7 +146,10 @@ unsafe extern "C" fn call_async<P: AsyncPlugin>(
     let raw_host = runtime.raw_host;
     // SAFETY: pending, and readable, until this value completes the task;
     // nobody else does, since we return 0.
-    let task = unsafe { OwnedTask::new(raw_host, raw, request_address(req), len as usize) };
+    let task = unsafe {
+        let told = (told::<P> as nbffi_cancel_fn, state);
+        OwnedTask::new(raw_host, raw, request_address(req), len as usize, told)
+    };
     Submission::begin(raw);
     let result = catch_unwind(AssertUnwindSafe(|| runtime.plugin.submit(task)));
     let pending = Submission::end();
@@ -161,6 +164,16 @@ unsafe extern "C" fn call_async<P: AsyncPlugin>(
         }
     }
     0
+}
+
+/// What `on_cancel` calls.
+unsafe extern "C" fn told<P: AsyncPlugin>(state: *mut c_void, task: nbffi_task) {
+    // SAFETY: state is what init stored; the host calls this before it closes.
+    let runtime = unsafe { &*state.cast::<Runtime<P>>() };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| runtime.plugin.cancelled(task))) {
+        let error = Error::from_panic(payload);
+        runtime.host.error(format_args!("cancelled: {error}"));
+    }
 }
 
 unsafe extern "C" fn close_blocking<P: Plugin>(state: *mut c_void) {

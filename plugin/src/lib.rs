@@ -44,8 +44,11 @@
 //!   afterwards; a `Mutex` that was held tells by being poisoned.
 //! - A [`Host`] that is kept after the runtime was closed does nothing.
 //!
+//! With the feature `testing` there is a host for the tests of plugins.
+//!
 //! The modules: `sys` mirrors the C header, `export` is the C side of the
-//! traits, `threads` tells whether there are any, the others hold the type they are named after.
+//! traits, `threads` tells whether there are any, the others hold the type they are
+//! named after.
 
 mod calls;
 mod error;

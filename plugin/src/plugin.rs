@@ -35,13 +35,13 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     /// # impl Plugin for Interpreter {
     /// #   fn init(_: Host) -> Result<Self, Error> { Ok(Interpreter { lock: Mutex::default() }) }
     /// #   fn call(&self, _: &Task<'_>, _: &[u8]) -> Result<Response, Error> { Ok(().into()) }
-    /// fn visit(&self, calls: Calls<'_, Self>) {
+    /// fn call_batch(&self, calls: Calls<'_, Self>) {
     ///     let _guard = self.lock.lock().unwrap();
     ///     calls.all();
     /// }
     /// # }
     /// ```
-    fn visit(&self, calls: Calls<'_, Self>) {
+    fn call_batch(&self, calls: Calls<'_, Self>) {
         calls.one();
     }
 
@@ -67,6 +67,15 @@ pub trait AsyncPlugin: Send + Sync + Sized + 'static {
     /// Accepts one task: keeps it, sends it to another thread, or completes it.
     /// It should not block, because it occupies a pool thread.
     fn submit(&self, task: OwnedTask);
+
+    /// Nobody waits any more for the task with this [`Task::id`], for which
+    /// [`OwnedTask::watch`] was called. It may be completed at this moment.
+    ///
+    /// It runs on one thread of the host for all runtimes, so it should be short:
+    /// it sends a message, or wakes a thread that may be waiting for something.
+    fn cancelled(&self, task: u64) {
+        let _ = task;
+    }
 
     /// Ends the runtime, on a pool thread, after its last task: stops and joins
     /// the plugin's threads. The default drops it. It is not called when a

@@ -5,6 +5,7 @@
 //! plugin itself completes, by consuming it.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -13,7 +14,7 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::glue::monotonic_ns;
-use crate::sys::{self, nbffi_host, nbffi_task};
+use crate::sys::{self, nbffi_cancel_fn, nbffi_host, nbffi_task};
 use crate::{Error, Response};
 
 /// A task that is not completed yet.
@@ -132,39 +133,6 @@ impl Task<'_> {
     }
 }
 
-/// What tells whether a task is still wanted, without being the task.
-#[cfg(feature = "tokio")]
-#[derive(Clone, Copy)]
-pub(crate) struct Interest {
-    raw: nbffi_task,
-    host: NonNull<nbffi_host>,
-    deadline_ns: u64,
-}
-
-// SAFETY: the host's functions may be called for a task from any thread.
-#[cfg(feature = "tokio")]
-unsafe impl Send for Interest {}
-// SAFETY: as above.
-#[cfg(feature = "tokio")]
-unsafe impl Sync for Interest {}
-
-#[cfg(feature = "tokio")]
-impl Interest {
-    /// Whether nobody waits for the response any more, or nobody may.
-    ///
-    /// # Safety
-    ///
-    /// The task is not completed.
-    pub(crate) unsafe fn is_lost(&self) -> bool {
-        // SAFETY: by the contract, so the table is valid; see `Task::host`.
-        let is_cancelled = unsafe { self.host.as_ref() }.is_cancelled;
-        // SAFETY: any handle may be passed, from any thread.
-        let cancelled = unsafe { is_cancelled(self.raw) } != 0;
-        let has_deadline = self.deadline_ns != sys::NBFFI_NO_DEADLINE;
-        cancelled || (has_deadline && monotonic_ns() >= self.deadline_ns)
-    }
-}
-
 impl fmt::Debug for Task<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Task").field(&self.raw).finish()
@@ -193,10 +161,12 @@ pub struct OwnedTask {
     task: Task<'static>,
     request: NonNull<u8>,
     request_len: usize,
+    /// What `on_cancel` is to call: the plugin, with its state.
+    plugin: (nbffi_cancel_fn, *mut c_void),
 }
 
 // SAFETY: the request is read-only memory of the host, readable from any thread
-// until the task is completed.
+// until the task is completed. The plugin's state may be used from any thread.
 unsafe impl Send for OwnedTask {}
 // SAFETY: as above; shared access only reads.
 unsafe impl Sync for OwnedTask {}
@@ -205,12 +175,14 @@ impl OwnedTask {
     /// # Safety
     ///
     /// The task is pending and nobody else completes it; `host` is valid, and
-    /// the request readable, until it is completed.
+    /// the request readable, until it is completed. The function of `plugin` may be
+    /// called with its state until the runtime is closed.
     pub(crate) unsafe fn new(
         host: NonNull<nbffi_host>,
         raw: nbffi_task,
         request: NonNull<u8>,
         request_len: usize,
+        plugin: (nbffi_cancel_fn, *mut c_void),
     ) -> Self {
         // SAFETY: the caller vouches for it. 'static is not what bounds the
         // use of the task, this value is.
@@ -219,6 +191,7 @@ impl OwnedTask {
             task,
             request,
             request_len,
+            plugin,
         }
     }
 
@@ -269,15 +242,21 @@ impl OwnedTask {
         );
     }
 
-    /// What tells whether the task is still wanted.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn interest(&self) -> Interest {
-        // SAFETY: any handle may be passed, from any thread.
-        let deadline_ns = unsafe { (self.table().deadline_ns)(self.raw) };
-        Interest {
-            raw: self.raw,
-            host: self.host,
-            deadline_ns,
+    /// Has [`AsyncPlugin::cancelled`](crate::AsyncPlugin::cancelled) called once when
+    /// nobody waits for the response any more: the caller cancelled or timed out, or
+    /// the deadline has passed. If that is so already, it is called soon. It is not
+    /// called for a task that is completed.
+    ///
+    /// # Errors
+    ///
+    /// The host is out of memory; the task is as it was.
+    pub fn watch(&self) -> Result<(), Error> {
+        let (cancelled, state) = self.plugin;
+        // SAFETY: any handle may be passed; the function may be called with the
+        // plugin's state until it is closed, which is after this task's end.
+        match unsafe { (self.table().on_cancel)(self.raw, Some(cancelled), state) } {
+            sys::NBFFI_NO_MEMORY => Err(Error::msg("no memory")),
+            _ => Ok(()),
         }
     }
 

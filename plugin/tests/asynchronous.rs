@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nonblocking_ffi_plugin::testing::{Entry, Options, Outcome, Runtime, Via};
 use nonblocking_ffi_plugin::{AsyncPlugin, Error, Host, OwnedTask, Response, export_async_plugin};
@@ -80,7 +81,19 @@ impl AsyncPlugin for Demo {
                     .for_each(|t| t.respond("unparked"));
                 task.respond(());
             }
+            b"watch" => {
+                task.watch().unwrap();
+                self.parked.lock().unwrap().push(task);
+            }
             _ => drop(self.queue.send(task)),
+        }
+    }
+
+    fn cancelled(&self, id: u64) {
+        let mut parked = self.parked.lock().unwrap();
+        if let Some(place) = parked.iter().position(|task| task.id() == id) {
+            assert!(parked[place].is_cancelled());
+            parked.swap_remove(place).fail(Error::msg("told"));
         }
     }
 
@@ -196,6 +209,33 @@ fn cancellation_reaches_the_worker() {
     assert_eq!(id.outcome(), None);
     id.cancel();
     assert_eq!(id.wait().failure(), (Error::CODE, "given up"));
+}
+
+#[test]
+fn a_task_that_is_watched_is_told_of() {
+    let rt = load();
+    let soon = Options {
+        timeout: Some(Duration::from_millis(20)),
+        ..Options::default()
+    };
+    let gone = Options {
+        cancelled: true,
+        ..Options::default()
+    };
+    let kept = rt.submit("watch", Options::default());
+    let cancelled = rt.submit("watch", Options::default());
+    cancelled.cancel();
+    for task in [
+        cancelled,
+        rt.submit("watch", soon),
+        rt.submit("watch", gone),
+    ] {
+        assert_eq!(task.wait().failure(), (Error::CODE, "told"));
+        assert_eq!(task.stale(), 0);
+    }
+    assert_eq!(kept.outcome(), None);
+    rt.call("unpark");
+    assert_eq!(kept.wait().data(), b"unparked");
 }
 
 #[test]

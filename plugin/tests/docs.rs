@@ -26,7 +26,7 @@ fn c_plugins_of_the_guide() {
             support::load_c(&source, &format!("libguide_{i}.so"))
         })
         .collect();
-    let [upper, relay, batch] = runtimes.as_slice() else {
+    let [upper, relay, batch, patient] = runtimes.as_slice() else {
         panic!("{} plugins in C", runtimes.len());
     };
     assert_eq!(upper.call(b"hello, World").data(), b"HELLO, WORLD");
@@ -35,6 +35,10 @@ fn c_plugins_of_the_guide() {
         assert_eq!(relay.call(i.to_ne_bytes()).data(), i.to_ne_bytes());
     }
     assert_eq!(batch.call(b"one of several").data(), b"one of several");
+    let task = patient.submit("for ever", Options::default());
+    assert_eq!(task.outcome(), None);
+    task.cancel();
+    assert_eq!(task.wait().failure(), (499, "nobody waits"));
     let small = Options {
         max_response: 2,
         ..Default::default()

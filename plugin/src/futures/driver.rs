@@ -10,7 +10,7 @@ use std::time::Duration;
 use ::tokio::runtime::Runtime;
 use ::tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::watch::Watch;
+use super::call::Pending;
 use super::{TokioPlugin, call};
 use crate::{AsyncPlugin, Error, Host, OwnedTask};
 
@@ -24,6 +24,7 @@ const NAME_BYTES: usize = 15;
 /// Makes an [`AsyncPlugin`] of a [`TokioPlugin`].
 pub struct Driver<P> {
     tasks: UnboundedSender<OwnedTask>,
+    pending: Arc<Pending>,
     thread: JoinHandle<()>,
     plugin: std::marker::PhantomData<fn() -> P>,
 }
@@ -31,13 +32,16 @@ pub struct Driver<P> {
 impl<P: TokioPlugin> AsyncPlugin for Driver<P> {
     fn init(host: Host) -> Result<Self, Error> {
         let (tasks, inbox) = unbounded_channel();
+        let pending = Arc::<Pending>::default();
+        let its_pending = pending.clone();
         let (ready, is_ready) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(thread_name(host.name()))
-            .spawn(move || drive::<P>(host, inbox, &ready))?;
+            .spawn(move || drive::<P>(host, inbox, its_pending, &ready))?;
         match is_ready.recv() {
             Ok(Ok(())) => Ok(Driver {
                 tasks,
+                pending,
                 thread,
                 plugin: std::marker::PhantomData,
             }),
@@ -57,6 +61,10 @@ impl<P: TokioPlugin> AsyncPlugin for Driver<P> {
     fn submit(&self, task: OwnedTask) {
         // If the thread is gone the task is dropped, and so fails.
         let _ = self.tasks.send(task);
+    }
+
+    fn cancelled(&self, task: u64) {
+        self.pending.wake(task);
     }
 
     fn close(self) {
@@ -83,6 +91,7 @@ fn thread_name(name: &str) -> String {
 fn drive<P: TokioPlugin>(
     host: Host,
     inbox: UnboundedReceiver<OwnedTask>,
+    pending: Arc<Pending>,
     ready: &mpsc::SyncSender<Result<(), Error>>,
 ) {
     let mut builder = P::runtime(&host);
@@ -98,7 +107,7 @@ fn drive<P: TokioPlugin>(
     match runtime.block_on(P::init(host)) {
         Ok(plugin) => {
             let _ = ready.send(Ok(()));
-            serve(&runtime, plugin, inbox);
+            serve(&runtime, plugin, inbox, pending);
         }
         Err(error) => {
             // Before the answer: `load` has failed when nothing is left of it.
@@ -111,21 +120,20 @@ fn drive<P: TokioPlugin>(
 }
 
 /// Runs calls until there will be no more, and closes the plugin.
-fn serve<P: TokioPlugin>(runtime: &Runtime, plugin: P, mut inbox: UnboundedReceiver<OwnedTask>) {
+fn serve<P: TokioPlugin>(
+    runtime: &Runtime,
+    plugin: P,
+    mut inbox: UnboundedReceiver<OwnedTask>,
+    pending: Arc<Pending>,
+) {
     runtime.block_on(async {
         let mut plugin = Arc::new(plugin);
-        let watch = Arc::new(Watch::default());
-        let looking = {
-            let watch = watch.clone();
-            ::tokio::spawn(async move { watch.look().await })
-        };
         let mut batch = Vec::with_capacity(BATCH);
         while inbox.recv_many(&mut batch, BATCH).await > 0 {
             for task in batch.drain(..) {
-                ::tokio::spawn(call::run(plugin.clone(), task, watch.clone()));
+                ::tokio::spawn(call::run(plugin.clone(), task, pending.clone()));
             }
         }
-        looking.abort();
         // All tasks are completed, so all calls have let go of it, or do so at
         // this moment in another thread.
         let plugin = loop {

@@ -5,11 +5,9 @@
 //! | `mod.rs` | the trait |
 //! | `driver` | the thread that drives a runtime, from `init` to `close` |
 //! | `call`   | one call: its future, its panics, its end |
-//! | `watch`  | sees to it that calls which nobody wants any more are dropped |
 
 mod call;
 mod driver;
-mod watch;
 
 use std::future::Future;
 
@@ -66,9 +64,9 @@ pub trait TokioPlugin: Send + Sync + Sized + 'static {
 
     /// Answers one request.
     ///
-    /// The future is dropped, at an await, within some 10 ms of the time when
-    /// the caller has timed out or cancelled, or the deadline has passed. What
-    /// it must do nevertheless belongs into a task that it spawns.
+    /// The future is dropped, at an await, as soon as the caller has timed out or
+    /// cancelled, or the deadline has passed. What it must do nevertheless belongs
+    /// into a task that it spawns.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Several calls in one visit of a pool thread, driven through the C ABI.
+//! Several calls in one `call_batch`, driven through the C ABI.
 #![allow(missing_docs, reason = "a test")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,36 +6,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nonblocking_ffi_plugin::testing::{Entry, Options, Runtime};
 use nonblocking_ffi_plugin::{Calls, Error, Host, Level, Plugin, Response, Task, export_plugin};
 
-/// Its config says what a visit does.
+/// Its config says what `call_batch` does.
 struct Demo {
     host: Host,
-    visits: AtomicUsize,
+    batches: AtomicUsize,
 }
 
 impl Plugin for Demo {
     fn init(host: Host) -> Result<Self, Error> {
-        let visits = AtomicUsize::new(0);
-        Ok(Demo { host, visits })
+        let batches = AtomicUsize::new(0);
+        Ok(Demo { host, batches })
     }
 
     fn call(&self, _task: &Task<'_>, request: &[u8]) -> Result<Response, Error> {
         match request {
             b"panic" => panic!("in call"),
             b"error" => Err(Error::new(3, "three")),
-            b"visits" => Ok(self.visits.load(Ordering::SeqCst).to_string().into()),
+            b"batches" => Ok(self.batches.load(Ordering::SeqCst).to_string().into()),
             _ => Ok(Response::copy_of(request)),
         }
     }
 
-    fn visit(&self, calls: Calls<'_, Self>) {
-        self.visits.fetch_add(1, Ordering::SeqCst);
+    fn call_batch(&self, calls: Calls<'_, Self>) {
+        self.batches.fetch_add(1, Ordering::SeqCst);
         match self.host.config() {
             "all" => {
                 let made = calls.all();
                 self.host.info(made);
             }
             "drop" => drop(calls),
-            "panic" => panic!("in visit"),
+            "panic" => panic!("in call_batch"),
             "panic later" => {
                 calls.all();
                 panic!("after all");
@@ -52,10 +52,10 @@ fn load(config: &str) -> Runtime {
 }
 
 #[test]
-fn all_that_wait_are_answered_in_one_visit() {
+fn all_that_wait_are_answered_in_one_batch() {
     let rt = load("all");
     let big = vec![b'b'; 5000];
-    let requests = [&b"echo"[..], b"", b"panic", b"error", &big, b"visits"];
+    let requests = [&b"echo"[..], b"", b"panic", b"error", &big, b"batches"];
     let ids = requests.map(|request| rt.enqueue(request, Options::default()));
     assert_eq!(rt.call(b"first").data(), b"first");
     let outcomes = ids.each_ref().map(|id| id.wait());
@@ -68,7 +68,7 @@ fn all_that_wait_are_answered_in_one_visit() {
     assert_eq!(ids.map(|id| id.stale()), [0; 6]);
     assert_eq!(rt.logged(), [(Level::Info, "7".to_owned())]);
     // What one thread did not take is there for the next.
-    assert_eq!(rt.call(b"visits").data(), b"2");
+    assert_eq!(rt.call(b"batches").data(), b"2");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn one_call_leaves_the_rest() {
 }
 
 #[test]
-fn a_visit_that_makes_no_call_fails_it() {
+fn a_batch_that_makes_no_call_fails_it() {
     let rt = load("drop");
     let outcome = rt.call(b"first");
     let expected = (Error::DROPPED, "the plugin did not make the call");
@@ -90,7 +90,10 @@ fn a_visit_that_makes_no_call_fails_it() {
     let expected = (Error::PANIC, "panic: before the call");
     assert_eq!(outcome.failure(), expected);
     let log = rt.logged();
-    assert_eq!(log, [(Level::Error, "visit: panic: in visit".to_owned())]);
+    assert_eq!(
+        log,
+        [(Level::Error, "call_batch: panic: in call_batch".to_owned())]
+    );
     // What was answered before stays so.
     let rt = load("panic later");
     let id = rt.enqueue(b"other", Options::default());
