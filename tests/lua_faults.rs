@@ -1,6 +1,6 @@
-//! Lua code that misbehaves on pool threads: VMs that run out of memory, loops
-//! on every thread, modules that cannot be loaded. Each costs who caused it,
-//! nobody else. And, in `exits`, nginx that goes away under such code.
+//! Lua code that misbehaves on pool threads: VMs that run out of memory, loops on every
+//! thread, modules that cannot be loaded. Only the caller that causes a fault sees it. In
+//! `exits`, nginx exits under such code.
 
 #[path = "lua_faults/endless.rs"]
 mod endless;
@@ -13,7 +13,7 @@ use support::Nginx;
 use support::builder::Builder;
 use support::process;
 
-/// What the configurations share: in the event loop, and in VMs.
+/// A module of all configurations, for the event loop and for VMs.
 const FAULTS: &str = r#"
 local ffi = require "ffi"
 
@@ -72,8 +72,8 @@ end
 return _M
 "#;
 
-/// Starts nginx with the modules that VMs and the event loop require. They are
-/// there when the first location is asked for, not in the first `init_worker`.
+/// Starts nginx and writes the modules that VMs and the event loop require. They exist
+/// before the first request, but not yet in `init_worker`.
 fn start(builder: Builder) -> Nginx {
     let nginx = builder.test_modules().start();
     fs::write(nginx.dir().join("prefix/lua/faults.lua"), FAULTS).unwrap();

@@ -1,8 +1,6 @@
-//! Very many calls of Lua functions, of every kind, many of which fail, are
-//! given up, or are stopped, in VMs that are replaced all the time: what is in
-//! use comes back to where it was.
-//!
-//! `NBFFI_SOAK_CALLS` says how many, as for `soak.rs`.
+//! Very many calls of Lua functions of every kind, in VMs that are replaced all the
+//! time. Many calls fail, are given up, or are stopped. Resources in use return to their
+//! former level. `NBFFI_SOAK_CALLS` is the number of calls, as in `soak.rs`.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +8,10 @@ use support::{Nginx, Size, eventually, process};
 
 /// Calls made by one request.
 const PER_REQUEST: u64 = 1_000;
-/// Of the calls, one of so many warms up; what is in use then is the base.
+/// One of so many calls warms up. The resources in use afterwards are the base.
 const WARM_UP: u64 = 3;
 
-/// 1000 calls from 50 light threads, in many ways. Prints how often which
-/// result came.
+/// 1000 calls from 50 light threads, in many ways. Prints how often each result came.
 const SOAK: &str = r#"
 local jobs = require "vm_jobs"
 local MB = 1048576
@@ -165,10 +162,9 @@ fn soak() {
     };
     let mut leavings = stopped_vms();
     let mut made = requests / WARM_UP;
-    // Allocators keep some, more or less of it at a time, and VMs have garbage
-    // that is not collected yet: more when threads wait long for a processor. So
-    // what has grown too much is given the same calls again. A leak grows with
-    // them each time.
+    // Allocators keep a varying amount of memory, and VMs have uncollected garbage, more
+    // if threads wait long for a processor. So a resource that has grown too much is
+    // measured again after the same calls. A leak grows each time.
     let mut grown = Vec::new();
     loop {
         let now = requests - requests / WARM_UP;

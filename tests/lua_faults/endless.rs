@@ -1,4 +1,4 @@
-//! Code that does not end where no call is: in `init`, and in finalizers.
+//! Code that does not end outside of calls: in `init` and in finalizers.
 
 use crate::start;
 use support::process::Signal;

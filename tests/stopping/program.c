@@ -1,7 +1,7 @@
 /*
  * program.c LIBRARY - opens the C part that stops Lua code, as LuaJIT opens the
- * core, and stops loops with it. The Lua functions that it calls are ours: what
- * "runs in a VM" are a few instructions in memory of no file, as compiled code is.
+ * core, and stops loops with it. This program has the Lua functions that it calls.
+ * A few instructions in memory without a file stand for compiled code.
  * tests/stopping.rs builds it with each C library there is. For x86-64.
  */
 #include "interrupt.h"
@@ -67,7 +67,7 @@ static __typeof__(&nbffi_unwind_rows) tell_rows;
 static int number;
 static void *code;
 
-/* What the thread is to do next, and what came of it: 0 while it is at it. */
+/* The thread's next job, and its result: 0 while the job runs. */
 typedef struct {
     const unsigned char *body;
     size_t size;

@@ -8,13 +8,13 @@ use crate::module::Module;
 use crate::resources::Resources;
 use crate::shared::Shared;
 
-/// A VM that runs, and what it runs.
+/// A VM that runs, and its task.
 #[derive(Debug, Clone, Copy)]
 pub struct Current<'a> {
     pub(crate) interrupt: &'a Interrupt,
-    /// What it owns outside of its heap.
+    /// Resources outside of its heap.
     pub resources: &'a Resources,
-    /// What it shares with others.
+    /// Settings and log of its group.
     pub shared: &'a Shared,
     /// The module whose task runs; `None` while the VM starts or ends.
     pub module: Option<&'a Module>,
@@ -50,7 +50,7 @@ pub fn is_stopped() -> bool {
 impl Current<'_> {
     /// Makes this VM the current one while `run` runs.
     pub(crate) fn enter<T>(&self, run: impl FnOnce() -> T) -> T {
-        /// What was current before, which is current again at the end, or at a panic.
+        /// Restores the previous VM at the end, or at a panic.
         struct Before(*const Current<'static>);
         impl Drop for Before {
             fn drop(&mut self) {

@@ -15,7 +15,7 @@ use mlua::ffi as lua;
 use crate::interrupter::{self, Interrupter, Raw, Target};
 use crate::shared::Shared;
 
-/// The handle of what a VM runs that is not a task, such as its start. No slot has it.
+/// Stands for a task's handle while a VM runs something else, such as its start.
 pub const NO_TASK: u64 = u64::MAX;
 
 unsafe extern "C" {

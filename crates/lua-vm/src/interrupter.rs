@@ -128,7 +128,7 @@ impl Drop for Target {
     }
 }
 
-/// The thread, and what it shares with those of the VMs.
+/// The state that the thread shares with those of the VMs.
 #[derive(Debug)]
 pub struct Interrupter {
     signal: c_int,

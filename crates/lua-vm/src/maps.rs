@@ -60,7 +60,7 @@ impl Maps {
         Ok(text)
     }
 
-    /// What is mapped now; `function` is an address in the object that is looked for.
+    /// Reads the present mappings; `function` is an address in the wanted object.
     pub fn executable(&mut self, function: usize) -> io::Result<Executable> {
         let maps = self.read()?;
         let (start, end, file) = mapping_of(&maps, function).unwrap_or((0, usize::MAX, ""));

@@ -28,7 +28,7 @@ static struct {
     nbffi_unwind_row rows[MAX_ROWS];
 } known;
 
-/* Whether nothing was written since this version, so that what was read is valid. */
+/* Whether nothing was written since this version, so that the data read is valid. */
 static int
 is_current(unsigned version)
 {

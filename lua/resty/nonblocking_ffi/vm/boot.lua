@@ -153,7 +153,7 @@ local function call_chunk(code, ...)
 end
 
 
--- What is for no function of the module.
+-- Runs a task that is not a call of the module's function.
 local function dispatch_special(runtime, encoding)
     if encoding == LOAD then
         return

@@ -37,7 +37,7 @@ local function is_ours(func)
 end
 
 
--- Whether a module is being loaded by whoever calls. This file has the
+-- Whether the caller is loading a module. This file has the
 -- `require` of the standard library; lua-resty-core puts a function in front.
 local function is_loading()
     local level = 3
@@ -69,7 +69,7 @@ return function(frame)
 
     watch("setupvalue", 1)
     watch("upvaluejoin", 1)
-    -- Its upvalue becomes one of somebody else's, too.
+    -- Its upvalue is shared with another function afterwards, too.
     watch("upvaluejoin", 3)
 
     local sethook = debug.sethook

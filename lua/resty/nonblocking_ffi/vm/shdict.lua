@@ -97,7 +97,7 @@ local core, scratch_state
 local nginx_now
 
 
--- Sees to it that nginx's clock is hardly behind.
+-- Brings nginx's clock up to date.
 local function freshen()
     local seen = nginx_now()
     local behind = core.nbffi_vm_now() - seen
@@ -228,8 +228,8 @@ local function method_of(name, address)
 end
 
 
--- The file of lua-resty-core wants zones to be userdata, and then gives them to
--- functions that want pointers. Ours are pointers.
+-- The file of lua-resty-core checks that zones are userdata, and then passes
+-- them to functions that take pointers. In a VM, zones are pointers.
 local function type_for_core(value)
     local kind = type(value)
     return kind == "cdata" and "userdata" or kind
