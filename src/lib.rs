@@ -16,9 +16,9 @@
 //! | [`task`]    | slots, their states, deadlines, cancellation, replies |
 //! | [`wake`] | completions and the wake-up of the event loop |
 //! | [`pool`]    | work-stealing threads: queues, parking, fairness |
+//! | [`exit`]    | leaving the process while pool threads run |
 //! | [`runtime`] | what runs tasks: the plugin ABI for C, Lua in VMs |
 //! | [`client`]  | the main thread's side of a Lua VM: post, spin wait, drain |
-//! | [`exit`]    | leaving the process while pool threads run |
 //!
 //! # The path of a call
 //!

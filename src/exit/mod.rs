@@ -32,11 +32,10 @@ mod hooks;
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::log::stderr;
-use crate::runtime;
 use crate::signals::is_main_thread;
 pub use hooks::{Hook, add};
 
@@ -48,6 +47,8 @@ const DEFAULT_TIME: Duration = Duration::from_millis(500);
 static TIME_NS: AtomicU64 = AtomicU64::new(DEFAULT_TIME.as_nanos() as u64);
 /// What flushing `FILE`s may take: mostly nothing.
 const FLUSH_TIME: Duration = Duration::from_millis(100);
+type TellRuntime = fn(&mut dyn FnMut(Option<&str>));
+static TELL_RUNTIME: OnceLock<TellRuntime> = OnceLock::new();
 /// The status by which a worker tells nginx not to start another one.
 const FATAL: c_int = 2;
 
@@ -57,6 +58,12 @@ pub fn install() {
     OWNER.store(std::process::id(), Ordering::Relaxed);
     stderr::prepare();
     register();
+}
+
+/// Sets the function that calls its argument with the name of the runtime that the
+/// calling thread is inside of, if any. It takes no lock.
+pub fn tell_runtime_by(tell: TellRuntime) {
+    let _ = TELL_RUNTIME.set(tell);
 }
 
 /// Sets how long hooks, and after them child processes, may take.
@@ -122,7 +129,7 @@ fn on_exit(status: c_int) {
     }
     // nginx would start no other worker in place of one that ends with 2.
     let changed = if status & 0xff == FATAL { 1 } else { status };
-    runtime::with_current_name(|name| {
+    let mut report = |name: Option<&str>| {
         stderr::write(&[
             "the worker is ended by exit(",
             &stderr::number(status),
@@ -132,7 +139,11 @@ fn on_exit(status: c_int) {
             name.map_or("", |_| ", in runtime "),
             name.unwrap_or_default(),
         ]);
-    });
+    };
+    match TELL_RUNTIME.get() {
+        Some(tell) => tell(&mut report),
+        None => report(None),
+    }
     leave(changed);
 }
 

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
+use crate::exit;
 use crate::log::LogSink;
 use crate::pool::{self, Pool};
 use crate::stats::RuntimeStats;
@@ -165,6 +166,7 @@ impl std::fmt::Debug for Runtime {
 impl Runtime {
     /// A runtime that has not been initialised.
     pub fn new(options: Options, place: Place, backend: Box<dyn Backend>) -> Self {
+        exit::tell_runtime_by(with_current_name);
         Self {
             options,
             pool: place.pool,
@@ -248,12 +250,12 @@ impl Runtime {
 
 /// Calls `tell` with the name of the runtime that the calling thread is inside of, if
 /// it is a pool thread and inside of one. Takes no lock.
-pub fn with_current_name<T>(tell: impl FnOnce(Option<&str>) -> T) -> T {
+fn with_current_name(tell: &mut dyn FnMut(Option<&str>)) {
     let runtime: *const Runtime = pool::running().cast();
-    // SAFETY: all that pool threads run is of runtimes, and a runtime is freed when no
+    // SAFETY: pool threads only run runtimes of this type, and a runtime is freed when no
     // thread is inside of it, which this thread is until `tell` returns.
     let runtime = unsafe { runtime.as_ref() };
-    tell(runtime.map(|runtime| runtime.options.name.as_str()))
+    tell(runtime.map(|runtime| runtime.options.name.as_str()));
 }
 
 /// Ends a task that its backend has done with, unless it is complete.
