@@ -88,14 +88,16 @@ impl LuaBackend {
 impl Backend for LuaBackend {
     fn init(&self, _runtime: *const ()) -> Result<(), String> {
         let thread = pool::thread_id().ok_or("not on a pool thread")?;
+        let call = Call {
+            module: &self.module,
+            task: NO_TASK,
+            deadline_ns: self.group.shared.config.limits.init_deadline(),
+            tag: 0,
+            request: (ptr::null(), 0),
+        };
         let loaded = group::with_vm(&self.group, thread, |vm| {
-            vm.run(&Call {
-                module: &self.module,
-                task: NO_TASK,
-                deadline_ns: self.group.shared.config.limits.init_deadline(),
-                tag: 0,
-                request: (ptr::null(), 0),
-            })
+            // SAFETY: the request is empty.
+            unsafe { vm.run(&call) }
         });
         let loaded = loaded.and_then(|loaded| loaded);
         if loaded.is_ok() {
@@ -125,7 +127,8 @@ impl Backend for LuaBackend {
         };
         // The task ends here, before a spent VM is replaced.
         let ran = group::with_vm(&self.group, thread, |vm| {
-            if let Err(why) = vm.run(&call) {
+            // SAFETY: a task's request is readable until it has ended.
+            if let Err(why) = unsafe { vm.run(&call) } {
                 // Stopped at its deadline, or cancelled: report a timeout, even if the
                 // caller has not timed out yet.
                 if vm.interrupt().is_stopped() {

@@ -90,7 +90,7 @@ pub struct Call<'a> {
     pub deadline_ns: u64,
     /// The function and the encoding of its arguments.
     pub tag: u32,
-    /// The arguments: where, and how many bytes. Readable until the task has ended.
+    /// The arguments: where, and how many bytes.
     pub request: (*const u8, usize),
 }
 
@@ -275,10 +275,13 @@ impl Vm {
     }
 
     /// Runs a call. The error is what the code raised, with its traceback.
-    pub fn run(&self, call: &Call<'_>) -> Result<(), String> {
+    ///
+    /// # Safety
+    /// The request is readable until the task has ended.
+    pub unsafe fn run(&self, call: &Call<'_>) -> Result<(), String> {
         self.tasks.set(self.tasks.get() + 1);
-        // SAFETY: only Lua code of this thread reads the frame, during the call, which
-        // the request outlives. The stack has room: it only has three functions.
+        // SAFETY: only Lua code of this thread reads the frame, and the request before it
+        // responds. The stack has room: it only has three functions.
         unsafe {
             let frame = &mut *self.frame.get();
             *frame = CallFrame {

@@ -3,9 +3,10 @@
 use std::ffi::c_char;
 use std::ptr;
 
+use crate::current;
+use crate::lua_State;
 use crate::module::Module;
 use crate::resources::ScratchState;
-use crate::{current, lua_State};
 use nonblocking_ffi_core::catch::catch;
 use nonblocking_ffi_core::client::nested::{self, Refused};
 use nonblocking_ffi_core::error::Error;
