@@ -108,7 +108,7 @@ mod tests {
     fn errors_are_cut_to_their_buffer() {
         let mut room = [b'x' as c_char; 8];
         let buffer = ErrorBuffer {
-            data: room.as_mut_ptr(),
+            data: (&raw mut room).cast(),
             size: 5,
         };
         // SAFETY: the buffer is as large as it says.
