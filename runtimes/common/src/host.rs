@@ -5,7 +5,6 @@
 //! only if the table's `size` covers them.
 
 use std::ffi::{c_char, c_int, c_void};
-use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, null};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use std::time::Duration;
 use nonblocking_ffi_plugin::glue::monotonic_ns;
 use nonblocking_ffi_plugin::sys::{NBFFI_OK, nbffi_exit_fn, nbffi_host, nbffi_task};
 
-use crate::task;
+use crate::task::{self, later};
 
 /// The table of one runtime.
 #[derive(Clone, Copy, Debug)]
@@ -66,17 +65,6 @@ impl Request {
 pub trait AtExit: Sync + 'static {
     /// Does it, and should return within `left`.
     fn at_exit(&'static self, left: Duration);
-}
-
-/// A field that came with a later version than 1.0, if the table has it.
-macro_rules! later {
-    ($host:expr, $field:ident) => {{
-        let table = $host.0.as_ptr();
-        let end = offset_of!(nbffi_host, $field) + size_of::<usize>();
-        // SAFETY: see `Host::new`; `size` is there in every version, and the
-        // field if the table is that long.
-        unsafe { ((*table).size as usize >= end).then(|| (*table).$field) }
-    }};
 }
 
 impl Host {
@@ -139,7 +127,7 @@ impl Host {
     /// task is completed or, in an asynchronous plugin, in other hands.
     pub unsafe fn next(&self) -> Option<Request> {
         // It came with version 1.1.
-        let next = later!(self, next)?;
+        let next = later!(self.0.as_ptr(), next)?;
         let mut request = (0, null(), 0);
         // SAFETY: by the contract; the pointers are writable.
         let found = unsafe {
@@ -161,7 +149,7 @@ impl Host {
     ///
     /// If memory is out.
     pub fn at_exit<T: AtExit>(&self, value: &'static T) -> Result<(), String> {
-        let Some(at_exit) = later!(self, at_exit) else {
+        let Some(at_exit) = later!(self.0.as_ptr(), at_exit) else {
             return Ok(());
         };
         let function: nbffi_exit_fn = run_at_exit::<T>;

@@ -10,9 +10,21 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use nonblocking_ffi_plugin::glue::monotonic_ns;
-use nonblocking_ffi_plugin::sys::{NBFFI_STALE, nbffi_host, nbffi_task};
+use nonblocking_ffi_plugin::sys::{NBFFI_STALE, nbffi_cancel_fn, nbffi_host, nbffi_task};
+
+/// A field that came with a later version than 1.0, if the table has it.
+macro_rules! later {
+    ($table:expr, $field:ident) => {{
+        let end = std::mem::offset_of!(nbffi_host, $field) + size_of::<usize>();
+        // SAFETY: the table is a host's, which is not closed. `size` is there in every
+        // version, and the field if the table is that long.
+        unsafe { ((*$table).size as usize >= end).then(|| (*$table).$field) }
+    }};
+}
+pub(crate) use later;
 
 type Message = unsafe extern "C" fn(nbffi_task, i64, *const c_char, u64) -> c_int;
+type OnCancel = unsafe extern "C" fn(nbffi_task, Option<nbffi_cancel_fn>, *mut c_void) -> c_int;
 
 #[derive(Debug)]
 struct Functions {
@@ -23,6 +35,8 @@ struct Functions {
     respond: unsafe extern "C" fn(nbffi_task, *const c_void, u64) -> c_int,
     fail: Message,
     set_status: Message,
+    /// Since 1.3.
+    on_cancel: Option<OnCancel>,
 }
 
 static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
@@ -34,8 +48,9 @@ static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
 /// `host` is what a plugin's `init` was given, and is not closed.
 pub(crate) unsafe fn keep_functions(host: NonNull<nbffi_host>) {
     let host = host.as_ptr();
-    // SAFETY: the functions are those of version 1.0. They are read in place,
-    // since an older host's table is shorter than the type.
+    let on_cancel = later!(host, on_cancel);
+    // SAFETY: the others are those of version 1.0. They are read in place, since an
+    // older host's table is shorter than the type.
     FUNCTIONS.get_or_init(|| unsafe {
         Functions {
             deadline_ns: (*host).deadline_ns,
@@ -45,6 +60,7 @@ pub(crate) unsafe fn keep_functions(host: NonNull<nbffi_host>) {
             respond: (*host).respond,
             fail: (*host).fail,
             set_status: (*host).set_status,
+            on_cancel,
         }
     });
 }
@@ -125,5 +141,19 @@ pub unsafe fn fail(task: nbffi_task, code: i64, message: &[u8]) {
         let (data, len) = (message.as_ptr().cast(), message.len() as u64);
         // SAFETY: by the contract; the host copies the message.
         unsafe { (functions.fail)(task, code, data, len) };
+    }
+}
+
+/// Has `function` called with `arg` and the task when nobody waits for the task any
+/// more. Returns what the host says; `NBFFI_STALE` if it is older than version 1.3.
+///
+/// # Safety
+///
+/// `function` takes `arg`, and does not unwind.
+pub unsafe fn on_cancel(task: nbffi_task, function: nbffi_cancel_fn, arg: *mut c_void) -> c_int {
+    match FUNCTIONS.get().and_then(|f| f.on_cancel) {
+        // SAFETY: by the contract.
+        Some(on_cancel) => unsafe { on_cancel(task, Some(function), arg) },
+        None => NBFFI_STALE,
     }
 }
