@@ -865,3 +865,38 @@ jvm_args: a worker has one JVM, and this one was made with "-Xmx100m -Dtea=green
 $/
 --- no_error_log
 [error]
+
+
+
+=== TEST 21: an interrupt hits the call that nobody waits for, and no other
+--- http_config eval: $::HttpConfig
+--- config
+location = /t {
+    content_by_lua_block {
+        local nbffi = require "resty.nonblocking_ffi"
+        nbffi.pool("crowd", { threads = 4 })
+        local rt = assert(java("Verbs", { name = ngx.var.request_id, pool = "crowd" }))
+        local slept, err = 0, nil
+        for _ = 1, 100 do
+            local waited = {}
+            for i = 1, 8 do
+                assert(rt:cast("doze 3600000", { timeout = 0.001 * (i % 4 + 1) }))
+                waited[i] = assert(rt:submit("sleep 1", { timeout = 3600 }))
+            end
+            local results, errors = nbffi.wait_all(waited)
+            for i = 1, 8 do
+                if results[i] == "slept" then slept = slept + 1 end
+                err = err or errors[i]
+            end
+        end
+        -- Most began, and were interrupted.
+        local woken = tonumber(rt:call("counts"):match("interrupted=(%d+)"))
+        ngx.say(slept, " ", err, " ", woken > 0)
+    }
+}
+--- request
+GET /t
+--- response_body
+800 nil true
+--- no_error_log
+[error]

@@ -131,6 +131,33 @@ fn signals_are_as_they_were_and_do_what_they_did() {
     nginx.stop(Signal::Quit, EXIT_PROMISE);
 }
 
+/// The host tells the thread that cancels when there is something to do.
+#[test]
+fn nothing_polls_while_java_runs() {
+    if !has("java") {
+        return;
+    }
+    let mut nginx = caller().start();
+    let naps = |worker| -> Vec<(String, u64)> {
+        let mut threads = process::naps(worker);
+        threads.retain(|(name, _)| name.starts_with("nbffi-java"));
+        threads
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| nginx.client().get("/call?sleep-60000-1"));
+        eventually("Java runs", || nginx.counters().get(Count::Started) == 1);
+        let worker = nginx.worker();
+        // It may be on its way to sleep.
+        eventually("it sleeps for a second", || {
+            let before = naps(worker);
+            std::thread::sleep(Duration::from_secs(1));
+            before.len() == 1 && naps(worker) == before
+        });
+        nginx.signal(Signal::Term);
+    });
+    nginx.wait_stopped(EXIT_PROMISE);
+}
+
 #[test]
 fn a_reload_under_load_loses_no_request() {
     if !has("java") {

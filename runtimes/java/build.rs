@@ -1,5 +1,5 @@
 //! Compiles the Java half, for the shared object to carry it: the API in `api/`
-//! and the host's own classes in `host/`.
+//! and its own classes in `runtime/`.
 //!
 //! Without a JDK the crate still builds, so that the workspace does; the shared
 //! object then carries nothing and says so when it is loaded.
@@ -19,7 +19,7 @@ fn main() {
     for name in ["JAVAC", "JAVA_HOME", "PATH"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    for path in ["build.rs", "api/src/main/java", "host"] {
+    for path in ["build.rs", "api/src/main/java", "runtime"] {
         println!("cargo:rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -63,11 +63,11 @@ fn version(javac: &Path) -> Option<u32> {
     number[..end.unwrap_or(number.len())].parse().ok()
 }
 
-/// Compiles all there is; the class files by the names of their classes.
+/// Compiles all sources. Returns the class files by the names of their classes.
 fn compile(javac: &Path, into: &Path) -> BTreeMap<String, PathBuf> {
     let _ = fs::remove_dir_all(into);
     let mut sources = Vec::new();
-    for folder in ["api/src/main/java", "host"] {
+    for folder in ["api/src/main/java", "runtime"] {
         collect(Path::new(folder), "java", &mut sources);
     }
     let output = Command::new(javac)
@@ -125,7 +125,7 @@ fn table(classes: &BTreeMap<String, PathBuf>) -> String {
             add(&parent, classes, done, text);
         }
         let path = path.to_string_lossy();
-        writeln!(text, "    (c{name:?}, include_bytes!({path:?})),").expect("a string");
+        writeln!(text, "    (jni_str!({name:?}), include_bytes!({path:?})),").expect("a string");
     }
     let mut text = String::from("&[\n");
     let mut done = BTreeSet::new();

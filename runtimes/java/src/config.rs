@@ -1,7 +1,8 @@
-//! What `load` was given, as the Lua side writes it: `key:length:value\n` for
-//! each field. A key that repeats is a list.
+//! The options of `load`, as the Lua side writes them.
 
 use std::path::PathBuf;
+
+use nonblocking_ffi_runtimes_common::fields::{Fields, unknown};
 
 /// The options of one runtime.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,11 +13,11 @@ pub struct Config {
     pub class_path: Vec<String>,
     /// Arguments of the JVM's command line.
     pub jvm_args: Vec<String>,
-    /// Where the JVM is, if that was said.
+    /// Where the JVM is, if the user says so.
     pub java_home: Option<PathBuf>,
-    /// The user's own.
+    /// For the user's class.
     pub config: String,
-    /// Whether threads are interrupted when nobody waits for what they do.
+    /// Whether a thread is interrupted when nobody waits for its task.
     pub interrupt: bool,
     /// Whether each task has a virtual thread of its own.
     pub virtual_threads: bool,
@@ -26,18 +27,14 @@ impl Config {
     /// Reads the fields.
     ///
     /// # Errors
-    /// In words, if that is not what the Lua side writes.
+    /// If the Lua side has not written them.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let mut config = Self {
             interrupt: true,
             ..Self::default()
         };
-        let mut rest = text;
-        while !rest.is_empty() {
-            let (key, value);
-            (key, value, rest) = field(rest).ok_or_else(|| {
-                "config is not a list of fields: load it with runtime = \"java\"".to_owned()
-            })?;
+        for field in Fields::new(text, "java") {
+            let (key, value) = field?;
             let value = std::str::from_utf8(value)
                 .map_err(|_| format!("{key} is not UTF-8"))?
                 .to_owned();
@@ -49,28 +46,13 @@ impl Config {
                 "config" => config.config = value,
                 "interrupt" => config.interrupt = value == "true",
                 "virtual_threads" => config.virtual_threads = value == "true",
-                _ => return Err(format!("unknown field \"{key}\"")),
+                _ => return Err(unknown(key)),
             }
         }
         if config.entry.is_empty() {
             return Err("entry is missing".to_owned());
         }
         Ok(config)
-    }
-}
-
-/// The first field, as key and value, and what is behind it.
-fn field(text: &[u8]) -> Option<(&str, &[u8], &[u8])> {
-    let colon = text.iter().position(|&b| b == b':')?;
-    let key = std::str::from_utf8(&text[..colon]).ok()?;
-    let text = &text[colon + 1..];
-    let colon = text.iter().position(|&b| b == b':')?;
-    let length: usize = std::str::from_utf8(&text[..colon]).ok()?.parse().ok()?;
-    let text = &text[colon + 1..];
-    let value = text.get(..length)?;
-    match text.get(length) {
-        Some(b'\n') => Some((key, value, &text[length + 1..])),
-        _ => None,
     }
 }
 
@@ -91,17 +73,9 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_something_else() {
-        for text in [
-            "hello",
-            "entry:5:abc\n",
-            "entry:3:abc",
-            "entry:x:abc\n",
-            ":",
-        ] {
-            let error = Config::parse(text.as_bytes()).unwrap_err();
-            assert!(error.contains("runtime = \"java\""), "{text}: {error}");
-        }
+    fn refuses_anything_else() {
+        let error = Config::parse(b"hello").unwrap_err();
+        assert!(error.contains("language = \"java\""), "{error}");
         assert_eq!(Config::parse(b"").unwrap_err(), "entry is missing");
         assert_eq!(
             Config::parse(b"entry:1:\xff\n").unwrap_err(),

@@ -1,53 +1,58 @@
 //! A frame: the memory that a pool thread and Java share, through which small
-//! requests and responses pass. `Worker.java` knows its layout.
+//! requests and responses pass. `Frame.java` knows its layout.
 //!
-//! # Turns
+//! # Epochs
 //!
-//! Each task that a thread runs is a turn, with a number. The watch
-//! (`Watch.java`) interrupts a thread whose task nobody waits for, and the
-//! interrupt must not hit the next task. So:
+//! Each task that the thread runs is an epoch of its frame, with a number. When
+//! nobody waits for the task any more, a thread of Java's (`Canceller.java`)
+//! interrupts the thread, and the interrupt must not hit the next task. So:
 //!
-//! - the watch *claims* the turn: one compare-and-swap sets [`CLAIMED`] in its
-//!   number, which fails if the turn is over;
-//! - it interrupts the thread, and *releases* the turn;
-//! - the thread ends a turn by exchanging the number. If that was claimed, it
-//!   waits for the release. Then it takes back what interrupt there is, and only
-//!   then begins to work on the next task.
+//! - the canceller *claims* the epoch of the task: one compare-and-swap sets
+//!   [`CLAIMED`] in its number, which fails if the epoch has ended;
+//! - it interrupts the thread, and *releases* the epoch;
+//! - the thread ends an epoch by exchanging the number. If that was claimed, it
+//!   waits for the release. Then it clears the interrupt, and only then begins
+//!   to work on the next task.
 //!
 //! One word decides: either the claim fails, or the thread knows of it.
 
 use std::cell::UnsafeCell;
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nonblocking_ffi_plugin::sys;
+use nonblocking_ffi_plugin::sys::nbffi_task;
+use nonblocking_ffi_runtimes_common::host::{Host, Request};
+use nonblocking_ffi_runtimes_common::task;
 
-use crate::runtime::Runtime;
+use crate::cancelled;
 
 /// The size of the area for a request, and of that for a response.
 pub const SMALL: usize = 4096;
-/// In a turn's number: the watch is about to interrupt the thread.
+/// The code of a failure that has none of its own.
+pub const CODE: i64 = 1;
+/// The most bytes that an array of Java's can have, or a few less.
+const LONGEST_ARRAY: u64 = i32::MAX as u64 - 8;
+/// In an epoch's number: the thread is about to be interrupted.
 const CLAIMED: u64 = 1;
-/// In a turn's number: a task runs.
+/// In an epoch's number: a task runs.
 const RUNNING: u64 = 2;
-/// What the number of a turn counts in.
+/// The difference between the numbers of two epochs.
 const STEP: u64 = 4;
 
-/// A frame. It is used by one pool thread, and never freed, since the watch may
+/// A frame. One pool thread uses it. It is never freed, since the canceller may
 /// look at it at any time.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
-    /// The number of the turn, with its flags.
-    turn: AtomicU64,
-    /// The task of the turn. Written by the thread, read by the watch too.
+    /// The number of the epoch, with its flags.
+    epoch: AtomicU64,
+    /// The task of the epoch. The thread writes it, the canceller reads it, too.
     task: AtomicU64,
-    /// The turn that the watch has released last.
+    /// The epoch that was released last.
     released: AtomicU64,
-    /// Whether the watch may interrupt the thread.
+    /// Whether the thread may be interrupted.
     interruptible: AtomicBool,
-    /// What only the thread knows.
+    /// For the thread alone.
     own: UnsafeCell<Own>,
     /// A small request, copied.
     request: Area,
@@ -67,9 +72,8 @@ impl Area {
 
 #[derive(Debug, Clone, Copy)]
 struct Own {
-    runtime: *const Runtime,
-    request: *const u8,
-    request_len: u64,
+    host: Option<Host>,
+    request: Request,
 }
 
 // What Java relies on.
@@ -78,8 +82,8 @@ const _: () = assert!(std::mem::offset_of!(Frame, request) == 64);
 const _: () = assert!(std::mem::offset_of!(Frame, response) == 64 + SMALL);
 const _: () = assert!(size_of::<Frame>() == 64 + 2 * SMALL);
 
-// SAFETY: the cells are the owning thread's; it is for the callers of the unsafe
-// functions to be on that thread.
+// SAFETY: the cells are the thread's that has the frame; the functions that use
+// them are unsafe, and must be called on that thread.
 unsafe impl Sync for Frame {}
 // SAFETY: as above; an unused frame is handed from thread to thread by a lock.
 unsafe impl Send for Frame {}
@@ -87,20 +91,32 @@ unsafe impl Send for Frame {}
 /// Frames that no thread has.
 static UNUSED: Mutex<Vec<&'static Frame>> = Mutex::new(Vec::new());
 
+/// Fails a task whose request is longer than any array of Java's, before the
+/// request is read. True if it did.
+pub fn refuses(request: &Request) -> bool {
+    let len = request.len();
+    if len <= LONGEST_ARRAY {
+        return false;
+    }
+    let message = format!("the request has {len} bytes, which is more than Java's arrays can have");
+    // SAFETY: nobody has seen the request.
+    unsafe { task::fail(request.task, CODE, message.as_bytes()) };
+    true
+}
+
 impl Frame {
     /// A frame for the calling thread.
     pub fn take() -> &'static Self {
         let unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner).pop();
         unused.unwrap_or_else(|| {
             Box::leak(Box::new(Self {
-                turn: AtomicU64::new(0),
+                epoch: AtomicU64::new(0),
                 task: AtomicU64::new(0),
                 released: AtomicU64::new(0),
                 interruptible: AtomicBool::new(false),
                 own: UnsafeCell::new(Own {
-                    runtime: std::ptr::null(),
-                    request: std::ptr::null(),
-                    request_len: 0,
+                    host: None,
+                    request: Request::new(0, std::ptr::null(), 0),
                 }),
                 request: Area(UnsafeCell::new([0; SMALL])),
                 response: Area(UnsafeCell::new([0; SMALL])),
@@ -108,8 +124,11 @@ impl Frame {
         })
     }
 
-    /// The thread does not need it any more.
-    pub fn give_back(&'static self) {
+    /// Lets another thread have it.
+    ///
+    /// # Safety
+    /// The thread that has it does not use it afterwards, in Java neither.
+    pub unsafe fn give_back(&'static self) {
         let mut unused = UNUSED.lock().unwrap_or_else(PoisonError::into_inner);
         unused.push(self);
     }
@@ -117,152 +136,168 @@ impl Frame {
     /// The frame behind a number that Java keeps.
     ///
     /// # Safety
-    /// `address` is a frame's.
+    /// `address` is what [`Frame::address`] returned.
     pub unsafe fn at(address: i64) -> &'static Self {
         // SAFETY: by the contract; frames are never freed.
         unsafe { &*std::ptr::with_exposed_provenance(address as usize) }
     }
 
     /// All of its memory, for Java.
-    pub fn memory(&'static self) -> *mut c_void {
-        let memory = std::ptr::from_ref(self).cast_mut().cast::<c_void>();
-        // Java hands the address back as a number.
-        memory.expose_provenance();
-        memory
+    pub fn memory(&'static self) -> *mut u8 {
+        std::ptr::from_ref(self).cast_mut().cast()
     }
 
-    /// Begins the first turn of a call.
-    ///
-    /// # Safety
-    /// On the thread that has the frame; the task was given to it, with this
-    /// request, for this runtime.
-    pub unsafe fn begin(&self, runtime: &Runtime, task: u64, request: *const u8, len: u64) {
-        // Relaxed: the swap in `turn` publishes it.
-        self.interruptible
-            .store(runtime.interrupts(), Ordering::Relaxed);
-        // SAFETY: this thread's cell.
-        unsafe { (*self.own.get()).runtime = runtime };
-        // SAFETY: by the contract.
-        unsafe { self.turn(task, request, len) };
+    /// The number that Java keeps.
+    pub fn address(&'static self) -> i64 {
+        self.memory().expose_provenance() as i64
     }
 
-    /// Ends the turn and begins the next one. From now on no interrupt comes that
-    /// was meant for the one that has ended.
+    /// Begins the first epoch of a call.
     ///
     /// # Safety
-    /// As for `begin`.
-    pub unsafe fn turn(&self, task: u64, request: *const u8, len: u64) {
-        // SAFETY: this thread's cells; `len` bytes are readable, by the ABI.
+    /// On the thread that has the frame, inside of the host's call that has given
+    /// it this task.
+    pub unsafe fn begin(&self, host: Host, interruptible: bool, request: Request) {
+        // Relaxed: the swap in `exchange` publishes it.
+        self.interruptible.store(interruptible, Ordering::Relaxed);
+        // SAFETY: this thread's cell; the rest by the contract.
         unsafe {
-            let own = &mut *self.own.get();
-            (own.request, own.request_len) = (request, len);
-            if len != 0 && len <= SMALL as u64 {
-                std::ptr::copy_nonoverlapping(request, self.request.start(), len as usize);
+            (*self.own.get()).host = Some(host);
+            self.advance(request);
+        }
+    }
+
+    /// Ends the epoch and takes the host's next task, of which it begins that. After
+    /// this no interrupt comes that was meant for the task before.
+    ///
+    /// # Safety
+    /// On the thread that has the frame, inside of the call that `begin` was called
+    /// in, when its task has ended or is in other hands.
+    pub unsafe fn next(&self) -> Option<Request> {
+        // SAFETY: this thread's cell; the rest by the contract.
+        unsafe {
+            let host = (*self.own.get()).host?;
+            while let Some(request) = host.next() {
+                if !refuses(&request) {
+                    self.advance(request);
+                    return Some(request);
+                }
             }
         }
-        // Relaxed: published by the swap. A watch that sees this task with the
-        // number of the turn before claims a turn whose work is over, which
-        // does no harm.
+        self.rest();
+        None
+    }
+
+    /// # Safety
+    /// As for `begin`.
+    unsafe fn advance(&self, request: Request) {
+        // SAFETY: this thread's cells; the request is readable.
+        unsafe {
+            (*self.own.get()).request = request;
+            if request.len() <= SMALL as u64 {
+                let bytes = request.bytes();
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.request.start(), bytes.len());
+            }
+        }
+        self.enter(request.task);
+        // Relaxed: of this thread.
+        if self.interruptible.load(Ordering::Relaxed) {
+            cancelled::subscribe(request.task);
+        }
+    }
+
+    /// Ends the epoch and begins that of a task.
+    fn enter(&self, task: nbffi_task) {
+        // Relaxed: the swap in `exchange` publishes it.
         self.task.store(task, Ordering::Relaxed);
         self.exchange(RUNNING);
     }
 
-    /// Ends the turn; there is no other. As for `turn`.
+    /// Ends the epoch; no task follows.
     pub fn rest(&self) {
         self.exchange(0);
     }
 
     fn exchange(&self, flags: u64) {
-        // Relaxed: only this thread counts, the flag aside, which is masked.
-        let number = self.turn.load(Ordering::Relaxed) & !(STEP - 1);
-        // SeqCst: releases the task to the Acquire in `number`, acquires a claim,
-        // and comes before the thread's look whether the watch sleeps, which in
-        // turn writes that before it looks at the turn.
-        let old = self.turn.swap((number + STEP) | flags, Ordering::SeqCst);
+        // Relaxed: only this thread counts. Others set a flag, which is masked.
+        let number = self.epoch.load(Ordering::Relaxed) & !(STEP - 1);
+        // AcqRel: releases the task to the Acquire in `claim`, and acquires a claim.
+        let old = self.epoch.swap((number + STEP) | flags, Ordering::AcqRel);
         if old & CLAIMED != 0 {
-            // Acquire: partner of the Release in `release`; the thread has been
-            // interrupted then. A later turn may have been claimed and released
-            // before this thread gets to see it.
+            // Acquire: partner of the Release in `release`. The thread has been
+            // interrupted then. A later epoch may have been claimed and released
+            // before this thread sees it.
             while self.released.load(Ordering::Acquire) < old {
                 std::thread::yield_now();
             }
         }
     }
 
-    /// The number of the turn, with its flags.
-    pub fn number(&self) -> u64 {
-        // Acquire: partner of the swap in `exchange`, for the task.
-        self.turn.load(Ordering::Acquire)
-    }
-
-    /// The task of the turn.
-    pub fn task(&self) -> u64 {
-        // Relaxed: see `turn`.
+    /// The task of the epoch.
+    pub fn task(&self) -> nbffi_task {
+        // Relaxed: see `enter`.
         self.task.load(Ordering::Relaxed)
     }
 
-    /// Claims a turn that was seen before, if it still lasts and may be
-    /// interrupted. Whoever claims it must release it.
-    pub fn claim(&self, turn: u64) -> bool {
-        // Relaxed: of a whole call; see `begin`.
-        turn & (CLAIMED | RUNNING) == RUNNING
-            && self.interruptible.load(Ordering::Relaxed)
+    /// Claims the epoch of a task, if the thread is in it and may be interrupted.
+    /// Returns what must be released.
+    pub fn claim(&self, task: nbffi_task) -> Option<u64> {
+        // Acquire: partner of the swap in `exchange`, for the task.
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let wanted = epoch & (CLAIMED | RUNNING) == RUNNING
+            && self.task() == task
+            // Relaxed: of a whole call; see `begin`.
+            && self.interruptible.load(Ordering::Relaxed);
+        let claimed = epoch | CLAIMED;
+        (wanted
             && self
-                .turn
+                .epoch
                 // AcqRel: partner of the swap in `exchange`.
-                .compare_exchange(turn, turn | CLAIMED, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+                .compare_exchange(epoch, claimed, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok())
+        .then_some(claimed)
     }
 
-    /// Lets the thread out of a turn that was claimed.
-    pub fn release(&self, turn: u64) {
+    /// Lets the thread out of an epoch that was claimed.
+    pub fn release(&self, claimed: u64) {
         // Release: partner of the Acquire in `exchange`.
-        self.released.store(turn | CLAIMED, Ordering::Release);
+        self.released.store(claimed, Ordering::Release);
     }
 
-    /// The runtime of the turn.
+    /// The request of the epoch.
     ///
     /// # Safety
-    /// On the thread that has the frame, inside of a call of the runtime.
-    pub unsafe fn runtime(&self) -> &Runtime {
-        // SAFETY: this thread's cell; the runtime outlives its calls.
-        unsafe { &*(*self.own.get()).runtime }
-    }
-
-    /// The request of the turn.
-    ///
-    /// # Safety
-    /// On the thread that has the frame, before the task is completed.
-    pub unsafe fn request(&self) -> (*const u8, u64) {
-        // SAFETY: this thread's cell.
-        let own = unsafe { *self.own.get() };
-        (own.request, own.request_len)
+    /// On the thread that has the frame, in a call. The bytes are not used when
+    /// the task has ended.
+    pub unsafe fn request(&self) -> &[u8] {
+        // SAFETY: this thread's cell; the rest by the contract.
+        unsafe { (*self.own.get()).request.bytes() }
     }
 
     /// Responds with the first bytes of the response area.
     ///
     /// # Safety
-    /// On the thread that has the frame, inside of a call.
-    pub unsafe fn respond(&self, host: &sys::nbffi_host, len: u64) {
-        debug_assert!(len <= SMALL as u64);
-        // SAFETY: the area is longer, and Java has written to it.
-        unsafe { (host.respond)(self.task(), self.response.start().cast(), len) };
+    /// On the thread that has the frame, in a call whose task has not ended. `len`
+    /// is at most [`SMALL`].
+    pub unsafe fn respond(&self, len: u64) {
+        // SAFETY: the area is long enough, and this thread has written to it.
+        unsafe { task::respond(self.task(), self.response.start(), len) };
     }
 
-    /// For what is in the copy of the request, where it is in the request
-    /// itself: the host does not even copy that.
+    /// Where in the request bytes are that lie in the copy of it: the host does
+    /// not copy what it is given of the request. Other addresses stay.
     ///
     /// # Safety
-    /// On the thread that has the frame, before the task is completed.
+    /// As for `request`.
     pub unsafe fn in_request(&self, data: *const u8, len: u64) -> *const u8 {
-        // SAFETY: this thread's cell.
-        let own = unsafe { *self.own.get() };
-        let area = self.request.start();
-        let offset = (data as usize).wrapping_sub(area as usize) as u64;
-        if own.request_len > SMALL as u64 || offset.saturating_add(len) > own.request_len {
+        // SAFETY: by the contract.
+        let request = unsafe { self.request() };
+        let offset = (data as usize).wrapping_sub(self.request.start() as usize);
+        let end = (offset as u64).saturating_add(len);
+        if request.len() > SMALL || end > request.len() as u64 {
             return data;
         }
-        own.request.wrapping_add(offset as usize)
+        request.as_ptr().wrapping_add(offset)
     }
 }
 
@@ -271,57 +306,48 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    /// A turn with no request.
-    fn turn(frame: &Frame, task: u64) {
-        // SAFETY: no byte is read; this thread has the frame.
-        unsafe { frame.turn(task, std::ptr::null(), 0) }
-    }
-
     #[test]
-    fn a_turn_that_is_over_cannot_be_claimed() {
+    fn only_the_epoch_of_the_task_can_be_claimed() {
         let frame = Frame::take();
         frame.interruptible.store(true, Ordering::Relaxed);
-        assert!(!frame.claim(frame.number()));
-        turn(frame, 7);
-        let (number, task) = (frame.number(), frame.task());
-        assert_eq!(task, 7);
-        turn(frame, 8);
-        assert!(!frame.claim(number));
-        let number = frame.number();
-        assert!(frame.claim(number));
-        // Once is enough.
-        assert!(!frame.claim(frame.number()));
-        frame.release(number);
+        assert_eq!(frame.claim(0), None);
+        frame.enter(7);
+        frame.enter(8);
+        assert_eq!(frame.claim(7), None);
+        let claimed = frame.claim(8).unwrap();
+        assert_eq!(frame.claim(8), None, "once is enough");
+        frame.release(claimed);
         frame.rest();
-        assert!(!frame.claim(frame.number()));
-        turn(frame, 9);
+        assert_eq!(frame.claim(8), None);
         frame.interruptible.store(false, Ordering::Relaxed);
-        assert!(!frame.claim(frame.number()));
+        frame.enter(9);
+        assert_eq!(frame.claim(9), None);
         frame.rest();
-        frame.give_back();
+        // SAFETY: not used any more.
+        unsafe { frame.give_back() };
     }
 
-    /// The thread leaves a claimed turn only when the interrupt has been sent:
+    /// The thread leaves a claimed epoch only when the interrupt has been sent:
     /// one that came later would hit another task.
     #[test]
-    fn no_interrupt_comes_after_its_turn() {
+    fn no_interrupt_comes_after_its_epoch() {
         // On a busy machine each takes two changes of thread.
         const CLAIMS: u64 = 2_000;
         const LIMIT: Duration = Duration::from_secs(3);
         let frame = Frame::take();
         frame.interruptible.store(true, Ordering::Relaxed);
-        // The turn that is being interrupted, between claim and release.
+        // The task that is being interrupted, between claim and release.
         let (interrupted, claims) = (AtomicU64::new(0), AtomicU64::new(0));
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let number = frame.number();
-                    if frame.claim(number) {
-                        interrupted.store(number, Ordering::Relaxed);
+                    let task = frame.task();
+                    if let Some(claimed) = frame.claim(task) {
+                        interrupted.store(task, Ordering::Relaxed);
                         (0..100).for_each(|_| std::hint::spin_loop());
                         interrupted.store(0, Ordering::Relaxed);
-                        frame.release(number);
+                        frame.release(claimed);
                         claims.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -334,13 +360,12 @@ mod tests {
                     break;
                 }
                 task += 1;
-                turn(frame, task);
-                let number = frame.number() & !CLAIMED;
+                frame.enter(task);
                 // Long enough to be seen and claimed.
                 for _ in 0..200 {
                     let other = interrupted.load(Ordering::Relaxed);
-                    if other != 0 && other != number {
-                        wrong.push((other, number));
+                    if other != 0 && other != task {
+                        wrong.push((other, task));
                     }
                     std::hint::spin_loop();
                 }
@@ -349,16 +374,17 @@ mod tests {
             over.store(true, Ordering::Relaxed);
             assert_eq!(wrong, []);
         });
-        frame.give_back();
+        // SAFETY: not used any more.
+        unsafe { frame.give_back() };
     }
 
     #[test]
-    fn what_is_of_the_request_is_found_in_it() {
+    fn bytes_of_the_request_are_found_in_it() {
         let frame = Frame::take();
         let request = [7_u8; 100];
         // SAFETY: this thread's frame; the request is readable.
         unsafe {
-            frame.turn(1, request.as_ptr(), 100);
+            frame.advance(Request::new(1, request.as_ptr().cast(), 100));
             let copy = frame.request.start().cast_const();
             assert_eq!(std::slice::from_raw_parts(copy, 100), request);
             let inside = frame.in_request(copy.add(10), 90);
@@ -369,7 +395,7 @@ mod tests {
             let elsewhere = frame.response.start().cast_const();
             assert_eq!(frame.in_request(elsewhere, 1), elsewhere);
             frame.rest();
+            frame.give_back();
         }
-        frame.give_back();
     }
 }

@@ -1,12 +1,12 @@
 //! The JVM: there can be one in a process, and it stays.
 //!
-//! It is made by a thread of our own, with an ample stack, which then is the
-//! watch's (`Watch.java`). It is never destroyed: nginx's worker leaves with `_exit`,
-//! after shutdown hooks have run (`end.rs`).
+//! A thread with an ample stack makes it, and then runs `Canceller.java`. The JVM is
+//! never destroyed: nginx's worker leaves with `_exit`, after shutdown hooks have
+//! run (`runtime.rs`).
 //!
 //! A JVM that cannot start (too large a heap, for instance) ends the process,
-//! as `java` would. But it calls a hook first, on the thread that makes it: ours
-//! does not return, so that all that is lost is that thread.
+//! as `java` would. But it calls a hook first, on the thread that makes it. Our hook
+//! does not return: only that thread is lost.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
@@ -15,53 +15,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jni_sys::{JNI_OK, JNI_VERSION_10, JavaVM, JavaVMInitArgs, JavaVMOption, jint};
+use jni::sys::{self, JNI_OK, JNI_VERSION_10, JavaVMInitArgs, JavaVMOption, jint};
+use jni::{EnvUnowned, JavaVM, errors};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use nonblocking_ffi_plugin::sys::NBFFI_LOG_NOTICE;
 use nonblocking_ffi_plugin::threads;
+use nonblocking_ffi_runtimes_common::log::log_for_any;
 
 use crate::config::Config;
-use crate::env::Env;
-use crate::java::Java;
+use crate::java::{self, Boot};
 use crate::locate::{self, Home, Places};
-use crate::options;
-use crate::{runtime, signals};
+use crate::{options, signals};
 
-/// What pthread gives by default, too. `-Xss` is for the threads that Java makes.
+/// pthread's default. `-Xss` is for the threads that Java makes.
 const STACK_BYTES: usize = 8 << 20;
-/// More threads than a JVM starts before it runs anything: it may end the process when
-/// one is refused to it.
+/// More threads than a JVM starts before it runs anything: it may end the process
+/// if it cannot have one.
 const THREADS: usize = 24;
-/// nginx's level for what the JVM itself says.
-const NOTICE: c_int = 6;
 
-/// The JVM, with the Java half in it.
-#[derive(Debug)]
-pub struct Jvm {
-    raw: *mut JavaVM,
-    java: Java,
-}
-
-// SAFETY: a JVM's functions are for all threads.
-unsafe impl Send for Jvm {}
-// SAFETY: as above.
-unsafe impl Sync for Jvm {}
-
-impl Jvm {
-    /// JNI's pointer to it.
-    pub fn raw(&self) -> *mut JavaVM {
-        self.raw
-    }
-
-    /// The Java half.
-    pub fn java(&self) -> &Java {
-        &self.java
-    }
-}
-
-/// What became of the attempt to make it.
+/// The attempt to make the JVM.
 struct Made {
-    /// For ever: once it has begun to start, there is no second attempt in a process.
-    result: Result<&'static Jvm, String>,
+    /// Final: once the JVM has begun to start, a process cannot try again.
+    result: Result<JavaVM, String>,
     home: PathBuf,
     arguments: Vec<String>,
 }
@@ -73,8 +48,8 @@ static MADE: Mutex<Option<Made>> = Mutex::new(None);
 /// # Errors
 /// In words: there is none, it cannot be made, or it was made in another way than
 /// this runtime wants it.
-pub fn obtain(config: &Config) -> Result<&'static Jvm, String> {
-    if !crate::java::is_complete() {
+pub(crate) fn obtain(config: &Config) -> Result<JavaVM, String> {
+    if !java::is_complete() {
         return Err(
             "libnonblocking_ffi_java.so was built on a machine without a JDK, and has no Java \
              half: build it again with one (Debian: openjdk-17-jdk-headless)"
@@ -141,14 +116,14 @@ fn in_words(arguments: &[String]) -> String {
     }
 }
 
-/// Who waits for the JVM that is being made.
-static WAITING: Mutex<Option<Sender<Result<&'static Jvm, String>>>> = Mutex::new(None);
-/// What the JVM has said and is not written yet.
+/// The thread that waits for the JVM that is being made.
+static WAITING: Mutex<Option<Sender<Result<JavaVM, String>>>> = Mutex::new(None);
+/// What the JVM has said and is not logged yet.
 static SAID: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 /// Whether it is being made.
 static STARTING: AtomicBool = AtomicBool::new(false);
 
-/// Finds the function that makes it, and out whether there are threads for it.
+/// Finds the function that makes it, and checks that there are threads for it.
 fn prepare(home: &Home) -> Result<CreateFn, String> {
     threads::can_start(THREADS).map_err(|error| format!("it needs {THREADS} threads: {error}"))?;
     let library = home.library();
@@ -162,12 +137,12 @@ fn prepare(home: &Home) -> Result<CreateFn, String> {
     create.map_err(|error| error.to_string())
 }
 
-/// Has a thread of its own make it. What comes of it is sent.
+/// Has a thread of its own make it, which sends the result.
 fn make(
     create: CreateFn,
     version: u32,
     arguments: &[String],
-) -> Result<Receiver<Result<&'static Jvm, String>>, String> {
+) -> Result<Receiver<Result<JavaVM, String>>, String> {
     let (send, receive) = mpsc::channel();
     *lock(&WAITING) = Some(send);
     let arguments = options::all(version, arguments);
@@ -175,38 +150,58 @@ fn make(
         .name("nbffi-java".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            // SAFETY: this thread is there for it and nothing else, and `obtain`
-            // comes here once.
-            let started = unsafe { start(create, &arguments) };
-            let jvm = started.as_ref().ok().copied();
-            report(started.map(|(jvm, _)| jvm));
-            if let Some((jvm, env)) = jvm {
-                jvm.java().watch(env);
+            // SAFETY: this thread has no other purpose, and `obtain` starts one only
+            // once.
+            let created = unsafe { start(create, &arguments) };
+            match created {
+                // SAFETY: the JVM has just given it to this thread.
+                Ok((vm, env)) => live(vm, unsafe { EnvUnowned::from_raw(env) }),
+                Err(why) => report(Err(why)),
             }
         });
     spawned.map_err(|error| format!("no thread for it: {error}"))?;
     Ok(receive)
 }
 
-fn report(result: Result<&'static Jvm, String>) {
+fn report(result: Result<JavaVM, String>) {
     if let Some(waiting) = lock(&WAITING).take() {
-        // Who waits does so until this.
+        // The thread waits until it is told.
         let _ = waiting.send(result);
     }
 }
 
-type CreateFn = unsafe extern "system" fn(*mut *mut JavaVM, *mut *mut c_void, *mut c_void) -> jint;
+/// What the thread does that has made the JVM, to the end of the process.
+fn live(vm: JavaVM, mut env: EnvUnowned<'_>) {
+    let ended = env.with_env(|env| -> errors::Result<()> {
+        match java::start(env) {
+            Ok(()) => report(Ok(vm)),
+            Err(error) => {
+                report(Err(java::describe(env, &error)));
+                return Ok(());
+            }
+        }
+        Boot::cancel_forever(env)
+    });
+    // It does not return. If it did, nothing would be cancelled any more.
+    drop(ended);
+}
+
+type CreateFn =
+    unsafe extern "system" fn(*mut *mut sys::JavaVM, *mut *mut c_void, *mut c_void) -> jint;
 
 /// Makes the JVM, with the calling thread as its first.
 ///
 /// # Safety
 /// Once in a process.
-unsafe fn start(create: CreateFn, arguments: &[String]) -> Result<(&'static Jvm, Env), String> {
+unsafe fn start(
+    create: CreateFn,
+    arguments: &[String],
+) -> Result<(JavaVM, *mut sys::JNIEnv), String> {
     signals::choose_stop_signal();
     let handlers = signals::Handlers::now();
     let locale = Locale::now();
     // Relaxed: the hooks read it on this thread, or on one that the JVM starts
-    // behind this.
+    // after this.
     STARTING.store(true, Ordering::Relaxed);
     // SAFETY: by the contract.
     let created = unsafe { call(create, arguments) };
@@ -214,11 +209,9 @@ unsafe fn start(create: CreateFn, arguments: &[String]) -> Result<(&'static Jvm,
     handlers.restore(create as *const c_void);
     locale.restore();
     let (raw, env) = created?;
-    // SAFETY: the JVM has just given it to this thread, which it keeps.
-    let env = unsafe { Env::new(env.cast()) };
     flush();
-    let java = Java::start(env).map_err(|thrown| thrown.0)?;
-    Ok((Box::leak(Box::new(Jvm { raw, java })), env))
+    // SAFETY: the JVM has just made it.
+    Ok((unsafe { JavaVM::from_raw(raw) }, env.cast()))
 }
 
 /// # Safety
@@ -226,7 +219,7 @@ unsafe fn start(create: CreateFn, arguments: &[String]) -> Result<(&'static Jvm,
 unsafe fn call(
     create: CreateFn,
     arguments: &[String],
-) -> Result<(*mut JavaVM, *mut c_void), String> {
+) -> Result<(*mut sys::JavaVM, *mut c_void), String> {
     let strings: Result<Vec<CString>, _> = arguments
         .iter()
         .map(|text| CString::new(text.as_str()))
@@ -272,7 +265,7 @@ fn what_it_said(otherwise: &str) -> String {
     }
 }
 
-/// Writes whole lines of what the JVM has said to nginx's error log.
+/// Logs the whole lines of what the JVM has said.
 fn flush() {
     let mut said = lock(&SAID);
     let Some(end) = said.iter().rposition(|&b| b == b'\n') else {
@@ -281,9 +274,7 @@ fn flush() {
     let rest = said.split_off(end + 1);
     let lines = std::mem::replace(&mut *said, rest);
     drop(said);
-    for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-        runtime::log(0, NOTICE, line);
-    }
+    log_for_any(NBFFI_LOG_NOTICE, &String::from_utf8_lossy(&lines));
 }
 
 unsafe extern "C" {
@@ -309,7 +300,7 @@ unsafe extern "C" fn print(_file: *mut c_void, format: *const c_char, list: *mut
 extern "C" fn on_exit(code: jint) {
     give_up(&format!("it exits with code {code}"));
     // Runtime.halt, for instance. Not `_exit`, which some versions call: the host
-    // logs who it was, and sees to the status.
+    // logs the cause, and sets the status.
     // SAFETY: the host's handler ends the process at once, whatever threads run.
     unsafe { libc::exit(code) };
 }
@@ -318,8 +309,8 @@ extern "C" fn on_abort() {
     give_up("it aborts");
 }
 
-/// The JVM is about to end the process. If it could not even start, it is kept
-/// from that, by not returning.
+/// The JVM is about to end the process. If it is still starting, this does not return:
+/// so the process lives.
 fn give_up(otherwise: &str) {
     // Relaxed: see `start`.
     if !STARTING.load(Ordering::Relaxed) {

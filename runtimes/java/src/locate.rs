@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// The oldest Java that will do.
 pub const OLDEST: u32 = 17;
-/// What `PATH` is where there is none.
+/// Used if there is no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Folders with a Java installation in each of their folders.
 const FOLDERS: [&str; 5] = [
@@ -142,7 +142,7 @@ fn from_folders(places: &Places, attempt: Attempt<'_>) -> Option<Home> {
     homes.iter().find_map(|home| attempt("", home))
 }
 
-/// What is wrong with a folder, if it is not that of a Java that will do.
+/// The installation in a folder, or what is wrong with it.
 fn examine(folder: &Path) -> Result<Home, String> {
     let path = fs::canonicalize(folder).map_err(|_| "there is none".to_owned())?;
     let home = Home {
@@ -158,7 +158,7 @@ fn examine(folder: &Path) -> Result<Home, String> {
     Ok(home)
 }
 
-/// What the file `release` of an installation says; 8 for "1.8.0_401".
+/// The version in the file `release` of an installation; 8 for "1.8.0_401".
 fn version(home: &Path) -> Option<u32> {
     let text = fs::read_to_string(home.join("release")).ok()?;
     let line = text

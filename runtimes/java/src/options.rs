@@ -3,8 +3,8 @@
 /// Arguments that no user may change: nginx has the signals.
 const MANDATORY: [&str; 1] = ["-Xrs"];
 
-/// Modest, as every worker has a JVM of its own. What the user says comes behind
-/// it, and counts.
+/// Modest, since every worker has a JVM of its own. The user's arguments come later,
+/// and override these.
 const DEFAULTS: [&str; 12] = [
     "-Xmx64m",
     "-Xss512k",
@@ -20,7 +20,7 @@ const DEFAULTS: [&str; 12] = [
     "-Dsun.jnu.encoding=UTF-8",
     // An exception has its message and its stack trace, however often it occurs.
     "-XX:-OmitStackTraceInFastThrow",
-    // Nobody has a screen.
+    // There is no screen.
     "-Djava.awt.headless=true",
     // `Drivers.java` takes out the drivers of closed runtimes.
     "--add-opens=java.sql/java.sql=ALL-UNNAMED",
@@ -30,9 +30,9 @@ const DEFAULTS: [&str; 12] = [
     "-Djava.class.path=/dev/null",
 ];
 
-/// The collector of choice, unless the user has one.
+/// The collector, unless the user chooses one.
 const COLLECTOR: &str = "-XX:+UseSerialGC";
-/// Java 24 and later ask for leave to load libraries, as sqlite-jdbc does.
+/// Java 24 and later want a permission to load libraries, as sqlite-jdbc does.
 const NATIVE_ACCESS: (u32, &str) = (24, "--enable-native-access=ALL-UNNAMED");
 
 /// Whether an argument chooses a collector.
@@ -54,10 +54,10 @@ pub fn all(version: u32, given: &[String]) -> Vec<String> {
     all
 }
 
-/// Whether the user's arguments are such that a JVM can be made with them here.
+/// Checks the user's arguments.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// If one cannot be used here.
 pub fn check(given: &[String]) -> Result<(), String> {
     for argument in given {
         let complaint = match argument.as_str() {

@@ -8,15 +8,15 @@
 //!   has seen to SIGPIPE.
 //! - SIGSEGV, SIGBUS, SIGFPE and SIGILL are how its compiled code finds a null
 //!   reference or stops for the collector. They are caused by the very thread
-//!   that gets them, so they are never nginx's. Another language may have the same idea of them: the
-//!   JVM passes on to an earlier handler what is not Java's. Go's code runs on
+//!   that gets them, so they are never nginx's. Another language may use them, too: the JVM
+//!   passes on to the earlier handler what is not Java's. Go's code runs on
 //!   small stacks of its own making, and its handler ends the process if it is
 //!   not on the thread's stack for signals, so the JVM's has to be there, too.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::mem::MaybeUninit;
 
-/// What the JVM may keep, and must get.
+/// The JVM needs these.
 const SYNCHRONOUS: [c_int; 5] = [
     libc::SIGSEGV,
     libc::SIGBUS,
@@ -24,13 +24,13 @@ const SYNCHRONOUS: [c_int; 5] = [
     libc::SIGILL,
     libc::SIGTRAP,
 ];
-/// What says which signal stops threads.
+/// Tells the JVM which signal stops threads.
 const STOP_VARIABLE: &CStr = c"_JAVA_SR_SIGNUM";
 /// The highest number of a signal.
 const LAST: c_int = 64;
 
-/// The signal for stopping threads: one that nobody knows by name. `SIGRTMAX - 2`
-/// is what the JDK's own libraries take, to wake threads that wait for sockets.
+/// The signal that stops threads: one without a name. The JDK's own libraries use
+/// `SIGRTMAX - 2` to wake threads that wait for sockets.
 fn stop_signal() -> c_int {
     libc::SIGRTMAX() - 5
 }
@@ -51,9 +51,9 @@ impl Handlers {
         Self(all.collect())
     }
 
-    /// Puts back what a library has replaced meanwhile, but for what the JVM
-    /// needs. The library is known by the address of something in it: others
-    /// may be setting handlers at the same time, which stay.
+    /// Restores the handlers that a library has replaced meanwhile, except those
+    /// that the JVM needs. The library is known by an address in it. Handlers
+    /// that others set at the same time stay.
     pub fn restore(&self, library: *const c_void) {
         let (kept, library) = (stop_signal(), library_at(library));
         for (signal, before) in &self.0 {
@@ -73,7 +73,7 @@ impl Handlers {
     }
 }
 
-/// What happens at a signal; `None` if it is no signal.
+/// The action of a signal; `None` if there is no such signal.
 fn action(signal: c_int) -> Option<libc::sigaction> {
     let mut action = MaybeUninit::uninit();
     // SAFETY: asks only; writes the action if it returns 0.
@@ -82,8 +82,7 @@ fn action(signal: c_int) -> Option<libc::sigaction> {
     known.then(|| unsafe { action.assume_init() })
 }
 
-/// Has a handler that is in this library run on the stack for signals, in threads
-/// that have one.
+/// Makes a handler of this library run on the thread's signal stack, if it has one.
 fn move_to_signal_stack(signal: c_int, library: *const c_void) {
     let Some(mut theirs) = action(signal) else {
         return;
@@ -104,7 +103,7 @@ fn move_to_signal_stack(signal: c_int, library: *const c_void) {
     }
 }
 
-/// Where the library begins that has something at an address; null if none.
+/// Where the library begins that contains an address; null if none does.
 fn library_at(address: *const c_void) -> *const c_void {
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: any address may be asked for; zeroes are a valid Dl_info.

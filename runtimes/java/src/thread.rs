@@ -2,42 +2,66 @@
 //! from then on.
 //!
 //! When a runtime is closed, threads may hold values of its thread-locals, and
-//! these its classes. Java has no way to clear them, but for the end of the
-//! thread. So after each close every pool thread leaves the JVM and enters it
-//! again, as a new Java thread, the next time that it runs something.
+//! these its classes. Java cannot clear them before the thread ends. So after each
+//! close every pool thread leaves the JVM, and enters it as a new Java thread the
+//! next time that it runs something.
+//!
+//! Code gets JNI's environment for as long as its closure runs:
+//!
+//! ```no_run
+//! # use jni::{JavaVM, objects::JString};
+//! # use nonblocking_ffi_java::thread::with_env;
+//! # fn example(vm: &JavaVM) -> Result<String, String> {
+//! with_env(vm, |env| JString::from_str(env, "tea")?.try_to_string(env))
+//! # }
+//! ```
+//!
+//! Neither it nor a local reference can leave the closure:
+//!
+//! ```compile_fail
+//! # use jni::{JavaVM, objects::JString};
+//! # use nonblocking_ffi_java::thread::with_env;
+//! # fn example(vm: &JavaVM) -> Result<JString<'static>, String> {
+//! with_env(vm, |env| JString::from_str(env, "tea"))
+//! # }
+//! ```
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jni_sys::{JNI_OK, JNI_VERSION_10, JNIEnv, JavaVMAttachArgs, jobject};
+use jni::objects::Global;
+use jni::sys::{self, JNI_OK, JNI_VERSION_10, JavaVMAttachArgs};
+use jni::{Env, EnvUnowned, JavaVM, Outcome, errors};
+use nonblocking_ffi_plugin::sys::nbffi_task;
+use nonblocking_ffi_runtimes_common::entry::PANIC;
+use nonblocking_ffi_runtimes_common::host::Request;
 
-use crate::env::Env;
 use crate::frame::Frame;
-use crate::jvm::Jvm;
+use crate::java::{self, Boot, JavaFrame, JavaRuntime};
 
-/// A thread that does the work of a call: calls may be nested, if the host runs
-/// a task inside of another one, and each has a worker of its own.
-#[derive(Debug, Clone, Copy)]
-pub struct Worker {
-    /// The memory that it shares with Java.
-    pub frame: &'static Frame,
-    /// A global reference to the `Worker`.
-    pub java: jobject,
+/// Local references that a closure may have at a time.
+const LOCALS: usize = 16;
+
+/// Both sides of a frame. A call has one of its own, since the host may run a task
+/// inside of another one.
+struct Frames {
+    ours: &'static Frame,
+    java: Global<JavaFrame<'static>>,
 }
 
 /// This thread in the JVM.
 struct Attached {
-    jvm: &'static Jvm,
-    env: Env,
-    /// What `GENERATION` was when it entered.
+    vm: JavaVM,
+    env: *mut sys::JNIEnv,
+    /// What `GENERATION` was when the thread entered.
     generation: u64,
-    /// Workers that are not at work.
-    idle: Vec<Worker>,
+    /// Frames that no call uses.
+    idle: Vec<Frames>,
     /// Calls that this thread is in.
     depth: usize,
-    /// Whether the thread was in the JVM before we came, for somebody else.
+    /// Whether somebody else had attached the thread before.
     foreign: bool,
 }
 
@@ -48,22 +72,20 @@ thread_local! {
     static ATTACHED: RefCell<Option<Attached>> = const { RefCell::new(None) };
 }
 
-/// Has every thread enter the JVM anew before it runs something again.
-pub fn renew_all() {
-    // Relaxed: a thread that sees it one call later is as good.
+/// Makes every thread enter the JVM anew before it runs something again.
+pub(crate) fn renew_all() {
+    // Relaxed: a thread may as well see it one call later.
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Attached {
-    fn enter(jvm: &'static Jvm) -> Result<Self, String> {
+    fn enter(vm: &JavaVM) -> Result<Self, String> {
         // Relaxed: see `renew_all`.
         let generation = GENERATION.load(Ordering::Relaxed);
+        let raw = vm.get_raw();
         let mut env = null_mut::<c_void>();
         // SAFETY: a pointer to write to, and a version that the JVM knows.
-        let foreign = unsafe {
-            let table = &(**jvm.raw()).v1_4;
-            (table.GetEnv)(jvm.raw(), &mut env, JNI_VERSION_10) == JNI_OK
-        };
+        let foreign = unsafe { ((**raw).v1_2.GetEnv)(raw, &mut env, JNI_VERSION_10) == JNI_OK };
         if !foreign {
             let name = name();
             let mut arguments = JavaVMAttachArgs {
@@ -71,20 +93,17 @@ impl Attached {
                 name: name.as_ptr().cast_mut(),
                 group: null_mut(),
             };
-            // SAFETY: as above; the name is terminated, and copied.
-            let status = unsafe {
-                let table = &(**jvm.raw()).v1_4;
-                let arguments = std::ptr::from_mut(&mut arguments).cast();
-                (table.AttachCurrentThreadAsDaemon)(jvm.raw(), &mut env, arguments)
-            };
+            let arguments = std::ptr::from_mut(&mut arguments).cast();
+            // SAFETY: as above; the JVM copies the name, which is terminated.
+            let status =
+                unsafe { ((**raw).v1_4.AttachCurrentThreadAsDaemon)(raw, &mut env, arguments) };
             if status != JNI_OK {
                 return Err(format!("the JVM does not take the thread (code {status})"));
             }
         }
         Ok(Self {
-            jvm,
-            // SAFETY: of this thread, which leaves when this is dropped.
-            env: unsafe { Env::new(env.cast::<JNIEnv>()) },
+            vm: vm.clone(),
+            env: env.cast(),
             generation,
             idle: Vec::new(),
             depth: 0,
@@ -92,32 +111,54 @@ impl Attached {
         })
     }
 
-    fn worker(&mut self) -> Result<Worker, String> {
-        if let Some(worker) = self.idle.pop() {
-            return Ok(worker);
+    fn frames(&mut self) -> Result<Frames, String> {
+        if let Some(frames) = self.idle.pop() {
+            return Ok(frames);
         }
-        let frame = Frame::take();
-        match self.jvm.java().enter(self.env, frame) {
-            Ok(java) => Ok(Worker { frame, java }),
-            Err(thrown) => {
-                frame.give_back();
-                Err(thrown.0)
+        let ours = Frame::take();
+        let (memory, size) = (ours.memory(), size_of::<Frame>());
+        // SAFETY: this thread's, which is attached. The frame is never freed.
+        let java = unsafe {
+            in_env(self.env, |env| {
+                env.with_local_frame(LOCALS, |env| {
+                    let buffer = env.new_direct_byte_buffer(memory, size)?;
+                    let frame = Boot::enter(env, ours.address(), buffer)?;
+                    env.new_global_ref(frame)
+                })
+            })
+        };
+        match java {
+            Ok(java) => Ok(Frames { ours, java }),
+            Err(why) => {
+                // SAFETY: Java does not have it.
+                unsafe { ours.give_back() };
+                Err(why)
             }
         }
     }
 }
 
 impl Drop for Attached {
-    /// On a change of generation, or at the thread's end.
+    /// When the generation changes, or the thread ends.
     fn drop(&mut self) {
-        for worker in std::mem::take(&mut self.idle) {
-            self.jvm.java().leave(self.env, worker.java);
-            worker.frame.give_back();
-        }
+        let idle = std::mem::take(&mut self.idle);
+        // SAFETY: this thread's, which is attached still.
+        let _ = unsafe {
+            in_env(self.env, |env| {
+                for frames in idle {
+                    // It takes the frame from a list. If memory is out, the frame stays
+                    // there, and this one is not used again.
+                    Boot::leave(env, &*frames.java)?;
+                    frames.ours.give_back();
+                }
+                Ok(())
+            })
+        };
         if !self.foreign {
-            // SAFETY: attached by us; no Java frame is on its stack, since no
-            // call is under way.
-            unsafe { ((**self.jvm.raw()).v1_4.DetachCurrentThread)(self.jvm.raw()) };
+            let raw = self.vm.get_raw();
+            // SAFETY: `enter` has attached it. No call is under way, so no frame of
+            // Java's is on its stack.
+            unsafe { ((**raw).v1_2.DetachCurrentThread)(raw) };
         }
     }
 }
@@ -131,42 +172,82 @@ fn name() -> CString {
     CString::new(&name[..end]).unwrap_or_default()
 }
 
-/// Runs something with the JNI of this thread.
+/// Runs something with a thread's environment. No exception is pending afterwards.
 ///
-/// # Errors
-/// If the JVM does not take the thread.
-pub fn with_env<T>(jvm: &'static Jvm, body: impl FnOnce(Env) -> T) -> Result<T, String> {
-    begin(jvm, |attached| Ok(attached.env)).map(|env| {
-        let result = body(env);
-        end(None);
-        result
-    })
+/// # Safety
+/// `env` is that of the calling thread, which is attached.
+unsafe fn in_env<T>(
+    env: *mut sys::JNIEnv,
+    body: impl FnOnce(&mut Env<'_>) -> errors::Result<T>,
+) -> Result<T, String> {
+    // SAFETY: by the contract; the value is gone when this returns.
+    let mut env = unsafe { EnvUnowned::from_raw(env) };
+    let outcome = env.with_env(|env| -> errors::Result<_> {
+        match body(env) {
+            Ok(value) => Ok(Ok(value)),
+            Err(error) => env.with_local_frame(LOCALS, |env| Ok(Err(java::describe(env, &error)))),
+        }
+    });
+    match outcome.into_outcome() {
+        Outcome::Ok(result) => result,
+        Outcome::Err(error) => Err(error.to_string()),
+        Outcome::Panic(_) => Err(PANIC.to_owned()),
+    }
 }
 
-/// Runs something on this thread as a worker. An error of it gives the worker up:
-/// nobody knows what state it is in.
+/// Runs something with the environment of this thread.
 ///
 /// # Errors
-/// If the JVM does not take the thread.
-pub fn with_worker<T, E>(
-    jvm: &'static Jvm,
-    body: impl FnOnce(Env, Worker) -> Result<T, E>,
-) -> Result<Result<T, E>, String> {
-    begin(jvm, |attached| Ok((attached.env, attached.worker()?))).map(|(env, worker)| {
-        let result = body(env, worker);
-        if result.is_err() {
-            worker.frame.rest();
-            renew_all();
-        }
-        end(Some(worker));
-        result
-    })
+/// If the JVM does not take the thread; or the body's, in words.
+pub fn with_env<T>(
+    vm: &JavaVM,
+    body: impl FnOnce(&mut Env<'_>) -> errors::Result<T>,
+) -> Result<T, String> {
+    let env = begin(vm, |attached| Ok(attached.env))?;
+    // SAFETY: this thread's. It stays attached until `end`.
+    let result = unsafe { in_env(env, |env| env.with_local_frame(LOCALS, body)) };
+    end(None);
+    result
+}
+
+/// Runs a call's tasks in a frame of this thread, after `prepare` has put the first
+/// into it. If something is thrown, the thread enters the JVM anew before it runs
+/// anything else: nobody knows what state it is in.
+///
+/// # Errors
+/// If the JVM does not take the thread; or the exception, and the task that the frame
+/// was in.
+///
+/// # Safety
+/// In a call of the runtime.
+pub(crate) unsafe fn run(
+    vm: &JavaVM,
+    runtime: &JavaRuntime<'_>,
+    first: &Request,
+    prepare: impl FnOnce(&'static Frame),
+) -> Result<(), (nbffi_task, String)> {
+    let (env, frames) = begin(vm, |attached| Ok((attached.env, attached.frames()?)))
+        .map_err(|why| (first.task, why))?;
+    prepare(frames.ours);
+    // SAFETY: this thread's, in a call.
+    let thrown = unsafe { java::run(env, &frames.java, runtime, first.len()) };
+    let mut result = Ok(());
+    if thrown {
+        let task = frames.ours.task();
+        // SAFETY: this thread's, which is attached.
+        let why = unsafe { in_env(env, |_| Err::<(), _>(errors::Error::JavaException)) };
+        result = why.map_err(|why| (task, why));
+        frames.ours.rest();
+        renew_all();
+    }
+    end(Some(frames));
+    result
 }
 
 /// Enters the JVM if need be, and one call deeper. The cell is not borrowed while
 /// the call runs, which may lead back here.
 fn begin<T>(
-    jvm: &'static Jvm,
+    vm: &JavaVM,
     get: impl FnOnce(&mut Attached) -> Result<T, String>,
 ) -> Result<T, String> {
     ATTACHED.with(|cell| {
@@ -180,7 +261,7 @@ fn begin<T>(
         }
         let attached = match &mut *cell {
             Some(attached) => attached,
-            none => none.insert(Attached::enter(jvm)?),
+            none => none.insert(Attached::enter(vm)?),
         };
         let got = get(attached)?;
         attached.depth += 1;
@@ -188,11 +269,11 @@ fn begin<T>(
     })
 }
 
-fn end(worker: Option<Worker>) {
+fn end(frames: Option<Frames>) {
     ATTACHED.with(|cell| {
         if let Some(attached) = &mut *cell.borrow_mut() {
             attached.depth -= 1;
-            attached.idle.extend(worker);
+            attached.idle.extend(frames);
         }
     });
 }

@@ -60,7 +60,7 @@ fn a_failure_is_that_of_its_task_alone() {
         "{message}"
     );
     // Our own frames are nobody's business.
-    assert!(!message.contains("nonblockingffi.host"), "{message}");
+    assert!(!message.contains("nonblockingffi.runtime"), "{message}");
     assert_eq!(outcomes[2].failure(), (7, "empty"));
     assert_eq!(outcomes[3].data(), b"good");
 }

@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import io.github.nonblockingffi.Host;
 import java.lang.System.Logger.Level;
@@ -6,20 +6,14 @@ import java.lang.invoke.MethodHandle;
 import java.lang.invoke.MethodHandles;
 import java.lang.invoke.MethodType;
 import java.util.List;
-import java.util.Set;
-import java.util.concurrent.ConcurrentHashMap;
-import java.util.concurrent.CopyOnWriteArrayList;
 
-/** A class path, an entry and a configuration: what {@code load} has made. */
+/** A class path, an entry and a configuration. */
 final class JavaRuntime implements Host {
-    private static final List<JavaRuntime> ALL = new CopyOnWriteArrayList<>();
-
     private final long id;
     private final String name;
     private final String config;
     private final boolean interrupts;
     private final Loader loader;
-    private final Set<Pending> pending = ConcurrentHashMap.newKeySet();
     private Handler handler;
     private Object instance;
 
@@ -41,10 +35,6 @@ final class JavaRuntime implements Host {
             boolean virtualThreads,
             List<String> classPath) {}
 
-    static List<JavaRuntime> all() {
-        return ALL;
-    }
-
     static JavaRuntime open(Options options) throws Throwable {
         JavaRuntime runtime = new JavaRuntime(options);
         ClassLoader before = runtime.become();
@@ -60,7 +50,6 @@ final class JavaRuntime implements Host {
         } finally {
             Thread.currentThread().setContextClassLoader(before);
         }
-        ALL.add(runtime);
         return runtime;
     }
 
@@ -76,11 +65,11 @@ final class JavaRuntime implements Host {
                     + "not a future of it");
         }
         try {
-            MethodHandle start = MethodHandles.publicLookup().findStatic(
+            MethodHandle starter = MethodHandles.publicLookup().findStatic(
                     Thread.class,
                     "startVirtualThread",
                     MethodType.methodType(Thread.class, Runnable.class));
-            return new Handler.Virtual(runtime, entry, start);
+            return new Handler.Virtual(runtime, entry, starter);
         } catch (ReflectiveOperationException missing) {
             throw new Refusal("virtual_threads needs Java 21 or later; this is "
                     + Runtime.version());
@@ -88,7 +77,7 @@ final class JavaRuntime implements Host {
     }
 
     /**
-     * Has the calling thread work for this runtime.
+     * Makes the calling thread work for this runtime.
      *
      * @return the context class loader that it had
      */
@@ -100,7 +89,6 @@ final class JavaRuntime implements Host {
 
     /** Ends it, after its last task. */
     void close() {
-        ALL.remove(this);
         ClassLoader before = become();
         try {
             if (instance instanceof AutoCloseable closeable) {
@@ -125,11 +113,6 @@ final class JavaRuntime implements Host {
 
     Handler handler() {
         return handler;
-    }
-
-    /** Its tasks that run outside of the pool. */
-    Set<Pending> pending() {
-        return pending;
     }
 
     boolean interrupts() {

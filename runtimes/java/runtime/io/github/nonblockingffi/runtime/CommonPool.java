@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import java.security.AccessController;
 import java.security.PrivilegedAction;
@@ -22,33 +22,33 @@ public final class CommonPool implements ForkJoinWorkerThreadFactory {
     /** Called by {@code ForkJoinPool}. */
     public CommonPool() {}
 
-    /** Before anybody uses the pool, and unless the user has said something else. */
+    /** To be called before the pool is used. Does nothing if the user has a factory. */
     static void install() {
         if (System.getProperty(PROPERTY) == null) {
             System.setProperty(PROPERTY, CommonPool.class.getName());
         }
     }
 
-    /** Without the privileges of whoever happens to submit the first task: the thread
-     * would keep its classes. */
+    /** Without the privileges of the code that submits the first task: the thread would
+     * keep its classes. */
     @Override
     @SuppressWarnings("removal")
     public ForkJoinWorkerThread newThread(ForkJoinPool pool) {
         return AccessController.doPrivileged(
-                (PrivilegedAction<ForkJoinWorkerThread>) () -> new Worker(pool));
+                (PrivilegedAction<ForkJoinWorkerThread>) () -> new PoolThread(pool));
     }
 
-    private static final class Worker extends ForkJoinWorkerThread {
-        /** Set by code of {@link #chooser}, if it is not that one. */
+    private static final class PoolThread extends ForkJoinWorkerThread {
+        /** Set by code of {@link #chooser}. */
         private ClassLoader chosen;
         private Loader chooser;
 
-        Worker(ForkJoinPool pool) {
+        PoolThread(ForkJoinPool pool) {
             super(pool);
             super.setContextClassLoader(ClassLoader.getSystemClassLoader());
         }
 
-        /** What was set is for the runtime alone that has set it. */
+        /** Only the runtime that has set one sees it. */
         @Override
         public ClassLoader getContextClassLoader() {
             Loader caller = Thread.currentThread() == this ? Loader.ofCaller() : null;
@@ -61,7 +61,7 @@ public final class CommonPool implements ForkJoinWorkerThreadFactory {
         @Override
         public void setContextClassLoader(ClassLoader loader) {
             Loader caller = Thread.currentThread() == this ? Loader.ofCaller() : null;
-            // Most put back what was there before.
+            // Most code restores the loader that was there before.
             chooser = loader == caller ? null : caller;
             chosen = loader == caller ? null : loader;
         }

@@ -1,53 +1,42 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
-import io.github.nonblockingffi.Context;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 
 /**
- * A pool thread as seen from Java: it takes task after task until there is none.
+ * The memory that a pool thread and the shared object share, as Java sees it. The
+ * thread runs one task in it after the other.
  *
- * <p>Small requests and responses pass through memory that the shared object and
- * Java both see, the frame, so that a task costs one crossing and no object of
- * JNI's. Its layout is that of {@code src/frame.rs}.
+ * <p>Small requests and responses pass through it, so that a task costs one
+ * crossing and no object of JNI's. Its layout is that of {@code src/frame.rs}.
  */
-final class Worker {
-    /** Set in a turn's number while a task runs. */
-    static final long RUNNING = 2;
-
-    /** The size of a frame's request area, and of its response area. */
+final class Frame {
+    /** The size of the request area, and of the response area. */
     private static final int SMALL = 4096;
-    /** Responses from direct buffers up to here are copied by Java. */
+    /** Java itself copies responses in direct buffers of up to this size. */
     private static final int TINY = 512;
 
     private static final int TASK = 8;
     private static final int REQUEST = 64;
     private static final int RESPONSE = REQUEST + SMALL;
 
-    private static final List<Worker> ALL = new CopyOnWriteArrayList<>();
+    private static final List<Frame> ALL = new CopyOnWriteArrayList<>();
 
-    final Thread thread = Thread.currentThread();
-    final long frame;
-    /** The turn that {@link Watch} saw when it last looked. */
-    long seen;
-
+    private final Thread thread = Thread.currentThread();
+    private final long address;
     private final ByteBuffer memory;
     private final ByteBuffer readOnly;
 
-    Worker(long frame, ByteBuffer memory) {
+    Frame(long address, ByteBuffer memory) {
         if (memory.capacity() != RESPONSE + SMALL) {
             throw new IllegalStateException("a frame has " + memory.capacity() + " bytes");
         }
-        this.frame = frame;
+        this.address = address;
         this.memory = memory.order(ByteOrder.nativeOrder());
         this.readOnly = memory.asReadOnlyBuffer();
         ALL.add(this);
-    }
-
-    static List<Worker> all() {
-        return ALL;
     }
 
     /** The thread leaves Java. */
@@ -55,9 +44,26 @@ final class Worker {
         ALL.remove(this);
     }
 
-    /** Runs the task in the frame, whose request is so long, and those behind it. */
+    /**
+     * Interrupts the thread that runs a task, if one does and its runtime allows
+     * it. The thread cannot leave the task meanwhile, and clears the interrupt when
+     * it does: no other task sees it.
+     */
+    static void interrupt(long task) {
+        for (Frame frame : ALL) {
+            long epoch = Native.claim(frame.address, task);
+            if (epoch != 0) {
+                try {
+                    frame.thread.interrupt();
+                } finally {
+                    Native.release(frame.address, epoch);
+                }
+            }
+        }
+    }
+
+    /** Runs the task in the frame, whose request has this length, and those behind it. */
     void run(JavaRuntime runtime, long length) {
-        Watch.wakeIfAsleep();
         ClassLoader before = thread.getContextClassLoader();
         thread.setContextClassLoader(runtime.loader());
         try {
@@ -67,9 +73,9 @@ final class Worker {
                 try {
                     response = handler.serve(this, (int) length);
                 } catch (Throwable thrown) {
-                    response = Failures.fail(runtime, task(), thrown);
+                    response = Completion.fail(runtime, task(), thrown);
                 }
-                length = Native.next(frame, response);
+                length = Native.next(address, response);
                 // An interrupt was for the task that has ended.
                 Thread.interrupted();
             }
@@ -85,7 +91,7 @@ final class Worker {
     /** The request, copied. */
     byte[] bytes(int length) {
         if (length > SMALL) {
-            return Native.requestBytes(frame);
+            return Native.requestBytes(address);
         }
         byte[] request = new byte[length];
         memory.get(REQUEST, request);
@@ -94,22 +100,16 @@ final class Worker {
 
     /** The request, read-only, for as long as the task runs on this thread. */
     ByteBuffer buffer(int length) {
-        if (length > SMALL) {
-            return Native.requestBuffer(frame).asReadOnlyBuffer();
-        }
-        return readOnly.slice(REQUEST, length);
+        return length > SMALL ? nativeBuffer() : readOnly.slice(REQUEST, length);
     }
 
-    /** The same for a task that goes on in another thread. */
+    /** The request, read-only, for a task that goes on in another thread. */
     ByteBuffer lastingBuffer(int length) {
-        if (length > SMALL) {
-            return Native.requestBuffer(frame).asReadOnlyBuffer();
-        }
-        return ByteBuffer.wrap(bytes(length)).asReadOnlyBuffer();
+        return length > SMALL ? nativeBuffer() : ByteBuffer.wrap(bytes(length)).asReadOnlyBuffer();
     }
 
-    Context context(JavaRuntime runtime) {
-        return new TaskContext(runtime, task());
+    private ByteBuffer nativeBuffer() {
+        return Native.requestBuffer(address).asReadOnlyBuffer();
     }
 
     /** Answers the task, or gets the answer ready for {@link Native#next}. */
@@ -123,7 +123,7 @@ final class Worker {
                 return respond(buffer.array(), buffer.arrayOffset() + buffer.position(), length);
             }
             if (buffer.isDirect() && length > TINY) {
-                Native.respondDirect(frame, task(), buffer, buffer.position(), length);
+                Native.respondDirect(address, task(), buffer, buffer.position(), length);
                 return Native.DONE;
             }
             if (length <= SMALL) {
@@ -131,7 +131,7 @@ final class Worker {
                 return length;
             }
         }
-        Responses.respond(task(), value);
+        Completion.respond(task(), value);
         return Native.DONE;
     }
 

@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import io.github.nonblockingffi.Context;
 import io.github.nonblockingffi.Host;

@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import java.io.OutputStream;
 import java.io.PrintStream;
@@ -9,7 +9,7 @@ import java.nio.charset.StandardCharsets;
  * log, of the runtime that the printing thread works for.
  */
 final class Output extends OutputStream {
-    /** Longer lines are cut in pieces. */
+    /** Longer lines are split. */
     private static final int LINE = 1800;
 
     private final int level;
@@ -44,7 +44,7 @@ final class Output extends OutputStream {
         }
     }
 
-    /** What has no end yet is written as a line of its own. */
+    /** An unfinished line is written as a line of its own. */
     @Override
     public synchronized void flush() {
         if (length > 0) {

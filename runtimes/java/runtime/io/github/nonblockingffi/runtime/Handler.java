@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import io.github.nonblockingffi.Context;
 import java.lang.invoke.MethodHandle;
@@ -22,18 +22,18 @@ abstract class Handler {
     }
 
     /**
-     * Runs, or starts, the task of a worker's frame.
+     * Runs, or starts, the task of a frame.
      *
      * @return what {@link Native#next} is to be told
      */
-    abstract long serve(Worker worker, int length) throws Throwable;
+    abstract long serve(Frame frame, int length) throws Throwable;
 
     final Object invoke(Object request, Context context) throws Throwable {
         return (Object) method.invokeExact(request, context);
     }
 
-    final Context context(Worker worker) {
-        return takesContext ? worker.context(runtime) : null;
+    final Context context(Frame frame) {
+        return takesContext ? new TaskContext(runtime, frame.task()) : null;
     }
 
     /** The method returns the response. */
@@ -43,9 +43,9 @@ abstract class Handler {
         }
 
         @Override
-        long serve(Worker worker, int length) throws Throwable {
-            Object request = takesBuffer ? worker.buffer(length) : worker.bytes(length);
-            return worker.respond(invoke(request, context(worker)));
+        long serve(Frame frame, int length) throws Throwable {
+            Object request = takesBuffer ? frame.buffer(length) : frame.bytes(length);
+            return frame.respond(invoke(request, context(frame)));
         }
     }
 
@@ -56,42 +56,40 @@ abstract class Handler {
         }
 
         @Override
-        long serve(Worker worker, int length) throws Throwable {
-            // Copied: cancelling a future ends the task, and with it nginx's
-            // request, but not whoever reads it.
-            byte[] bytes = worker.bytes(length);
+        long serve(Frame frame, int length) throws Throwable {
+            // A copy: cancelling the future ends the task and frees nginx's
+            // request, which another thread may still be reading.
+            byte[] bytes = frame.bytes(length);
             Object request = takesBuffer ? ByteBuffer.wrap(bytes).asReadOnlyBuffer() : bytes;
-            Object future = invoke(request, context(worker));
+            Object future = invoke(request, context(frame));
             if (future == null) {
                 throw new NullPointerException("the method returned null instead of a future");
             }
-            // Of that very class: those that extend it may not say.
+            // Not of a subclass, which may override these methods.
             if (future.getClass() == CompletableFuture.class) {
                 CompletableFuture<?> done = (CompletableFuture<?>) future;
                 if (done.isDone() && !done.isCompletedExceptionally()) {
-                    return worker.respond(done.join());
+                    return frame.respond(done.join());
                 }
             }
-            new PendingFuture(runtime, worker.task(), (CompletionStage<?>) future).begin();
+            new Pending.OfFuture(runtime, frame.task(), (CompletionStage<?>) future).start();
             return Native.DONE;
         }
     }
 
     /** The method returns the response, and runs in a virtual thread of its own. */
     static final class Virtual extends Handler {
-        private final MethodHandle start;
+        private final MethodHandle starter;
 
-        Virtual(JavaRuntime runtime, Entry entry, MethodHandle start) {
+        Virtual(JavaRuntime runtime, Entry entry, MethodHandle starter) {
             super(runtime, entry);
-            this.start = start;
+            this.starter = starter;
         }
 
         @Override
-        long serve(Worker worker, int length) throws Throwable {
-            Object request = takesBuffer ? worker.lastingBuffer(length) : worker.bytes(length);
-            Context context = context(worker);
-            PendingThread pending = new PendingThread(this, worker.task(), request, context);
-            pending.begin(start);
+        long serve(Frame frame, int length) throws Throwable {
+            Object request = takesBuffer ? frame.lastingBuffer(length) : frame.bytes(length);
+            new Pending.OfThread(this, frame.task(), request, context(frame)).start(starter);
             return Native.DONE;
         }
     }

@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import java.io.IOException;
 import java.net.MalformedURLException;
@@ -14,8 +14,8 @@ import java.util.Objects;
 
 /**
  * The classes of one runtime. It is the context class loader of the threads that
- * run it, and of those that it starts, which is how what a thread prints finds
- * its runtime.
+ * run it, and of those that it starts. So the output of a thread is logged for its
+ * runtime.
  */
 final class Loader extends URLClassLoader {
     private static final StackWalker WALKER =
@@ -115,7 +115,7 @@ final class Loader extends URLClassLoader {
                 .orElse(null));
     }
 
-    /** The runtime's loader that another one is, or asks; null if there is none. */
+    /** The runtime's loader among a loader and its parents; null if there is none. */
     static Loader of(ClassLoader loader) {
         for (; loader != null; loader = loader.getParent()) {
             if (loader instanceof Loader found) {

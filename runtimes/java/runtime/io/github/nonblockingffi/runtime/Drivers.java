@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import java.lang.System.Logger.Level;
 import java.lang.reflect.Field;
@@ -10,7 +10,7 @@ import java.util.ServiceLoader;
 
 /**
  * The JDBC drivers of a runtime. {@code DriverManager} looks for drivers once in a
- * JVM, for whoever comes first, and gives each caller those of its own class loader
+ * JVM, for its first caller, and gives each caller those of its own class loader
  * only; so each runtime's are loaded with it, which registers them.
  */
 final class Drivers {
@@ -43,8 +43,8 @@ final class Drivers {
 
     /**
      * Has {@code DriverManager} forget them, and with them their classes. It lets
-     * only code that could use a driver take it out; hence the way behind its back,
-     * which {@code --add-opens} allows (src/options.rs).
+     * only code that can use a driver deregister it, so this changes its list, which
+     * {@code --add-opens} allows (src/options.rs).
      */
     static void forget(Loader loader, JavaRuntime runtime) {
         if (loader.findResource(SERVICE) == null) {

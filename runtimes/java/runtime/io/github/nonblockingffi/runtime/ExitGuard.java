@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 import java.lang.System.Logger.Level;
 
@@ -7,7 +7,7 @@ import java.lang.System.Logger.Level;
  * the former would first run the shutdown hooks of all runtimes, of which one is
  * that of {@code java.util.logging}. Both call {@code java.lang.Shutdown.beforeHalt}
  * before anything else. The shared object puts a function in its place that calls
- * this: so nothing of an exit happens but an exception, where it was asked for.
+ * this. So an exit is an exception where it was asked for, and nothing else.
  */
 final class ExitGuard {
     private static final String MESSAGE = "System.exit was called";
@@ -21,7 +21,7 @@ final class ExitGuard {
         throw new ExitRefused();
     }
 
-    /** What is thrown: as a {@code SecurityManager} of old would do it. */
+    /** A {@code SecurityException}, as a {@code SecurityManager} would throw it. */
     static final class ExitRefused extends SecurityException {
         private static final long serialVersionUID = 1;
 

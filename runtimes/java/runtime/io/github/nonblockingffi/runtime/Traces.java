@@ -1,4 +1,4 @@
-package io.github.nonblockingffi.host;
+package io.github.nonblockingffi.runtime;
 
 /** Stack traces in the usual form, but bounded, and without our own frames. */
 final class Traces {
@@ -45,7 +45,7 @@ final class Traces {
         }
     }
 
-    /** What it calls itself; that is code of somebody else's, which may throw. */
+    /** Its {@code toString}, which may be the user's and throw. */
     private static String name(Throwable thrown) {
         try {
             return thrown.toString();
