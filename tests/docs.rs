@@ -1,21 +1,21 @@
-//! What README.md and docs/*.md print is true: every block of code in them is
-//! run, every link leads somewhere, every error is listed.
+//! README.md and docs/*.md are true: every block of code runs, every link leads
+//! somewhere, every error is listed.
 //!
-//! | block        | what becomes of it |
-//! |--------------|--------------------|
-//! | `lua`        | runs in a content handler; `nbffi`, `rt` (the plugin echo), `timer` (async_timer) and `slow` (blocking) are there already. What it says must be what its lines have behind `-->`, in order. `/path/to/` is the folder of the plugins. |
+//! | block        | test |
+//! |--------------|------|
+//! | `lua`        | runs in a content handler, with `nbffi`, `rt` (the plugin echo), `timer` (async_timer) and `slow` (blocking) defined. Its output must be the texts after `-->`, in order. `/path/to/` is the folder of the plugins. |
 //! | `lua FILE`   | a Lua module of that file name, for the document's `lua` blocks to load |
-//! | `nginx`      | a whole configuration: nginx runs with it, in front of what `scripts/install.sh` installed. Each `location =` of it is asked, and each `curl` of the following `sh` blocks runs. |
+//! | `nginx`      | a whole configuration: nginx runs with it and the files that `scripts/install.sh` installed. The test requests each `location =` of it and runs each `curl` of the following `sh` blocks. |
 //! | `nginx http` | the same, as a part of `http` |
 //! | `sh`         | by its first word, see [`check_command`] |
-//! | `c`          | compiled without a warning; a `cc` command of the same document makes a plugin of it, which Lua then calls |
+//! | `c`          | compiles without a warning; a `cc` command of the same document makes a plugin of it, which Lua then calls |
 //! | `rust`       | a doc test of the author crate, which includes the document |
 //! | `go`         | a program: vetted; the `go` commands of the same document make a library of one, which Lua then calls |
 //! | `java FILE`  | a Java file of that name; the document's `javac` command makes the classes that its `lua` blocks load |
 //! | `python FILE` | a Python module of that file name, in the folder `/path/to/python`, for the document's `lua` blocks to load; `test_*.py` is a program |
 //! | `toml`       | a manifest that cargo understands |
 //!
-//! There is no other kind of block, and none without a kind.
+//! No other kind of block is allowed, and none without a kind.
 
 #[path = "docs/document.rs"]
 mod document;
@@ -107,7 +107,7 @@ fn build_c(document: &Document) -> Built {
     Built { folder, names }
 }
 
-/// What a `lua` block is to say: whatever its lines have behind `-->`.
+/// The output that a `lua` block announces after `-->`.
 fn expected(code: &str) -> String {
     let marks = code.lines().filter_map(|line| line.split_once("--> "));
     marks
@@ -339,9 +339,15 @@ fn links_lead_somewhere() {
     }
 }
 
+/// Folders of files that documents name.
+const FOLDERS: [&str; 11] = [
+    "bench", "crates", "examples", "include", "lua", "plugin", "runtimes", "scripts", "src", "t",
+    "tests",
+];
+
 /// Files and tests that a document names, as `tests/x.rs` or `t/01-x.t`, exist.
-/// In a row of a table, what stands behind a file of tests in Rust, as `a`, `b`,
-/// are tests in it.
+/// In a row of a table, the names after a file of tests in Rust, as `a`, `b`, are
+/// tests in it.
 #[test]
 fn files_and_tests_that_are_named_exist() {
     let mut named = 0;
@@ -350,17 +356,8 @@ fn files_and_tests_that_are_named_exist() {
         for line in document.prose().replace("\n  ", " ").lines() {
             source.clear();
             for code in line.split('`').skip(1).step_by(2) {
-                let folders = [
-                    "src/",
-                    "tests/",
-                    "t/",
-                    "lua/",
-                    "plugin/",
-                    "scripts/",
-                    "examples/",
-                    "runtimes/",
-                ];
-                if folders.iter().any(|folder| code.starts_with(folder)) {
+                let folder = code.split_once('/').map_or("", |(folder, _)| folder);
+                if FOLDERS.contains(&folder) {
                     let path = root().join(code);
                     assert!(path.exists(), "{}: {code}", document.name);
                     if path.is_file() {
@@ -383,15 +380,11 @@ fn files_and_tests_that_are_named_exist() {
 #[test]
 fn every_error_is_documented() {
     let errors = document("docs/errors.md").text;
-    let readme = document("README.md").text;
     for error in Error::ALL.into_iter().filter(|&error| error != Error::Load) {
         let text = error.to_string();
-        let listed = |document: &str| {
-            document.contains(&format!("| `{text}` |"))
-                || document.contains(&format!("| `{text}: <message>` |"))
-        };
-        assert!(listed(&errors), "docs/errors.md: {text}");
-        assert!(listed(&readme), "README.md: {text}");
+        let listed = errors.contains(&format!("| `{text}` |"))
+            || errors.contains(&format!("| `{text}: <message>` |"));
+        assert!(listed, "docs/errors.md: {text}");
     }
 }
 
@@ -401,40 +394,48 @@ fn sources() -> String {
     fn collect(folder: &Path, into: &mut String) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            let kind = path.extension().and_then(|kind| kind.to_str());
             if path.is_dir() {
                 collect(&path, into);
-            } else {
+            } else if matches!(kind, Some("rs" | "lua" | "go" | "java" | "py")) {
                 *into += &fs::read_to_string(path).unwrap();
             }
         }
     }
     let mut text = String::new();
-    collect(&root().join("src"), &mut text);
-    collect(&root().join("lua"), &mut text);
+    for folder in ["src", "crates", "lua", "plugin/src", "runtimes"] {
+        collect(&root().join(folder), &mut text);
+    }
     let text = text.replace("\\\n", " ").replace("\\\"", "\"");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    text.replace("\" .. \"", "").replace("\"\" .. ", "\" .. ")
+    ["\" .. \"", "\", \"", "\"+ \""]
+        .iter()
+        .fold(text, |text, glue| text.replace(glue, ""))
+        .replace("\"\" .. ", "\" .. ")
 }
 
-/// The tables of errors in operations.md quote the source; `<...>` stands for
-/// what varies.
+/// The tables of log lines and of load's errors in operations.md quote the source;
+/// `<...>` stands for what varies, `[...]` for the name before a log line.
 #[test]
-fn errors_of_load_are_those_of_the_source() {
+fn texts_in_operations_are_those_of_the_source() {
     let operations = document("docs/operations.md").text;
-    let start = operations.find("### Errors of load").expect("the section");
-    let section = &operations[start + 1..];
-    let section = &section[..section.find("\n## ").unwrap_or(section.len())];
     let sources = sources();
-    let mut checked = 0;
-    for line in section.lines().filter(|line| line.starts_with("| `")) {
-        let text = line.split('`').nth(1).unwrap();
-        for part in text.split('<').flat_map(|part| part.split('>').next_back()) {
-            let part = part.trim_matches(['"', ' ', '\\']);
-            assert!(sources.contains(part), "docs/operations.md: {part:?}");
+    for (heading, least) in [("### Lines of the library", 20), ("### Errors of load", 20)] {
+        let (_, section) = operations.split_once(heading).expect(heading);
+        let section = section.split("\n#").next().unwrap();
+        let rows: Vec<_> = section.lines().filter(|l| l.starts_with("| `")).collect();
+        assert!(rows.len() >= least, "{heading}: only {} rows", rows.len());
+        for row in rows.iter().filter(|row| !row.contains("nginx-lua's:")) {
+            let text = row.split('`').nth(1).unwrap();
+            let text = text.strip_prefix('[').map_or(text, |rest| {
+                rest.split_once("] ").expect("a text behind the name").1
+            });
+            for part in text.split('<').flat_map(|part| part.split('>').next_back()) {
+                let part = part.trim_matches(['"', ' ', '\\']);
+                assert!(sources.contains(part), "docs/operations.md: {part:?}");
+            }
         }
-        checked += 1;
     }
-    assert!(checked >= 15, "only {checked} errors are listed");
 }
 
 /// Every function with a `-- syntax:` in the Lua files has its section.
@@ -446,7 +447,7 @@ fn every_function_is_documented() {
         ("/runtime", "api"),
         ("/lifecycle", "api"),
         ("/future", "api"),
-        ("/lua_runtime", "lua"),
+        ("/lua/runtime", "lua"),
         ("/worker", "lua"),
     ];
     for (file, in_document) in files {

@@ -89,13 +89,11 @@ pub mod __private {
     }
 }
 
-/// The Rust code of the guide and of both READMEs, compiled as doc tests.
+/// The Rust code of the guide and of the README, compiled as doc tests.
 #[cfg(doctest)]
 mod printed {
     #[doc = include_str!("../../docs/plugins.md")]
     struct Guide;
     #[doc = include_str!("../README.md")]
     struct Readme;
-    #[doc = include_str!("../../README.md")]
-    struct ProjectReadme;
 }
