@@ -12,13 +12,13 @@ local thumbnail
 
 -- What each language does with a text: the options of load.
 local LANGUAGES = {
-    python = { runtime = "python", entry = "template:Words", path = "python" },
+    python = { language = "python", entry = "template:Words", path = "python" },
     go = {
-        runtime = "go",
+        language = "go",
         library = ngx.config.prefix() .. "lib/libgo_markdown.so",
         entry = "page",
     },
-    java = { runtime = "java", entry = "Gzip#call", class_path = "java" },
+    java = { language = "java", entry = "Gzip#call", class_path = "java" },
 }
 
 
@@ -30,7 +30,7 @@ function _M.init_worker()
     -- What goes wrong here is in the error log; /thumb then answers with 500.
     thumbnail = assert(nbffi.load{
         name = "thumbnail",
-        runtime = "c",
+        language = "c",
         library = ngx.config.prefix() .. "lib/libthumbnail.so",
         config = "width=160 height=160",
         pool = "pictures",

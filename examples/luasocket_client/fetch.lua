@@ -11,7 +11,7 @@ local _M = {}
 
 
 local RUNTIME = {
-    runtime = "lua", module = "http_client", pool = "clients", timeout = 10,
+    language = "lua", module = "http_client", pool = "clients", timeout = 10,
 }
 
 

@@ -21,7 +21,7 @@ local SIZES = { ["160x120"] = true, ["300x200"] = true, ["640x480"] = true }
 -- have given up already.
 local POOL = { max_queue = 32 }
 local RUNTIME = {
-    runtime = "lua", module = "thumb", pool = "pictures", timeout = 30,
+    language = "lua", module = "thumb", pool = "pictures", timeout = 30,
 }
 
 

@@ -30,7 +30,7 @@ local THRESHOLD = 5
 
 local POOL = { max_queue = 256 }
 local RUNTIME = {
-    runtime = "lua", module = "waf", pool = "waf", timeout = 1,
+    language = "lua", module = "waf", pool = "waf", timeout = 1,
     -- When attacked we must not become slower than the attack: what finds no
     -- room in the queue is looked at in the event loop, as if there were no
     -- pool. Nothing passes unseen.
