@@ -14,34 +14,33 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 )
 
 // A Host is one runtime, from New to Close.
 type Host struct {
-	c        *C.fakehost
-	name     string
-	pool     int
-	threads  []C.pthread_t
+	c       *C.fakehost
+	name    string
+	pool    int
+	threads []C.pthread_t
+	stale   atomic.Int64
+
+	lock     sync.Mutex
+	posted   *sync.Cond
 	queue    []*Task
 	stopping bool
 	log      string
-	stale    int
 }
 
-// state is guarded by its lock, and so are all hosts and tasks.
-var state = struct {
-	sync.Mutex
-	posted *sync.Cond
-	hosts  map[*C.fakehost]*Host
-	tasks  map[C.nbffi_task]*Task
-	last   C.nbffi_task
-}{hosts: map[*C.fakehost]*Host{}, tasks: map[C.nbffi_task]*Task{}}
-
-func init() {
-	state.posted = sync.NewCond(&state)
-}
+// All hosts, by their C part, and all tasks, by their handle. A goroutine that comes
+// from C keeps its thread while it waits for a lock, so there is no lock that many
+// wait for when they end their tasks.
+var (
+	hosts, tasks sync.Map
+	last         atomic.Uint64
+)
 
 // An Entry is how the plugin is entered.
 type Entry string
@@ -56,9 +55,8 @@ const (
 func New(name, config string, minor, threads int) *Host {
 	c := C.fakehost_new(C.CString(name), C.CString(config), C.int(minor))
 	host := &Host{c: c, name: name, pool: threads}
-	state.Lock()
-	defer state.Unlock()
-	state.hosts[c] = host
+	host.posted = sync.NewCond(&host.lock)
+	hosts.Store(c, host)
 	return host
 }
 
@@ -82,17 +80,19 @@ func (h *Host) Load(entry Entry) error {
 
 // A Task has been posted.
 type Task struct {
-	host      *Host
-	handle    C.nbffi_task
-	request   unsafe.Pointer
-	length    C.uint64_t
-	deadline  C.uint64_t
+	host     *Host
+	handle   C.nbffi_task
+	request  unsafe.Pointer
+	length   C.uint64_t
+	deadline C.uint64_t
+	ended    chan struct{}
+
+	lock      sync.Mutex
 	running   bool
 	cancelled bool
 	onCancel  C.nbffi_cancel_fn
 	arg       unsafe.Pointer
 	result    Result
-	ended     chan struct{}
 }
 
 // A Result is how a task ended.
@@ -111,17 +111,16 @@ func (h *Host) Post(request []byte, timeout time.Duration) *Task {
 		length:   C.uint64_t(len(request)),
 		deadline: C.NBFFI_NO_DEADLINE,
 		ended:    make(chan struct{}),
+		handle:   C.nbffi_task(last.Add(1)),
 	}
 	if timeout != 0 {
 		t.deadline = C.uint64_t(time.Duration(C.fakehost_now()) + timeout)
 	}
-	state.Lock()
-	defer state.Unlock()
-	state.last++
-	t.handle = state.last
-	state.tasks[t.handle] = t
+	tasks.Store(t.handle, t)
+	h.lock.Lock()
+	defer h.lock.Unlock()
 	h.queue = append(h.queue, t)
-	state.posted.Broadcast()
+	h.posted.Signal()
 	return t
 }
 
@@ -133,10 +132,10 @@ func (t *Task) Wait() Result {
 
 // Cancel is what a caller does that gives up.
 func (t *Task) Cancel() {
-	state.Lock()
+	t.lock.Lock()
 	t.cancelled = true
 	tell := t.running && t.onCancel != nil
-	state.Unlock()
+	t.lock.Unlock()
 	if tell {
 		C.fakehost_tell(t.onCancel, t.arg, t.handle)
 	}
@@ -149,10 +148,10 @@ func (h *Host) Call(request string) Result {
 
 // Close closes the runtime, after its tasks have ended.
 func (h *Host) Close() {
-	state.Lock()
+	h.lock.Lock()
 	h.stopping = true
-	state.posted.Broadcast()
-	state.Unlock()
+	h.posted.Broadcast()
+	h.lock.Unlock()
 	for _, thread := range h.threads {
 		C.pthread_join(thread, nil)
 	}
@@ -161,21 +160,20 @@ func (h *Host) Close() {
 
 // Free frees the host: of a runtime that is closed, or was not loaded.
 func (h *Host) Free() {
-	state.Lock()
-	defer state.Unlock()
-	delete(state.hosts, h.c)
-	for handle, t := range state.tasks {
-		if t.host == h {
-			delete(state.tasks, handle)
+	hosts.Delete(h.c)
+	tasks.Range(func(handle, t any) bool {
+		if t.(*Task).host == h {
+			tasks.Delete(handle)
 		}
-	}
+		return true
+	})
 	C.fakehost_free(h.c)
 }
 
 // Log returns what was logged since the last time, "<level> <name>: <text>".
 func (h *Host) Log() string {
-	state.Lock()
-	defer state.Unlock()
+	h.lock.Lock()
+	defer h.lock.Unlock()
 	log := h.log
 	h.log = ""
 	return log
@@ -183,9 +181,7 @@ func (h *Host) Log() string {
 
 // Stale returns how many completions came too late.
 func (h *Host) Stale() int {
-	state.Lock()
-	defer state.Unlock()
-	return h.stale
+	return int(h.stale.Load())
 }
 
 // Bench has one thread bring so many requests of so many bytes, at most batch of
@@ -203,39 +199,47 @@ func OnPoolThread() bool {
 
 // What follows are functions of the host.
 
+func hostOf(c *C.fakehost) *Host {
+	h, _ := hosts.Load(c)
+	return h.(*Host)
+}
+
 //export fakehostLog
 func fakehostLog(c *C.fakehost, level C.int, message *C.char, length C.uint64_t) {
-	state.Lock()
-	defer state.Unlock()
-	h := state.hosts[c]
+	h := hostOf(c)
+	h.lock.Lock()
+	defer h.lock.Unlock()
 	h.log += fmt.Sprintf("%d %s: %s\n", level, h.name, C.GoStringN(message, C.int(length)))
 }
 
 //export fakehostTake
 func fakehostTake(c *C.fakehost, wait C.int, task *C.nbffi_task, request *unsafe.Pointer,
 	length *C.uint64_t) C.int {
-	state.Lock()
-	defer state.Unlock()
-	h := state.hosts[c]
+	h := hostOf(c)
+	h.lock.Lock()
+	defer h.lock.Unlock()
 	for wait != 0 && len(h.queue) == 0 && !h.stopping {
-		state.posted.Wait()
+		h.posted.Wait()
 	}
 	if len(h.queue) == 0 {
 		return 0
 	}
 	t := h.queue[0]
 	h.queue = h.queue[1:]
+	t.lock.Lock()
 	t.running = true
+	t.lock.Unlock()
 	*task, *request, *length = t.handle, t.request, t.length
 	return 1
 }
 
-// running calls a function with a task that is running, and the lock.
+// running calls a function with a task that is running, and its lock.
 func running(handle C.nbffi_task, do func(t *Task)) C.int {
-	state.Lock()
-	defer state.Unlock()
-	t := state.tasks[handle]
-	if t == nil || !t.running {
+	found, _ := tasks.Load(handle)
+	t := found.(*Task)
+	t.lock.Lock()
+	defer t.lock.Unlock()
+	if !t.running {
 		return C.NBFFI_STALE
 	}
 	do(t)
@@ -252,11 +256,8 @@ func end(handle C.nbffi_task, do func(t *Task)) C.int {
 		close(t.ended)
 	})
 	if status == C.NBFFI_STALE {
-		state.Lock()
-		defer state.Unlock()
-		if t := state.tasks[handle]; t != nil {
-			t.host.stale++
-		}
+		t, _ := tasks.Load(handle)
+		t.(*Task).host.stale.Add(1)
 	}
 	return status
 }
