@@ -4,9 +4,9 @@
 //! How often is `Size::Cycles`: with `make soak`, 100,000 times.
 
 use std::fs;
-use std::path::Path;
 
-use support::{Nginx, Size, eventually, in_turns, process, root};
+use support::plugins::has;
+use support::{Nginx, Size, eventually, in_turns, process};
 
 const LANGUAGES: &str = "
 local ffi = require 'ffi'
@@ -71,24 +71,18 @@ end
 
 /// Starts an nginx that has all languages of this machine, and names these.
 fn start() -> (Nginx, Vec<&'static str>) {
-    let built = root().join("target");
     let mut languages = vec!["c", "rust", "lua", "resty_ffi"];
-    let mut builder = Nginx::builder().plugin("blocking");
-    for (language, file) in [
-        ("python", "release/libnonblocking_ffi_python.so"),
-        ("java", "release/libnonblocking_ffi_java.so"),
-        ("go", "test-plugins/libgo_verbs.so"),
-    ] {
-        if !built.join(file).exists() {
-            println!("{language} is left out: there is no {file}");
-            continue;
-        }
-        languages.push(language);
-        if language != "go" {
-            builder = builder.plugin(&format!("nonblocking_ffi_{language}"));
-        }
-    }
-    let nginx = builder
+    languages.extend(
+        ["python", "java", "go"]
+            .into_iter()
+            .filter(|name| has(name)),
+    );
+    let nginx = Nginx::builder()
+        .plugin("blocking")
+        .copy("target/test-plugins/librffi.so", "lib/librffi.so")
+        .language("python")
+        .language("java")
+        .language("go")
         .setup("threads = 2")
         .init(LANGUAGES)
         .location(
@@ -99,26 +93,8 @@ fn start() -> (Nginx, Vec<&'static str>) {
         )
         .location("/given", "ngx.print(('%d'):format(given()))")
         .start();
-    let library = nginx.dir().join("prefix/lib");
-    let put = |from: &Path, to: &str| {
-        let copied = fs::copy(from, library.join(to));
-        copied.unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-    };
-    put(&built.join("test-plugins/librffi.so"), "librffi.so");
-    if languages.contains(&"go") {
-        put(&built.join("test-plugins/libgo_verbs.so"), "libgo_verbs.so");
-    }
-    if languages.contains(&"java") {
-        fs::create_dir_all(library.join("java/faults")).unwrap();
-        let classes = built.join("test-plugins/java/faults/faults");
-        for class in fs::read_dir(classes).unwrap() {
-            let class = class.unwrap();
-            let name = class.file_name();
-            put(&class.path(), &format!("java/faults/{}", name.display()));
-        }
-    }
     let module = "def call(request):\n    return request\n";
-    fs::write(library.join("cycles.py"), module).unwrap();
+    fs::write(nginx.dir().join("prefix/lib/cycles.py"), module).unwrap();
     (nginx, languages)
 }
 

@@ -1,9 +1,8 @@
 //! Too few threads, too little memory, no descriptors: who asks for more is told
 //! so, nothing is lost, and a shortage that has passed is forgotten.
 
-use std::fs;
-
-use support::{Nginx, eventually, root};
+use support::plugins::has;
+use support::{Nginx, eventually};
 
 /// A Lua runtime on the pool "short", and 40 calls of it at a time, each with a
 /// key of its own: how many were answered, and by how many threads.
@@ -382,17 +381,11 @@ fn loops_that_cannot_be_stopped_are_announced() {
 /// say what they lack, and start when it is there.
 #[test]
 fn languages_without_threads() {
-    let built = |file: &str| root().join(file).exists();
-    let python = built("target/release/libnonblocking_ffi_python.so");
-    let java = built("target/release/libnonblocking_ffi_java.so");
-    let go = built("target/test-plugins/libgo_verbs.so");
-    let mut builder = Nginx::builder().preload("shortage");
-    for (is_there, host) in [(python, "python"), (java, "java")] {
-        if is_there {
-            builder = builder.plugin(&format!("nonblocking_ffi_{host}"));
-        }
-    }
-    let nginx = builder
+    let nginx = Nginx::builder()
+        .preload("shortage")
+        .language("python")
+        .language("go")
+        .language("java")
         .init("nbffi.pool('one', { threads = 1 })")
         .location(
             "/load",
@@ -411,20 +404,14 @@ fn languages_without_threads() {
              ngx.print(rt and 'loaded' or err)",
         )
         .start();
-    if go {
-        let library = "libgo_verbs.so";
-        let file = root().join("target/test-plugins").join(library);
-        fs::copy(file, nginx.dir().join("prefix/lib").join(library)).unwrap();
-    }
     let worker = nginx.worker();
     let no_thread = "Resource temporarily unavailable";
-    for (language, is_there, started) in [
-        ("python", python, "loaded"),
-        ("go", go, "loaded"),
-        ("java", java, "no.such.Class"),
+    for (language, started) in [
+        ("python", "loaded"),
+        ("go", "loaded"),
+        ("java", "no.such.Class"),
     ] {
-        if !is_there {
-            println!("{language} is left out: it was not built");
+        if !has(language) {
             continue;
         }
         for threads in [0, 0, if language == "python" { 0 } else { 6 }] {
