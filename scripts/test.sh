@@ -4,6 +4,7 @@
 #
 #   scripts/test.sh [header] [cargo] [loom] [t]     all of them by default
 #   scripts/test.sh soak     the tests that have a size, at the size of a release
+#   scripts/test.sh miri     unit tests under Miri
 set -u
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
@@ -73,6 +74,22 @@ run_loom() {
     fi
 }
 
+# Undefined behaviour in the unit tests that Miri can run: those that call no C code and
+# do not take minutes. crossbeam-epoch needs Tree Borrows. Needs rustup's nightly, with
+# the component miri.
+run_miri() {
+    title "miri"
+    # Slots are never freed: no leaks.
+    export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance"
+    MIRIFLAGS+=" -Zmiri-tree-borrows -Zmiri-ignore-leaks"
+    cargo_test "$CARGO" +nightly miri test --locked -p nonblocking-ffi-core --lib -- \
+        error:: leases:: log:: pool:: spin_wait:: stats:: task:: text:: \
+        wake::completions wake::mailbox \
+        --skip every_size --skip starves
+    cargo_test "$CARGO" +nightly miri test --locked -p nonblocking-ffi-lua-vm \
+        --features host-luajit --lib -- maps resources
+}
+
 # The tests whose size is in NBFFI_SOAK_*, see CONTRIBUTING.md; one program after
 # the other, since they look at memory.
 run_soak() {
@@ -103,7 +120,7 @@ if [ $# -eq 0 ]; then
 fi
 for part in "$@"; do
     case $part in
-        header | cargo | loom | t | soak) "run_$part" ;;
+        header | cargo | loom | miri | t | soak) "run_$part" ;;
         *) echo "test.sh: no such part: $part" >&2; exit 2 ;;
     esac
 done
