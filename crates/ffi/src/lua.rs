@@ -8,6 +8,7 @@ use nonblocking_ffi_core::memory;
 use nonblocking_ffi_core::pool::Pool;
 use nonblocking_ffi_core::runtime::{Options, Runtime};
 use nonblocking_ffi_lua_vm::LuaBackend;
+use nonblocking_ffi_lua_vm::group::Stats;
 use nonblocking_ffi_lua_vm::shared::{Config, Limits};
 
 /// What [`nbffi_runtime_new_lua`] is given beside a name.
@@ -33,19 +34,6 @@ pub struct LuaOptions {
     recycle_tasks: f64,
     /// Seconds that the start of a VM may take.
     init_timeout: f64,
-}
-
-/// What a Lua runtime says of its VMs.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct VmFigures {
-    vms: f64,
-    memory: f64,
-    stuck: f64,
-    made: f64,
-    out_of_memory: f64,
-    stopped: f64,
-    recycled: f64,
 }
 
 /// A Lua runtime, as Lua holds it beside the runtime itself.
@@ -154,23 +142,12 @@ pub unsafe extern "C" fn nbffi_lua_reload(handle: *const LuaHandle, others: Text
     })
 }
 
-/// The figures of a runtime's VMs.
+/// The statistics of a runtime's VMs.
 ///
 /// # Safety
-/// `handle` is live, `figures` is writable.
+/// `handle` is live, `stats` is writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nbffi_lua_stats(handle: *const LuaHandle, figures: *mut VmFigures) {
-    catch((), || {
-        // SAFETY: by the contract.
-        let (stats, figures) = unsafe { ((&*handle).0.group.stats(), &mut *figures) };
-        *figures = VmFigures {
-            vms: stats.vms as f64,
-            memory: stats.memory as f64,
-            stuck: stats.stuck as f64,
-            made: stats.made as f64,
-            out_of_memory: stats.out_of_memory as f64,
-            stopped: stats.stopped as f64,
-            recycled: stats.recycled as f64,
-        };
-    });
+pub unsafe extern "C" fn nbffi_lua_stats(handle: *const LuaHandle, stats: *mut Stats) {
+    // SAFETY: by the contract.
+    catch((), || unsafe { *stats = (&*handle).0.group.stats() });
 }

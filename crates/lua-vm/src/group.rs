@@ -53,23 +53,24 @@ impl ThreadVm {
     }
 }
 
-/// The statistics of a group.
+/// The statistics of a group. `core/cdefs.lua` declares it, too.
 #[derive(Debug, Default, Clone, Copy)]
+#[repr(C)]
 pub struct Stats {
     /// VMs that there are.
-    pub vms: usize,
+    pub vms: f64,
     /// Bytes that they use.
-    pub memory: usize,
+    pub memory: f64,
     /// VMs whose code should have ended but cannot be stopped.
-    pub stuck: usize,
+    pub stuck: f64,
     /// VMs that were made.
-    pub made: u64,
+    pub made: f64,
     /// VMs that were replaced because they hit the memory limit.
-    pub out_of_memory: u64,
+    pub out_of_memory: f64,
     /// VMs that were replaced because their code was stopped, or had changed them.
-    pub stopped: u64,
+    pub stopped: f64,
     /// VMs that were replaced because they had served their time.
-    pub recycled: u64,
+    pub recycled: f64,
 }
 
 static GROUPS: Mutex<Vec<Arc<Group>>> = Mutex::new(Vec::new());
@@ -145,7 +146,7 @@ impl Group {
     /// Its statistics.
     pub fn stats(&self) -> Stats {
         // Relaxed, here and where they change: statistics.
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         let mut stats = Stats {
             made: count(&self.counters.made),
             out_of_memory: count(&self.counters.out_of_memory),
@@ -155,9 +156,9 @@ impl Group {
         };
         for thread in &self.threads {
             if let Some(target) = &*thread.target() {
-                stats.vms += 1;
-                stats.memory += thread.memory.load(Ordering::Relaxed);
-                stats.stuck += usize::from(target.is_stuck());
+                stats.vms += 1.0;
+                stats.memory += thread.memory.load(Ordering::Relaxed) as f64;
+                stats.stuck += f64::from(target.is_stuck());
             }
         }
         stats

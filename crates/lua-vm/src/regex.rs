@@ -82,11 +82,10 @@ pub struct CompileError {
     pub offset: usize,
 }
 
-/// Facts about a pattern.
+/// Facts about a pattern. `vm/cdefs.lua` declares it, too.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub struct Info {
-    /// The number of groups that capture.
-    pub captures: u32,
     /// The table of names, as long as the pattern lives: entries of `name_size` bytes,
     /// each a 16-bit number with the high byte first, then the name, then a NUL.
     pub names: *const u8,
@@ -94,8 +93,23 @@ pub struct Info {
     pub name_count: u32,
     /// The bytes of an entry.
     pub name_size: u32,
+    /// The number of groups that capture.
+    pub captures: u32,
+    /// Where in a pattern that cannot be compiled the error is.
+    pub error_offset: u32,
     /// Whether subjects are UTF-8, valid or not.
     pub utf: bool,
+}
+
+impl Info {
+    const NONE: Self = Self {
+        names: ptr::null(),
+        name_count: 0,
+        name_size: 0,
+        captures: 0,
+        error_offset: 0,
+        utf: false,
+    };
 }
 
 /// A compiled pattern.
@@ -178,13 +192,7 @@ impl Regex {
         };
         let mut regex = Self {
             code: compiled,
-            info: Info {
-                captures: 0,
-                names: ptr::null(),
-                name_count: 0,
-                name_size: 0,
-                utf: false,
-            },
+            info: Info::NONE,
             dfa: options & option::DFA != 0,
             checked: false,
             jit: false,
@@ -203,7 +211,7 @@ impl Regex {
                 names: regex.ask(sys::PCRE2_INFO_NAMETABLE, ptr::null()),
                 name_count: regex.ask(sys::PCRE2_INFO_NAMECOUNT, 0),
                 name_size: regex.ask(sys::PCRE2_INFO_NAMEENTRYSIZE, 0),
-                utf: false,
+                ..Info::NONE
             };
             // These include what the pattern itself sets, as "(*UTF)".
             regex.ask(sys::PCRE2_INFO_ALLOPTIONS, 0u32)

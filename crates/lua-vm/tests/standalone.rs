@@ -149,7 +149,7 @@ fn functions_run_and_runaways_are_stopped() {
     assert!(message.starts_with("as it should"), "{message}");
 
     // It is begun, or else it would not have to be stopped.
-    while program.lua.group.stats().stopped == 0 {
+    while program.lua.group.stats().stopped == 0.0 {
         let (error, _) = program.call("forever", "", 0.2).unwrap_err();
         assert_eq!(error, Error::Timeout);
     }

@@ -7,26 +7,9 @@
 use std::ffi::c_char;
 
 use crate::current;
-use crate::regex::{self, NO_MEMORY, Regex, Template};
+use crate::regex::{self, Info, NO_MEMORY, Regex, Template};
 use nonblocking_ffi_core::catch::catch;
 use nonblocking_ffi_core::text::{ErrorBuffer, Text};
-
-/// What Lua wants to know of a pattern.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct RegexInfo {
-    /// The table of names, as long as the pattern lives: entries of `name_size`
-    /// bytes, a 16-bit number with the high byte first, then the name, then NUL.
-    names: *const u8,
-    name_count: u32,
-    name_size: u32,
-    /// Groups that capture.
-    captures: u32,
-    /// Where in the pattern the error is, if there is one.
-    error_offset: u32,
-    /// Subjects consist of characters, not of bytes.
-    utf: bool,
-}
 
 fn text(data: *const c_char, len: usize) -> Text {
     Text { data, len }
@@ -70,7 +53,7 @@ pub unsafe extern "C" fn nbffi_re_new(
     pattern: *const c_char,
     len: usize,
     options: u32,
-    info: *mut RegexInfo,
+    info: *mut Info,
     error: *mut c_char,
     error_size: usize,
 ) -> *mut Regex {
@@ -82,17 +65,7 @@ pub unsafe extern "C" fn nbffi_re_new(
             size: error_size,
         };
         let compiled = Regex::new(pattern, options)
-            .inspect(|regex| {
-                let found = regex.info();
-                *info = RegexInfo {
-                    names: found.names,
-                    name_count: found.name_count,
-                    name_size: found.name_size,
-                    captures: found.captures,
-                    error_offset: 0,
-                    utf: found.utf,
-                };
-            })
+            .inspect(|regex| *info = *regex.info())
             .map_err(|why| {
                 info.error_offset = why.offset as u32;
                 why.message
