@@ -13,7 +13,7 @@ fn run(compiler: &str) -> Option<String> {
     let sources = root.join("crates/lua-vm/src");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stopping-{compiler}"));
     std::fs::create_dir_all(&folder).unwrap();
-    let (library, program) = (folder.join("libguard.so"), folder.join("program"));
+    let (library, program) = (folder.join("libinterrupt.so"), folder.join("program"));
     let compile = |command: &mut Command| {
         let command = command.args(["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror"]);
         let output = command.arg("-I").arg(&sources).output().unwrap();
