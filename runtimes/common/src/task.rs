@@ -6,6 +6,7 @@
 //! every handle is stale.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
@@ -24,7 +25,7 @@ macro_rules! later {
 pub(crate) use later;
 
 type Message = unsafe extern "C" fn(nbffi_task, i64, *const c_char, u64) -> c_int;
-type OnCancel = unsafe extern "C" fn(nbffi_task, Option<nbffi_cancel_fn>, *mut c_void) -> c_int;
+type AskOnCancel = unsafe extern "C" fn(nbffi_task, Option<nbffi_cancel_fn>, *mut c_void) -> c_int;
 
 #[derive(Debug)]
 struct Functions {
@@ -36,7 +37,7 @@ struct Functions {
     fail: Message,
     set_status: Message,
     /// Since 1.3.
-    on_cancel: Option<OnCancel>,
+    on_cancel: Option<AskOnCancel>,
 }
 
 static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
@@ -144,16 +145,32 @@ pub unsafe fn fail(task: nbffi_task, code: i64, message: &[u8]) {
     }
 }
 
-/// Has `function` called with `arg` and the task when nobody waits for the task any
-/// more. Returns what the host says; `NBFFI_STALE` if it is older than version 1.3.
+/// Who is told that nobody waits for a task any more.
+pub trait OnCancel: Sync {
+    /// Nobody does. Called on the host's thread for that: it must not wait for a
+    /// lock that may be held for long, such as an interpreter's.
+    fn on_cancel(&self, task: nbffi_task);
+}
+
+/// Has `value` told once nobody waits for the task any more. It is not told of a
+/// task that has ended, if memory is out, or by a host older than version 1.3.
 ///
 /// # Safety
 ///
-/// `function` takes `arg`, and does not unwind.
-pub unsafe fn on_cancel(task: nbffi_task, function: nbffi_cancel_fn, arg: *mut c_void) -> c_int {
-    match FUNCTIONS.get().and_then(|f| f.on_cancel) {
-        // SAFETY: by the contract.
-        Some(on_cancel) => unsafe { on_cancel(task, Some(function), arg) },
-        None => NBFFI_STALE,
+/// The value lives until the runtime of the task is closed.
+pub unsafe fn on_cancel<T: OnCancel>(task: nbffi_task, value: &T) {
+    if let Some(ask) = FUNCTIONS.get().and_then(|f| f.on_cancel) {
+        let arg = std::ptr::from_ref(value).cast_mut().cast();
+        // SAFETY: the host takes any handle; by the contract the function finds
+        // the value when it is called.
+        unsafe { ask(task, Some(tell::<T>), arg) };
     }
+}
+
+unsafe extern "C" fn tell<T: OnCancel>(arg: *mut c_void, task: nbffi_task) {
+    // SAFETY: what `on_cancel` passed; it lives, by the contract.
+    let value = unsafe { &*arg.cast_const().cast::<T>() };
+    // Nobody can be told of a panic. Unwind safety: the value is Sync, so it is
+    // in order whenever somebody else could look at it.
+    let _ = catch_unwind(AssertUnwindSafe(|| value.on_cancel(task)));
 }
