@@ -1,6 +1,6 @@
 """A template for plugins: copy it, and change what `call` does.
 
-    rt = nbffi.load{ runtime = "python", entry = "template:Words", path = ... }
+    rt = nbffi.load{ language = "python", entry = "template:Words", path = ... }
     rt:call("to be or not to be")       --> {"to": 2, "be": 2, "or": 1, "not": 1}
 """
 

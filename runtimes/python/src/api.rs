@@ -202,11 +202,6 @@ api! {
 }
 
 impl Api {
-    /// `None`, borrowed.
-    pub fn none(&self) -> *mut PyObject {
-        self._Py_NoneStruct
-    }
-
     /// The exception class behind one of the `PyExc_` symbols, which are
     /// variables that hold it.
     ///

@@ -1,4 +1,4 @@
-//! What one runtime is to be, as `hosts/python.lua` sends it.
+//! What one runtime is to be, as `languages/python.lua` sends it.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::api::{LibPython, NEWEST_MINOR, OLDEST_MINOR};
-use crate::ask::{self, Answer};
+use crate::probe::{self, Answer};
 
 /// Where Python is often installed, beyond what the dynamic linker knows.
 const PREFIXES: [&str; 4] = ["/usr/local", "/opt/python", "/opt/conda", "/usr"];
@@ -247,7 +247,7 @@ impl Search {
                 return candidates;
             }
         }
-        match ask::interpreter(program) {
+        match probe::interpreter(program) {
             Ok(answer) => self.of_answer(program, answer),
             Err(error) => {
                 self.note(program, error);

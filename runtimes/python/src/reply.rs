@@ -4,98 +4,107 @@
 //! has bytes (`bytearray`, `memoryview`, an array of numpy) goes as these bytes,
 //! which must be contiguous. Anything else is a `TypeError`.
 
-use std::ffi::c_char;
-use std::ptr::null_mut;
+use std::ffi::{c_char, c_int};
+use std::mem::MaybeUninit;
+use std::ptr::{null, null_mut};
 
 use nonblocking_ffi_plugin::sys::nbffi_task;
 use nonblocking_ffi_runtimes_common::task;
 
 use crate::api::{PY_BUF_SIMPLE, Py_buffer};
-use crate::object::{Gil, Ref, Result};
+use crate::object::{Bound, Gil, Result};
 
 /// What is larger is copied without the GIL.
 const LARGE: usize = 64 * 1024;
 
 /// Bytes that are ready to be sent, and what keeps them.
 #[derive(Debug)]
-pub struct Reply {
+pub struct Reply<'py> {
+    gil: Gil<'py>,
+    bytes: Bytes,
+    keep: Keep<'py>,
+}
+
+/// Bytes of a Python object. Python code may be changing them: so they are no
+/// slice.
+#[derive(Clone, Copy, Debug)]
+struct Bytes {
     data: *const u8,
     len: usize,
-    keep: Keep,
+}
+
+// SAFETY: readable on any thread as long as the object is kept.
+unsafe impl Send for Bytes {}
+
+impl Bytes {
+    /// # Safety
+    ///
+    /// The object is kept until this returns. Nobody uses the task's request
+    /// afterwards.
+    unsafe fn respond(self, task: nbffi_task) -> c_int {
+        // SAFETY: by the contract.
+        unsafe { task::respond(task, self.data, self.len as u64) }
+    }
 }
 
 #[derive(Debug)]
-enum Keep {
+enum Keep<'py> {
     Nothing,
-    Object { _bytes: Ref },
+    Object { _bytes: Bound<'py> },
     Buffer(Box<Py_buffer>),
 }
 
-impl Reply {
+impl Drop for Reply<'_> {
+    fn drop(&mut self) {
+        if let Keep::Buffer(buffer) = &mut self.keep {
+            // SAFETY: the buffer that was got, once; the GIL is there.
+            unsafe { (self.gil.PyBuffer_Release)(&mut **buffer) };
+        }
+    }
+}
+
+impl<'py> Reply<'py> {
+    fn new(gil: Gil<'py>, data: *const u8, len: usize, keep: Keep<'py>) -> Self {
+        let bytes = Bytes { data, len };
+        Self { gil, bytes, keep }
+    }
+
     /// The bytes of what a function returned.
-    pub fn of(gil: Gil, result: Ref) -> Result<Self> {
+    pub fn of(gil: Gil<'py>, result: Bound<'py>) -> Result<Self> {
         let (mut data, mut len) = (null_mut::<c_char>(), 0);
         // SAFETY: the function checks the type; its result lives as long as
         // the object, which the reply keeps.
         if unsafe { (gil.PyBytes_AsStringAndSize)(result.as_ptr(), &mut data, &mut len) } == 0 {
-            return Ok(Self {
-                data: data.cast(),
-                len: len as usize,
-                keep: Keep::Object { _bytes: result },
-            });
+            let keep = Keep::Object { _bytes: result };
+            return Ok(Self::new(gil, data.cast(), len as usize, keep));
         }
-        // SAFETY: the GIL is there.
-        unsafe { (gil.PyErr_Clear)() };
-        if result.as_ptr() == gil.none() {
-            return Ok(Self {
-                data: std::ptr::null(),
-                len: 0,
-                keep: Keep::Nothing,
-            });
+        gil.clear();
+        if result.is_none() {
+            return Ok(Self::new(gil, null(), 0, Keep::Nothing));
         }
+        let is_instance = gil.PyObject_IsInstance;
         // SAFETY: both are objects.
-        let is_text =
-            unsafe { (gil.PyObject_IsInstance)(result.as_ptr(), gil.PyUnicode_Type) } == 1;
-        if is_text {
+        if unsafe { is_instance(result.as_ptr(), gil.PyUnicode_Type) } == 1 {
+            let encode = gil.PyUnicode_AsEncodedString;
+            let (utf8, strict) = (c"utf-8".as_ptr(), c"strict".as_ptr());
             // SAFETY: a `str`; a new reference. What has no UTF-8 raises.
-            let bytes = unsafe {
-                let (utf8, strict) = (c"utf-8".as_ptr(), c"strict".as_ptr());
-                gil.owned((gil.PyUnicode_AsEncodedString)(
-                    result.as_ptr(),
-                    utf8,
-                    strict,
-                ))?
-            };
+            let bytes = unsafe { gil.owned(encode(result.as_ptr(), utf8, strict))? };
             return Self::of(gil, bytes);
         }
         Self::of_buffer(gil, &result)
     }
 
-    fn of_buffer(gil: Gil, result: &Ref) -> Result<Self> {
-        let mut buffer = Box::new(Py_buffer {
-            buf: null_mut(),
-            obj: null_mut(),
-            len: 0,
-            itemsize: 0,
-            readonly: 0,
-            ndim: 0,
-            format: null_mut(),
-            shape: null_mut(),
-            strides: null_mut(),
-            suboffsets: null_mut(),
-            internal: null_mut(),
-        });
+    fn of_buffer(gil: Gil<'py>, result: &Bound<'py>) -> Result<Self> {
+        // SAFETY: numbers and pointers; all zero is the empty structure.
+        let mut buffer = Box::new(unsafe { MaybeUninit::<Py_buffer>::zeroed().assume_init() });
         // SAFETY: the structure is writable; it keeps the object if it worked.
         let got = unsafe { (gil.PyObject_GetBuffer)(result.as_ptr(), &mut *buffer, PY_BUF_SIMPLE) };
         if got == 0 {
-            return Ok(Self {
-                data: buffer.buf.cast_const().cast(),
-                len: buffer.len as usize,
-                keep: Keep::Buffer(buffer),
-            });
+            let (data, len) = (buffer.buf.cast_const().cast(), buffer.len as usize);
+            return Ok(Self::new(gil, data, len, Keep::Buffer(buffer)));
         }
         let why = gil.take_message();
-        let class = gil.class_name(result);
+        let class = result.class_name();
         Err(match why.starts_with("TypeError") {
             true => gil.type_error(&format!(
                 "{class} was returned, but a response is bytes (or bytearray, memoryview, str, \
@@ -111,25 +120,22 @@ impl Reply {
     /// # Safety
     ///
     /// Nobody uses the task's request afterwards.
-    pub unsafe fn send(mut self, gil: Gil, task: nbffi_task) {
-        // SAFETY: by the contract; the bytes are kept until this has returned.
-        // Whatever the host says, the task is complete then: bytes with a length
-        // are never an invalid argument.
-        let send = || unsafe { task::respond(task, self.data, self.len as u64) };
-        if self.len > LARGE {
-            gil.without(send);
+    pub unsafe fn send(self, task: nbffi_task) {
+        let bytes = self.bytes;
+        // SAFETY: by the contract; the object is kept until the end. Whatever the
+        // host says, the task is complete then: bytes with a length are never an
+        // invalid argument.
+        let send = move || unsafe { bytes.respond(task) };
+        if bytes.len > LARGE {
+            self.gil.without(send);
         } else {
             send();
-        }
-        if let Keep::Buffer(buffer) = &mut self.keep {
-            // SAFETY: the buffer that was got, once.
-            unsafe { (gil.PyBuffer_Release)(&mut **buffer) };
         }
     }
 }
 
 /// `bytes` with a copy of a request.
-pub fn bytes(gil: Gil, request: &[u8]) -> Result<Ref> {
+pub fn bytes<'py>(gil: Gil<'py>, request: &[u8]) -> Result<Bound<'py>> {
     if request.len() <= LARGE {
         return gil.bytes(request);
     }
@@ -137,10 +143,13 @@ pub fn bytes(gil: Gil, request: &[u8]) -> Result<Ref> {
     // SAFETY: without data, a new object of that length whose bytes may be
     // written as long as nobody else has it.
     unsafe {
-        let object = gil.owned((gil.PyBytes_FromStringAndSize)(std::ptr::null(), len))?;
+        let object = gil.owned((gil.PyBytes_FromStringAndSize)(null(), len))?;
         (gil.PyBytes_AsStringAndSize)(object.as_ptr(), &mut data, &mut len);
-        let to = data.cast::<u8>();
-        gil.without(|| std::ptr::copy_nonoverlapping(request.as_ptr(), to, request.len()));
+        let room = std::slice::from_raw_parts_mut(data.cast::<MaybeUninit<u8>>(), request.len());
+        gil.without(|| {
+            let to = room.as_mut_ptr().cast();
+            std::ptr::copy_nonoverlapping(request.as_ptr(), to, request.len());
+        });
         Ok(object)
     }
 }

@@ -1,21 +1,25 @@
 //! One runtime: an entry with one configuration, from `init` to `close`.
 
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
+use nonblocking_ffi_plugin::sys::nbffi_task;
 use nonblocking_ffi_runtimes_common::host::{Host, Request};
+use nonblocking_ffi_runtimes_common::task::OnCancel;
 use nonblocking_ffi_runtimes_common::{entry, log, task};
 
+use crate::alarm::{self, Unwanted};
 use crate::api::{PyObject, VECTORCALL_OFFSET};
 use crate::config::Config;
 use crate::inbox;
-use crate::interpreter::{self, Interpreter};
-use crate::object::{Gil, NOTHING, Ref, Result};
+use crate::interpreter::Interpreter;
+use crate::main_thread;
+use crate::object::{Bound, Gil, Py, Result};
 use crate::reply::{self, Reply};
-use crate::threads::{self, Attached};
+use crate::threads::Attached;
 
 /// After so many tasks other threads get the GIL if they want it. Functions in
 /// Python are asked for it anyway, those in C never.
-const TASKS_PER_BREATH: u32 = 64;
+const TASKS_PER_YIELD: u32 = 64;
 
 /// A runtime.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub struct Runtime {
     interpreter: &'static Interpreter,
     host: Host,
     /// The Python side.
-    handle: Ref,
+    handle: Py,
     serve: Serve,
     inbox: inbox::Registered,
     registration: log::Registration,
@@ -33,7 +37,7 @@ pub struct Runtime {
 #[derive(Debug)]
 enum Serve {
     /// The pool thread that has them, by calling this.
-    Here(Ref),
+    Here(Py),
     /// The loop.
     Loop,
 }
@@ -42,16 +46,18 @@ enum Serve {
 unsafe impl entry::Runtime for Runtime {
     fn open(host: Host) -> std::result::Result<Self, String> {
         let config = Config::parse(host.config())?;
-        let interpreter = interpreter::obtain(&config)?;
+        let interpreter = main_thread::obtain(&config)?;
         host.at_exit(interpreter)?;
         // Before its code runs: what that logs is logged in its name.
         let registration = log::Registration::new(host);
         let id = registration.id();
         let inbox = inbox::Registered::new(id)?;
-        let attached = threads::attach(interpreter.api());
-        let (gil, name) = (attached.gil(), host.name());
-        let open = || interpreter.open(gil, id, name, &config);
-        let opened = attached.record.visit(id, open)?;
+        // SAFETY: a pool thread, which runs no Python but by this file.
+        let attached = unsafe { interpreter.attach() };
+        attached.record.enter(id);
+        let opened = interpreter.open(attached.gil(), id, host.name(), &config);
+        attached.record.leave();
+        let opened = opened?;
         Ok(Self {
             interpreter,
             host,
@@ -66,34 +72,49 @@ unsafe impl entry::Runtime for Runtime {
     /// loop.
     unsafe fn call(&self, request: Request) {
         let Serve::Here(function) = &self.serve else {
-            return self.inbox.push(request);
+            // SAFETY: the host's call with this task.
+            return unsafe { self.inbox.begin(request) };
         };
-        let attached = threads::attach(self.interpreter.api());
-        attached.record.enter(self.registration.id(), request.task);
+        // SAFETY: as in `open`.
+        let attached = unsafe { self.interpreter.attach() };
+        let function = function.bind(attached.gil());
+        attached.record.enter(self.registration.id());
         // SAFETY: the task of this call.
-        unsafe { self.run(&attached, function, request) };
+        unsafe { self.run(&attached, &function, request) };
         let mut tasks = 1_u32;
         // SAFETY: inside of the call, and the last task is completed.
         while let Some(request) = unsafe { self.host.next() } {
-            attached.record.switch(request.task);
             // SAFETY: as the host has just given it.
-            unsafe { self.run(&attached, function, request) };
+            unsafe { self.run(&attached, &function, request) };
             tasks += 1;
-            if tasks.is_multiple_of(TASKS_PER_BREATH) {
-                self.interpreter.breathe(attached.gil());
+            if tasks.is_multiple_of(TASKS_PER_YIELD) {
+                self.interpreter.yield_gil(attached.gil());
             }
         }
         attached.record.leave();
     }
 
     fn close(self) {
-        let attached = threads::attach(self.interpreter.api());
-        let close = || self.interpreter.close(attached.gil(), self.handle);
-        attached.record.visit(self.registration.id(), close);
+        // SAFETY: as in `open`.
+        let attached = unsafe { self.interpreter.attach() };
+        let gil = attached.gil();
+        attached.record.enter(self.registration.id());
+        self.interpreter.close(gil, self.handle);
+        attached.record.leave();
         drop((self.registration, self.inbox));
-        // With the GIL, as it may be the last reference to the function.
-        drop(self.serve);
-        self.interpreter.collect(attached.gil());
+        if let Serve::Here(function) = self.serve {
+            drop(function.into_bound(gil));
+        }
+        self.interpreter.collect(gil);
+    }
+}
+
+/// A task of a pool thread is interrupted by Python's main thread.
+struct OnPoolThread;
+
+impl OnCancel for OnPoolThread {
+    fn on_cancel(&self, task: nbffi_task) {
+        alarm::interrupt(Unwanted { task, loop_of: 0 });
     }
 }
 
@@ -103,59 +124,49 @@ impl Runtime {
     /// # Safety
     ///
     /// The task is this thread's to complete.
-    unsafe fn run(&self, attached: &Attached, function: &Ref, request: Request) {
-        let (gil, record) = (attached.gil(), attached.record);
-        let task = request.task;
+    unsafe fn run(&self, attached: &Attached, function: &Bound<'_>, request: Request) {
+        let (gil, record, task) = (attached.gil(), attached.record, request.task);
+        record.set_task(task);
+        // SAFETY: a constant lives for ever.
+        unsafe { task::on_cancel(task, &OnPoolThread) };
         // SAFETY: it is completed below, when this is not used any more.
-        let result = self.apply(gil, function, unsafe { request.bytes() });
+        let result = apply(gil, function, unsafe { request.bytes() });
         record.take_back(gil);
-        let answer = result.and_then(|result| Reply::of(gil, result));
-        match answer {
+        match result.and_then(|result| Reply::of(gil, result)) {
             Ok(reply) => {
                 // What is completed is not to be stopped any more.
-                record.switch(0);
+                record.set_task(0);
                 // SAFETY: by the contract; the request was copied.
-                unsafe { reply.send(gil, task) };
+                unsafe { reply.send(task) };
             }
             Err(_) => {
                 let id = self.registration.id();
                 let unwanted = task::is_unwanted(task);
                 let (code, message) = self.interpreter.describe(gil, id, unwanted);
                 record.take_back(gil);
-                record.switch(0);
+                record.set_task(0);
                 // SAFETY: as above.
                 unsafe { task::fail(task, code, message.as_bytes()) };
             }
         }
     }
+}
 
-    fn apply(&self, gil: Gil, function: &Ref, request: &[u8]) -> Result<Ref> {
-        let request = reply::bytes(gil, request)?;
-        match gil.PyObject_Vectorcall {
-            Some(call) => {
-                // A place in front of the arguments that a bound method uses.
-                let mut places: [*mut PyObject; 2] = [null_mut(), request.as_ptr()];
-                // SAFETY: both objects live; one argument, after a free place;
-                // a new reference.
-                unsafe {
-                    let arguments = places.as_mut_ptr().add(1);
-                    let result = call(
-                        function.as_ptr(),
-                        arguments,
-                        1 | VECTORCALL_OFFSET,
-                        null_mut(),
-                    );
-                    gil.owned(result)
-                }
-            }
-            // SAFETY: as above; NULL ends the arguments.
-            None => unsafe {
-                gil.owned((gil.PyObject_CallFunctionObjArgs)(
-                    function.as_ptr(),
-                    request.as_ptr(),
-                    NOTHING,
-                ))
-            },
-        }
+/// Calls the function with a request.
+fn apply<'py>(gil: Gil<'py>, function: &Bound<'py>, request: &[u8]) -> Result<Bound<'py>> {
+    let request = reply::bytes(gil, request)?;
+    let Some(call) = gil.PyObject_Vectorcall else {
+        let (call, end) = (gil.PyObject_CallFunctionObjArgs, null::<*mut PyObject>());
+        // SAFETY: both objects live; NULL ends the arguments; a new reference.
+        return unsafe { gil.owned(call(function.as_ptr(), request.as_ptr(), end)) };
+    };
+    // A place in front of the arguments that a bound method uses.
+    let mut places: [*mut PyObject; 2] = [null_mut(), request.as_ptr()];
+    // SAFETY: both objects live; one argument, after a free place; a new
+    // reference.
+    unsafe {
+        let arguments = places.as_mut_ptr().add(1);
+        let count = 1 | VECTORCALL_OFFSET;
+        gil.owned(call(function.as_ptr(), arguments, count, null_mut()))
     }
 }

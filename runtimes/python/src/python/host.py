@@ -125,10 +125,10 @@ def collect():
     gc.collect()
 
 
-def breathe():
+def yield_gil():
     """Lets other threads have the GIL if they have asked for it: Python looks
-    at that when a function begins. To release it for a moment would not do:
-    whoever waits has to be awake to get it, and starts to wait anew."""
+    at that when a function begins. To release it for a moment would not do: a
+    thread that waits has to be awake to get it, and starts to wait anew."""
 
 
 def task_of_loop(number):

@@ -12,22 +12,17 @@ from _nonblocking_ffi_log import WARN
 
 
 class _Selector(selectors.DefaultSelector):
-    """Tells the host when the loop works and when it waits, so that the host
-    finds out if it does neither."""
+    """Tells the host of each turn, so that it finds out if a task does not give
+    the loop back."""
 
     def select(self, timeout=None):
-        _host.turn(0)
-        try:
-            return super().select(timeout)
-        finally:
-            _host.turn(1)
+        _host.turn()
+        return super().select(timeout)
 
 
 class Loop:
     """The loop of one runtime, on a thread of its own."""
 
-    # How often running tasks are asked whether they are still wanted, seconds.
-    SWEEP = 0.02
     # New tasks per turn, so that those that run get theirs.
     BATCH = 256
     # How long what a closed runtime leaves behind has to end, seconds.
@@ -36,10 +31,9 @@ class Loop:
     def __init__(self, number, name):
         self.number = number
         self.function = None
-        # The task of each job, and the jobs that were told to end.
+        # asyncio's task of each of the host's, and the other way round.
         self.jobs = {}
-        self.cancelled = set()
-        self.sweeping = False
+        self.tasks = {}
         self.stopping = False
         self.loop = asyncio.SelectorEventLoop(_Selector())
         # That of asyncio waits at its end for threads that may never end.
@@ -93,7 +87,7 @@ class Loop:
 
     def current(self):
         """The task that the loop is in, or 0."""
-        return self.jobs.get(asyncio.current_task(self.loop), 0)
+        return self.tasks.get(asyncio.current_task(self.loop), 0)
 
     # On the loop.
 
@@ -110,7 +104,12 @@ class Loop:
             taken = _host.take(self.number)
             if taken is None:
                 return
-            self.begin(*taken)
+            task, request = taken
+            if request is not None:
+                self.begin(task, request)
+            elif task in self.jobs:
+                # Nobody waits for it any more.
+                self.jobs[task].cancel()
         self.loop.call_soon(self.take)
 
     def begin(self, task, request):
@@ -120,15 +119,12 @@ class Loop:
             job = self.loop.create_task(self.function(request))
         except BaseException as error:
             return self.fail(task, error)
-        self.jobs[job] = task
+        self.jobs[task], self.tasks[job] = job, task
         job.add_done_callback(self.end)
-        if not self.sweeping:
-            self.sweeping = True
-            self.loop.call_later(self.SWEEP, self.sweep)
 
     def end(self, job):
-        task = self.jobs.pop(job)
-        self.cancelled.discard(job)
+        task = self.tasks.pop(job)
+        del self.jobs[task]
         if job.cancelled():
             return self.fail(task, asyncio.CancelledError())
         error = job.exception()
@@ -141,17 +137,3 @@ class Loop:
 
     def fail(self, task, error):
         _host.fail(task, *describe(self.number, error, _host.unwanted(task)))
-
-    def sweep(self):
-        """Cancels what nobody waits for any more."""
-        begun = self.loop.time()
-        for job, task in self.jobs.items():
-            if job not in self.cancelled and _host.unwanted(task):
-                self.cancelled.add(job)
-                job.cancel()
-        if self.jobs:
-            # At most a twentieth of the loop's time.
-            took = self.loop.time() - begun
-            self.loop.call_later(max(self.SWEEP, 20 * took), self.sweep)
-        else:
-            self.sweeping = False

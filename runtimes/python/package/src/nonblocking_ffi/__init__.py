@@ -172,9 +172,11 @@ def log(message: object, level: str = "info") -> None:
 @contextmanager
 def shield() -> Iterator[None]:
     """``with shield():`` keeps the calling thread's task from being stopped by
-    ``Stopped``. For moments, and not across an ``await``."""
+    ``Stopped``, which is then raised at its end. For moments, and not across an
+    ``await``."""
     _host.shield(1)
     try:
         yield
     finally:
-        _host.shield(-1)
+        if _host.shield(-1):
+            raise Stopped
