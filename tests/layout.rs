@@ -28,7 +28,13 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose `lib.rs` has a table of modules: each may only use those above it.
-const LAYERED: &[&str] = &["src", "crates/lua-vm/src"];
+const LAYERED: &[&str] = &[
+    "src",
+    "crates/lua-vm/src",
+    "runtimes/common/src",
+    "runtimes/python/src",
+    "runtimes/java/src",
+];
 
 /// Folders and files below `lua/resty/nonblocking_ffi`, and which others each may require.
 const LUA: &[(&str, &[&str])] = &[

@@ -25,7 +25,8 @@ use nonblocking_ffi_runtimes_common::log::log_for_any;
 use crate::config::Config;
 use crate::java::{self, Boot};
 use crate::locate::{self, Home, Places};
-use crate::{options, signals};
+use crate::options;
+use crate::signals;
 
 /// pthread's default. `-Xss` is for the threads that Java makes.
 const STACK_BYTES: usize = 8 << 20;
