@@ -114,12 +114,14 @@ pub fn print_comparison(ours: &Results, other: &Results) {
                     ""
                 };
                 let place = format!("{name}: {}", row.name());
-                let line = format!(
-                    "  {place:48} {:30} {:30} {:.2}  {mark}",
-                    quartiles(before),
-                    quartiles(now),
-                    now.median / before.median,
-                );
+                let times = now.median / before.median;
+                let times = if times.is_nan() {
+                    String::new()
+                } else {
+                    ratio(times)
+                };
+                let (before, now) = (quartiles(before), quartiles(now));
+                let line = format!("  {place:48} {before:30} {now:30} {times:5} {mark}");
                 println!("{}", line.trim_end());
             }
         }

@@ -92,6 +92,21 @@ fn every_workload_works_and_nothing_is_left() {
 }
 
 #[test]
+fn another_build_is_measured_beside_this_one() {
+    let (tmp, out) = (Folder::new(), Folder::new());
+    let this = support::root().to_str().unwrap();
+    let arguments = ["--quick", "--only", "lone-16", "--compare", this, "--out"];
+    let output = bench(&tmp, &[&arguments[..], &[out.to_str().unwrap()]].concat());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    let (_, compared) = said.split_once("\nCompared: ").expect("a comparison");
+    assert!(compared.contains("\n  lone-16: unix socket "), "{said}");
+    let json = fs::read_to_string(out.join("bench.json")).unwrap();
+    assert!(json.contains("\"compared\":[{"), "{json}");
+    assert_eq!(names(&tmp), BTreeSet::new());
+}
+
+#[test]
 fn a_language_that_the_machine_lacks_is_left_out() {
     let (tmp, out) = (Folder::new(), Folder::new());
     let output = Command::new(env!("CARGO_BIN_EXE_nonblocking-ffi-bench"))
