@@ -153,6 +153,7 @@ fn nothing_polls_while_java_runs() {
             std::thread::sleep(Duration::from_secs(1));
             before.len() == 1 && naps(worker) == before
         });
+        assert_eq!(nginx.counters().get(Count::Ended), 0);
         nginx.signal(Signal::Term);
     });
     nginx.wait_stopped(EXIT_PROMISE);
