@@ -127,10 +127,9 @@ impl Backend for Chaos {
     }
 
     fn call(&self, task: &Running) -> Outcome {
-        let asked = task.task();
-        let task = task.handle().number();
+        let ((data, len), task) = (task.request(), task.handle().number());
         // SAFETY: the test keeps the request until the task is collected.
-        let request = unsafe { std::slice::from_raw_parts(asked.request, asked.request_len) };
+        let request = unsafe { std::slice::from_raw_parts(data, len) };
         let seed = u64::from_ne_bytes(request.try_into().unwrap());
         let mut random = Random(seed | 1);
         let stale = self.stale.swap(task, Ordering::Relaxed);

@@ -91,7 +91,7 @@ impl Backend for Shared {
     fn call(&self, running: &Running) -> Outcome {
         let (watcher, task) = (&*self.0, running.handle().number());
         // SAFETY: the test keeps all requests, of eight bytes.
-        let number = unsafe { running.task().request.cast::<usize>().read_unaligned() };
+        let number = unsafe { running.request().0.cast::<usize>().read_unaligned() };
         watcher.known.lock().unwrap().insert(task, number);
         let arg = std::ptr::from_ref(watcher).cast_mut().cast();
         let race = fate(number) == Fate::Raced;

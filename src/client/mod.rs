@@ -213,8 +213,8 @@ impl Client {
     /// itself, that is no memory, until its slots have grown.
     ///
     /// # Safety
-    /// `runtime` lives until its last task is collected and no pool thread
-    /// uses it; the request as [`Request::data`] says.
+    /// `runtime` lives, and stays where it is, until its last task is collected and no
+    /// pool thread uses it; the request as [`Request::data`] says.
     #[inline]
     pub unsafe fn post(&mut self, runtime: &Runtime, request: Request) -> Result<Posted, Error> {
         if self.mailbox.is_closed() {

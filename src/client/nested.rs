@@ -93,7 +93,7 @@ pub fn call(
     // Without the borrow: it may come back to here. A task that is late already has
     // ended.
     if let Some(begun) = begun {
-        runtime.run(begun);
+        runtime.run(&begun);
     }
     drop(runtime);
     NESTED.with_borrow_mut(|nested| {

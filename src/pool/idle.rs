@@ -26,14 +26,37 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Semaphore, fence, spin_loop};
 
+/// How many threads search and how many sleep: `sleepers << 16 | searchers`.
+#[derive(Debug, Clone, Copy)]
+struct Counts(u32);
+
 const SEARCHER: u32 = 1;
 const SLEEPER: u32 = 1 << 16;
-const SEARCHERS: u32 = SLEEPER - 1;
+
+impl Counts {
+    fn searchers(self) -> u32 {
+        self.0 % SLEEPER
+    }
+
+    fn sleepers(self) -> u32 {
+        self.0 / SLEEPER
+    }
+
+    /// Whether somebody must wake a thread for a new task.
+    fn lack_searcher(self) -> bool {
+        self.searchers() == 0 && self.sleepers() > 0
+    }
+
+    /// With a searcher instead of a sleeper.
+    fn with_one_woken(self) -> Self {
+        Self(self.0 - SLEEPER + SEARCHER)
+    }
+}
 
 /// The idle threads of a pool.
 #[derive(Debug)]
 pub struct Idle {
-    /// `sleepers << 16 | searchers`.
+    /// [`Counts`].
     counts: AtomicU32,
     /// A bit for each thread that may be picked. Set before the thread is
     /// counted as a sleeper.
@@ -58,33 +81,36 @@ impl Idle {
     pub fn notify(&self) {
         // Orders the push before the read: (1) and (2) above.
         fence(Ordering::SeqCst);
-        let counts = self.counts.load(Ordering::SeqCst);
-        if counts & SEARCHERS == 0 && counts >= SLEEPER {
-            self.wake_one(|counts| counts & SEARCHERS == 0);
+        if self.counts().lack_searcher() {
+            self.wake_one();
         }
     }
 
-    /// Wakes a sleeper if there is one and `wanted` says so of the counts.
+    fn counts(&self) -> Counts {
+        Counts(self.counts.load(Ordering::SeqCst))
+    }
+
+    /// Wakes a sleeper if there is one and no thread searches.
     #[cold]
-    fn wake_one(&self, wanted: impl Fn(u32) -> bool) {
-        if self.grant(wanted) {
+    fn wake_one(&self) {
+        if self.grant(Counts::lack_searcher) {
             self.parkers[self.pop_sleeper()].post();
         }
     }
 
     /// Moves a thread from sleeping to searching, if there is one that sleeps
     /// and `wanted` says so of the counts. Which one is still to be picked.
-    fn grant(&self, wanted: impl Fn(u32) -> bool) -> bool {
-        let mut counts = self.counts.load(Ordering::SeqCst);
-        while counts >= SLEEPER && wanted(counts) {
+    fn grant(&self, wanted: impl Fn(Counts) -> bool) -> bool {
+        let mut counts = self.counts();
+        while counts.sleepers() > 0 && wanted(counts) {
             match self.counts.compare_exchange_weak(
-                counts,
-                counts - SLEEPER + SEARCHER,
+                counts.0,
+                counts.with_one_woken().0,
                 Ordering::SeqCst,
                 Ordering::SeqCst,
             ) {
                 Ok(_) => return true,
-                Err(now) => counts = now,
+                Err(found) => counts = Counts(found),
             }
         }
         false
@@ -137,19 +163,18 @@ impl Idle {
     pub fn awake(&self) -> usize {
         // As in `notify`: the push before comes before this look.
         fence(Ordering::SeqCst);
-        let sleepers = self.counts.load(Ordering::SeqCst) / SLEEPER;
-        self.parkers.len() - sleepers as usize
+        self.parkers.len() - self.counts().sleepers() as usize
     }
 
     /// How many threads search (a hint).
     #[inline]
     pub fn searchers(&self) -> u32 {
-        self.counts.load(Ordering::Relaxed) & SEARCHERS
+        Counts(self.counts.load(Ordering::Relaxed)).searchers()
     }
 
     /// The calling thread starts to search. True if no other does.
     pub fn start_searching(&self) -> bool {
-        self.counts.fetch_add(SEARCHER, Ordering::SeqCst) & SEARCHERS == 0
+        Counts(self.counts.fetch_add(SEARCHER, Ordering::SeqCst)).searchers() == 0
     }
 
     /// The calling thread has found a task. True if it was the last searcher:
@@ -157,9 +182,9 @@ impl Idle {
     #[must_use]
     pub fn stop_searching(&self) -> bool {
         // (3) above, with the fence of the look that follows.
-        let before = self.counts.fetch_sub(SEARCHER, Ordering::SeqCst);
+        let before = Counts(self.counts.fetch_sub(SEARCHER, Ordering::SeqCst));
         fence(Ordering::SeqCst);
-        before & SEARCHERS == SEARCHER
+        before.searchers() == 1
     }
 
     /// Thread `index`, a searcher, has found nothing and sleeps until it is

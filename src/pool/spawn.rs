@@ -38,7 +38,9 @@ pub fn spawn(
 ) -> Result<(), String> {
     let spawned = start(thread_name(pool, index), move || {
         lower_priority(nice);
-        sharpen_timers();
+        if !cfg!(miri) {
+            sharpen_timers();
+        }
         body();
     });
     match spawned {
@@ -56,7 +58,10 @@ pub fn spawn_helper(name: &str, body: impl FnOnce() + Send + 'static) -> Result<
 fn start(name: String, body: impl FnOnce() + Send + 'static) -> std::io::Result<Thread> {
     let builder = Builder::new().name(name).stack_size(STACK_BYTES);
     let unblocked = || {
-        signals::unblock();
+        // Miri has no signals.
+        if !cfg!(miri) {
+            signals::unblock();
+        }
         body();
     };
     builder

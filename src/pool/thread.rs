@@ -141,9 +141,10 @@ impl Thread {
         loop {
             let slot = self.find_or_wait();
             if let Some(task) = self.begin(slot) {
-                // SAFETY: the runtime outlives its tasks, and this one has not ended.
-                let runtime = unsafe { task.task().runtime.as_ref() };
-                runtime.run(task);
+                // SAFETY: the runtime outlives its tasks, and this one, which this
+                // thread has claimed, has not ended.
+                let runtime = unsafe { slot.task().runtime.as_ref() };
+                runtime.run(&task);
             }
             self.end();
         }

@@ -265,11 +265,10 @@ impl Backend for Plugin {
         let Some(loaded) = self.loaded.get() else {
             return Outcome::Failed(-1);
         };
-        let (number, begun) = (task.handle().number(), task.task());
-        let (request, len) = (begun.request.cast(), begun.request_len as u64);
+        let (number, (request, len)) = (task.handle().number(), task.request());
         // SAFETY: as the ABI has it: the state is what init gave, and the
         // request is readable until the task is completed.
-        let code = unsafe { (loaded.call)(loaded.state, number, request, len) };
+        let code = unsafe { (loaded.call)(loaded.state, number, request.cast(), len as u64) };
         match code {
             0 if loaded.asynchronous => Outcome::Pending,
             0 => Outcome::Done,

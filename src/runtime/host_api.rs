@@ -339,11 +339,12 @@ unsafe extern "C" fn next<const WAIT: bool>(
         let Some(begun) = pool::pull(runtime, WAIT) else {
             return 0;
         };
+        let (data, size) = begun.request();
         // SAFETY: the plugin's pointers are writable.
         unsafe {
             *task = begun.handle().number();
-            *request = begun.task().request.cast();
-            *len = begun.task().request_len as u64;
+            *request = data.cast();
+            *len = size as u64;
         }
         1
     })

@@ -206,7 +206,7 @@ impl Runtime {
 
     /// Runs a task that the calling thread has claimed.
     fn perform(&self, task: &Running) {
-        let result = match task.task().kind {
+        let result = match task.kind() {
             Kind::Init => self
                 .backend
                 .init(self.address())
@@ -275,11 +275,11 @@ pub fn settle(task: Handle, outcome: Outcome) {
 }
 
 impl Runner for Runtime {
-    fn run(&self, task: Running) {
+    fn run(&self, task: &Running) {
         // A plugin must not unwind, but a backend of this crate might panic; that
         // is one task's failure, not the worker's. Unwind safety: the backend is
         // only used through `&self`.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(&task)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.perform(task)));
         if outcome.is_err() {
             self.last_begun(task.handle()).end(|reply| {
                 reply.fail(Error::Runtime, 0, b"panic in the host");

@@ -1,7 +1,7 @@
 //! Names of tasks: [`Handle`] for one that any thread may hold, however long, and
 //! [`Running`] for one that the calling thread has claimed.
 
-use super::{Failure, Slot, Task, arena};
+use super::{Failure, Kind, Slot, Task, arena};
 use crate::error::Error;
 use crate::task::reply::Reply;
 use crate::task::state::Stale;
@@ -103,14 +103,23 @@ impl Handle {
 /// asked for, since any thread may end the task, and then the slot is another's.
 pub struct Running {
     handle: Handle,
-    task: Task,
+    request: *const u8,
+    request_len: usize,
+    deadline_ns: u64,
+    tag: u32,
+    kind: Kind,
 }
 
 impl Running {
+    #[inline]
     pub(super) fn new(slot: &'static Slot, task: &Task) -> Self {
         Self {
             handle: Handle::of(slot),
-            task: *task,
+            request: task.request,
+            request_len: task.request_len,
+            deadline_ns: task.deadline_ns,
+            tag: task.tag,
+            kind: task.kind,
         }
     }
 
@@ -119,8 +128,23 @@ impl Running {
         self.handle
     }
 
-    /// What was asked for. The request is readable until the task has ended.
-    pub fn task(&self) -> &Task {
-        &self.task
+    /// The request: where, and how many bytes. Readable until the task has ended.
+    pub fn request(&self) -> (*const u8, usize) {
+        (self.request, self.request_len)
+    }
+
+    /// See [`Task::deadline_ns`].
+    pub fn deadline_ns(&self) -> u64 {
+        self.deadline_ns
+    }
+
+    /// See [`Task::tag`].
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// See [`Task::kind`].
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 }

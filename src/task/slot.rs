@@ -62,7 +62,7 @@ impl Priority {
 pub trait Runner: Sync {
     /// Runs a task on the calling thread. The task may end in here or, if the
     /// runtime is asynchronous, later.
-    fn run(&self, task: Running);
+    fn run(&self, task: &Running);
     /// What it counts and measures.
     fn stats(&self) -> &RuntimeStats;
     /// The longest response allowed, in bytes.

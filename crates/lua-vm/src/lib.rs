@@ -117,13 +117,12 @@ impl Backend for LuaBackend {
                 .handle()
                 .end(|reply| reply.fail(error, 0, why.as_bytes()));
         };
-        let task = running.task();
         let call = Call {
             module: &self.module,
             task: running.handle().number(),
-            deadline_ns: task.deadline_ns,
-            tag: task.tag,
-            request: (task.request, task.request_len),
+            deadline_ns: running.deadline_ns(),
+            tag: running.tag(),
+            request: running.request(),
         };
         // The task ends here, before a spent VM is replaced.
         let ran = group::with_vm(&self.group, thread, |vm| {
