@@ -34,10 +34,13 @@ enum Fate {
     Raced,
     /// It ends, and nobody has given it up.
     Wanted,
+    /// The last one: it ends while its plugin is told, and the runtime is closed.
+    Last,
 }
 
 fn fate(number: usize) -> Fate {
     match number * 7919 % 10 {
+        _ if number == TASKS => Fate::Last,
         0..3 => Fate::Cancelled,
         3..5 => Fate::Late,
         5..8 => Fate::Raced,
@@ -53,7 +56,12 @@ struct Watcher {
     /// The number of the task of each handle, by slot: generation and number.
     known: Mutex<std::collections::HashMap<u64, usize>>,
     ended: Mutex<Sender<u64>>,
-    closed: Arc<AtomicBool>,
+    /// The last task has begun.
+    begun: AtomicBool,
+    /// The function is being called for the last task, and waits until `closing`.
+    inside: AtomicBool,
+    closing: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// What `on_cancel` is given.
@@ -67,6 +75,13 @@ unsafe extern "C" fn told(arg: *mut c_void, task: u64) {
     // SAFETY: any handle may be passed.
     let unwanted = unsafe { (table.is_cancelled)(task) };
     assert_eq!(unwanted, 1, "told of a task that is wanted");
+    if fate(number) == Fate::Last {
+        watcher.inside.store(true, Ordering::SeqCst);
+        wait_until(&watcher.closing);
+        // Enough for a pool thread to close the runtime, if nothing held it back.
+        std::thread::sleep(Duration::from_millis(100));
+        watcher.inside.store(false, Ordering::SeqCst);
+    }
     if matches!(fate(number), Fate::Cancelled | Fate::Late) {
         // SAFETY: as above; no message.
         unsafe { (table.fail)(task, 0, std::ptr::null(), 0) };
@@ -101,8 +116,10 @@ impl Backend for Shared {
         // SAFETY: the watcher is there until the runtime is closed.
         let status = unsafe { (watcher.table().on_cancel)(task, Some(told), arg) };
         assert!(status == sys::NBFFI_OK || race && status == sys::NBFFI_STALE);
-        if fate(number) == Fate::Wanted {
-            return Outcome::Done;
+        match fate(number) {
+            Fate::Wanted => return Outcome::Done,
+            Fate::Last => watcher.begun.store(true, Ordering::SeqCst),
+            _ => {}
         }
         Outcome::Pending
     }
@@ -120,6 +137,14 @@ fn end_raced(watcher: &Watcher, tasks: &Receiver<u64>) {
     }
 }
 
+fn wait_until(condition: &AtomicBool) {
+    let begun = Instant::now();
+    while !condition.load(Ordering::SeqCst) {
+        assert!(begun.elapsed() < STALLED);
+        std::thread::yield_now();
+    }
+}
+
 fn pool() -> &'static Pool {
     let pool = pool::obtain(pool::Config {
         name: "cancel".into(),
@@ -132,12 +157,17 @@ fn pool() -> &'static Pool {
     pool
 }
 
-fn post(client: &mut Client, runtime: &Runtime, requests: &[[u8; 8]], number: usize) {
+fn post(
+    client: &mut Client,
+    runtime: &Runtime,
+    requests: &[[u8; 8]],
+    number: usize,
+) -> &'static Slot {
     let fate = fate(number);
     let request = Request {
         data: requests[number].as_ptr(),
         len: 8,
-        timeout: if fate == Fate::Late { 0.05 } else { 60.0 },
+        timeout: if fate == Fate::Late { 0.05 } else { 3600.0 },
         priority: Priority::Normal,
         waits: false,
         tag: 0,
@@ -156,6 +186,7 @@ fn post(client: &mut Client, runtime: &Runtime, requests: &[[u8; 8]], number: us
         // SAFETY: posted just now, and not collected.
         unsafe { client.cancel(slot, Error::Cancelled) };
     }
+    slot
 }
 
 /// Collects what is done.
@@ -190,13 +221,15 @@ fn each_task_is_told_of_at_most_once_and_never_after_close() {
     let mut client = Client::default();
     let text = |text: &str| CString::new(text).unwrap();
     let (ended, tasks) = channel();
-    let closed = Arc::new(AtomicBool::new(false));
     let watcher = Arc::new(Watcher {
         host: HostApi::new(client.log(), text("cancel"), text("")),
-        told: (0..TASKS).map(|_| AtomicU64::new(0)).collect(),
+        told: (0..=TASKS).map(|_| AtomicU64::new(0)).collect(),
         known: Mutex::default(),
         ended: Mutex::new(ended),
-        closed: closed.clone(),
+        begun: AtomicBool::new(false),
+        inside: AtomicBool::new(false),
+        closing: AtomicBool::new(false),
+        closed: AtomicBool::new(false),
     });
     let options = Options {
         name: "cancel".into(),
@@ -207,31 +240,41 @@ fn each_task_is_told_of_at_most_once_and_never_after_close() {
         client.place(pool()),
         Box::new(Shared(watcher.clone())),
     );
-    let requests: Vec<[u8; 8]> = (0..TASKS).map(usize::to_ne_bytes).collect();
-    std::thread::scope(|scope| {
-        let shared = &watcher;
-        scope.spawn(move || end_raced(shared, &tasks));
-        for number in 0..TASKS {
-            while client.in_flight() >= IN_FLIGHT {
-                wait_for_one(&mut client);
-            }
-            post(&mut client, &runtime, &requests, number);
-            client.flush();
-            collect(&mut client);
-        }
-        while client.in_flight() > 0 {
+    let requests: Vec<[u8; 8]> = (0..=TASKS).map(usize::to_ne_bytes).collect();
+    let shared = watcher.clone();
+    let ender = std::thread::spawn(move || end_raced(&shared, &tasks));
+    for number in 0..TASKS {
+        while client.in_flight() >= IN_FLIGHT {
             wait_for_one(&mut client);
         }
-        // SAFETY: the runtime lives until the end.
-        let close: Result<&'static Slot, Error> =
-            unsafe { client.post_control(&runtime, Kind::Close) };
-        close.unwrap();
+        post(&mut client, &runtime, &requests, number);
+        client.flush();
+        collect(&mut client);
+    }
+    while client.in_flight() > 0 {
         wait_for_one(&mut client);
-        assert!(closed.load(Ordering::SeqCst));
-        // Ends the other thread.
-        *watcher.ended.lock().unwrap() = channel().0;
-    });
-    let mut sums = [0; 4];
+    }
+    let last = post(&mut client, &runtime, &requests, TASKS);
+    client.flush();
+    wait_until(&watcher.begun);
+    // SAFETY: posted, and not collected.
+    unsafe { client.cancel(last, Error::Cancelled) };
+    wait_until(&watcher.inside);
+    let task = last.handle().number();
+    // SAFETY: any handle may be passed.
+    let ended = unsafe { (watcher.table().respond)(task, std::ptr::null(), 0) };
+    assert_eq!(ended, sys::NBFFI_OK);
+    wait_for_one(&mut client);
+    // SAFETY: the runtime lives until the end.
+    unsafe { client.post_control(&runtime, Kind::Close) }.unwrap();
+    watcher.closing.store(true, Ordering::SeqCst);
+    wait_for_one(&mut client);
+    assert!(watcher.closed.load(Ordering::SeqCst));
+    assert!(!watcher.inside.load(Ordering::SeqCst), "closed while told");
+    // Ends the other thread.
+    *watcher.ended.lock().unwrap() = channel().0;
+    ender.join().unwrap();
+    let mut sums = [0; 5];
     for (number, told) in watcher.told.iter().enumerate() {
         let told = told.load(Ordering::Relaxed);
         assert!(told <= 1, "task {number} was told of {told} times");
@@ -239,7 +282,7 @@ fn each_task_is_told_of_at_most_once_and_never_after_close() {
     }
     assert_eq!(sums[Fate::Wanted as usize], 0);
     // Those of each kind that had begun when they were given up.
-    for fate in [Fate::Cancelled, Fate::Late, Fate::Raced] {
+    for fate in [Fate::Cancelled, Fate::Late, Fate::Raced, Fate::Last] {
         assert!(sums[fate as usize] > 0, "{sums:?}");
     }
     while runtime.pool().users(runtime.address()) > 0 {

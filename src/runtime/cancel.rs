@@ -312,3 +312,95 @@ impl Unwanted {
         })
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::task::arena;
+
+    #[test]
+    fn what_has_ended_does_not_pile_up() {
+        let slots = arena::grow().unwrap();
+        let mut deadlines = Deadlines::default();
+        let mut longest = 0;
+        for round in 0..100_000 {
+            // Nobody watches it: it is as if it had ended.
+            let slot = &slots[round % slots.len()];
+            assert!(deadlines.reserve());
+            deadlines.push(60_000_000_000 + round as u64, slot.handle().number());
+            longest = longest.max(deadlines.heap.len());
+        }
+        assert!(longest <= SMALL, "{longest} entries");
+        assert!(deadlines.heap.capacity() <= 2 * SMALL);
+    }
+
+    #[test]
+    fn the_timer_wakes_for_what_comes_first() {
+        let handle = arena::grow().unwrap()[0].handle().number();
+        let mut deadlines = Deadlines::default();
+        assert!(!deadlines.push(NO_DEADLINE, handle));
+        assert_eq!(deadlines.next(0), Err(None));
+        assert!(deadlines.push(500, handle));
+        assert!(!deadlines.push(700, handle), "it wakes before");
+        assert!(deadlines.push(300, handle));
+        assert_eq!(deadlines.next(100), Err(Some(Duration::from_nanos(200))));
+        assert_eq!(deadlines.next(500), Ok(handle));
+        assert_eq!(deadlines.next(500), Ok(handle));
+        assert_eq!(deadlines.next(500), Err(Some(Duration::from_nanos(200))));
+        assert!(!deadlines.push(700, handle));
+        assert!(deadlines.push(699, handle));
+    }
+
+    #[test]
+    fn a_slot_is_on_the_stack_once() {
+        let slots = arena::grow().unwrap();
+        let unwanted = Unwanted::default();
+        assert!(unwanted.push(&slots[0]));
+        assert!(!unwanted.push(&slots[0]));
+        assert!(unwanted.push(&slots[1]));
+        let taken: Vec<u32> = unwanted.take().map(|slot| slot.index).collect();
+        assert_eq!(taken, [slots[1].index, slots[0].index]);
+        assert_eq!(unwanted.take().count(), 0);
+        assert!(unwanted.push(&slots[0]), "it can come again");
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::AtomicU32;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// Two cancel tasks in one slot, one after the other: whoever finds the slot on
+    /// the stack relies on the timer to see what it has done before.
+    #[test]
+    fn loom_what_was_done_before_a_push_is_seen() {
+        loom::model(|| {
+            let slot: &'static Slot = Box::leak(Box::new(Slot::new(0)));
+            let unwanted = Arc::new(Unwanted::default());
+            let done = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+            let cancellers: Vec<_> = (0..2)
+                .map(|number| {
+                    let (unwanted, done) = (unwanted.clone(), done.clone());
+                    thread::spawn(move || {
+                        done[number].store(1, Ordering::Relaxed);
+                        unwanted.push(slot)
+                    })
+                })
+                .collect();
+            // Of the looks at the slot, the last one counts.
+            let mut seen = 0;
+            let mut look = || {
+                for _ in unwanted.take() {
+                    seen = done.iter().map(|done| done.load(Ordering::Relaxed)).sum();
+                }
+            };
+            look();
+            let woken = cancellers.into_iter().map(|c| c.join().unwrap());
+            assert!(woken.fold(false, |any, woken| any | woken));
+            look();
+            assert_eq!(seen, 2);
+        });
+    }
+}
