@@ -116,13 +116,13 @@ function _M.stats()
         log_dropped = 0,
     }
     if base.client then
-        local figures = ffi.new("nbffi_client_figures")
-        base.C.nbffi_client_stats(base.client, figures)
-        stats.channel.wakeups = figures.wakeups
-        stats.channel.completions = figures.completions
-        stats.slots.used = figures.in_flight
-        stats.slots.allocated = figures.slots
-        stats.log_dropped = figures.log_dropped
+        local counted = ffi.new("nbffi_client_statistics")
+        base.C.nbffi_client_stats(base.client, counted)
+        stats.channel.wakeups = counted.wakeups
+        stats.channel.completions = counted.completions
+        stats.slots.used = counted.in_flight
+        stats.slots.allocated = counted.slots
+        stats.log_dropped = counted.log_dropped
     end
     return stats
 end

@@ -85,45 +85,45 @@ local function with(self, given)
 end
 
 
-local function summary(figures)
+local function summary(times)
     return {
-        count = figures.count,
-        mean = figures.mean,
-        p50 = figures.p50,
-        p90 = figures.p90,
-        p99 = figures.p99,
-        p999 = figures.p999,
-        max = figures.max,
+        count = times.count,
+        mean = times.mean,
+        p50 = times.p50,
+        p90 = times.p90,
+        p99 = times.p99,
+        p999 = times.p999,
+        max = times.max,
     }
 end
 
 
 local function read_stats(self)
-    local figures = ffi_new("nbffi_runtime_figures")
-    base.C.nbffi_runtime_stats(self.ptr, figures)
+    local counted = ffi_new("nbffi_runtime_statistics")
+    base.C.nbffi_runtime_stats(self.ptr, counted)
     local errors = {}
-    local calls = figures.ok
+    local calls = counted.ok
     for code = 1, cdefs.ERRORS do
         if code ~= cdefs.LOAD then
-            errors[texts[code]] = figures.errors[code - 1]
-            calls = calls + figures.errors[code - 1]
+            errors[texts[code]] = counted.errors[code - 1]
+            calls = calls + counted.errors[code - 1]
         end
     end
     local stats = {
         name = self.name,
         pool = self.pool.name,
         calls = calls,
-        ok = figures.ok,
+        ok = counted.ok,
         errors = errors,
-        expired = figures.expired,
-        in_flight = figures.in_flight,
-        queued = figures.queued,
-        running = figures.running,
-        grace_hits = figures.grace_hits,
-        grace_misses = figures.grace_misses,
-        queue_time = summary(figures.queue_time),
-        run_time = summary(figures.run_time),
-        total_time = summary(figures.total_time),
+        expired = counted.expired,
+        in_flight = counted.in_flight,
+        queued = counted.queued,
+        running = counted.running,
+        grace_hits = counted.grace_hits,
+        grace_misses = counted.grace_misses,
+        queue_time = summary(counted.queue_time),
+        run_time = summary(counted.run_time),
+        total_time = summary(counted.total_time),
     }
     if self.add_stats then
         self:add_stats(stats)

@@ -1,5 +1,6 @@
--- The C functions of the shared object, as crates/ffi/src/ defines them. Raise
--- INTERFACE in both places when a function or a structure changes.
+-- The C functions of the shared object, as crates/ffi/src/ defines them;
+-- crates/ffi/tests/lua_files.rs compares both. Raise INTERFACE in both places
+-- when a function or a structure changes.
 
 local ffi = require "ffi"
 
@@ -38,7 +39,7 @@ typedef struct {
                   grace_hits, grace_misses;
     double        errors[9];
     nbffi_summary queue_time, run_time, total_time;
-} nbffi_runtime_figures;
+} nbffi_runtime_statistics;
 
 typedef struct nbffi_lua nbffi_lua;
 
@@ -50,15 +51,15 @@ typedef struct {
 
 typedef struct {
     double      vms, memory, stuck, made, out_of_memory, stopped, recycled;
-} nbffi_vm_figures;
+} nbffi_vm_statistics;
 
 typedef struct {
     double      threads, max_queue, in_flight, queued, running, wakeups;
-} nbffi_pool_figures;
+} nbffi_pool_statistics;
 
 typedef struct {
     double      wakeups, completions, slots, in_flight, log_dropped;
-} nbffi_client_figures;
+} nbffi_client_statistics;
 
 uint32_t nbffi_interface(void);
 const char *nbffi_version(void);
@@ -114,13 +115,13 @@ nbffi_runtime *nbffi_runtime_new_lua(nbffi_client *client, nbffi_pool *pool,
 void nbffi_lua_free(nbffi_lua *handle);
 int32_t nbffi_lua_function(nbffi_lua *handle, nbffi_text name);
 bool nbffi_lua_reload(nbffi_lua *handle, nbffi_text others);
-void nbffi_lua_stats(nbffi_lua *handle, nbffi_vm_figures *figures);
+void nbffi_lua_stats(nbffi_lua *handle, nbffi_vm_statistics *counted);
 
 void nbffi_runtime_stats(nbffi_runtime *runtime,
-    nbffi_runtime_figures *figures);
+    nbffi_runtime_statistics *counted);
 void nbffi_count(nbffi_runtime *runtime, int32_t code);
-void nbffi_pool_stats(nbffi_pool *pool, nbffi_pool_figures *figures);
-void nbffi_client_stats(nbffi_client *client, nbffi_client_figures *figures);
+void nbffi_pool_stats(nbffi_pool *pool, nbffi_pool_statistics *counted);
+void nbffi_client_stats(nbffi_client *client, nbffi_client_statistics *counted);
 ]]
 
 

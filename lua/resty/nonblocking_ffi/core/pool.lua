@@ -153,17 +153,17 @@ end
 
 -- The statistics of the pools that are in use, by name.
 function _M.stats()
-    local figures = ffi_new("nbffi_pool_figures")
+    local counted = ffi_new("nbffi_pool_statistics")
     local all = {}
     for name, pool in pairs(made) do
-        base.C.nbffi_pool_stats(pool.ptr, figures)
+        base.C.nbffi_pool_stats(pool.ptr, counted)
         all[name] = {
-            threads = figures.threads,
-            max_queue = figures.max_queue,
-            in_flight = figures.in_flight,
-            queued = figures.queued,
-            running = figures.running,
-            wakeups = figures.wakeups,
+            threads = counted.threads,
+            max_queue = counted.max_queue,
+            in_flight = counted.in_flight,
+            queued = counted.queued,
+            running = counted.running,
+            wakeups = counted.wakeups,
         }
     end
     return all

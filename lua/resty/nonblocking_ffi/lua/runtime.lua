@@ -459,18 +459,18 @@ end
 --            served their time
 --   inline   calls that ran in the event loop, as the queue was full
 function methods:add_stats(stats)
-    local figures = ffi_new("nbffi_vm_figures")
-    base.C.nbffi_lua_stats(self.handle, figures)
+    local counted = ffi_new("nbffi_vm_statistics")
+    base.C.nbffi_lua_stats(self.handle, counted)
     stats.inline = self.inline_calls
     stats.vm = {
-        vms = figures.vms,
-        memory = figures.memory,
-        made = figures.made,
-        stuck = figures.stuck,
+        vms = counted.vms,
+        memory = counted.memory,
+        made = counted.made,
+        stuck = counted.stuck,
         replaced = {
-            memory = figures.out_of_memory,
-            stopped = figures.stopped,
-            recycled = figures.recycled,
+            memory = counted.out_of_memory,
+            stopped = counted.stopped,
+            recycled = counted.recycled,
         },
     }
 end

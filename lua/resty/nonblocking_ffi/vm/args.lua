@@ -58,11 +58,11 @@ end
 
 -- A number, or the text of one.
 local function check_number(value, number, func)
-    local figure = tonumber(value)
-    if not figure then
+    local parsed = tonumber(value)
+    if not parsed then
         bad_argument(number, func, "number", value)
     end
-    return figure
+    return parsed
 end
 
 

@@ -99,7 +99,7 @@ end
 
 
 -- Calls a function of nginx-lua for regular expressions; they may be missing.
-local function regex_figure(name)
+local function regex_setting(name)
     local ok, value = pcall(function()
         return C["ngx_" .. ngx.config.subsystem .. "_lua_ffi_" .. name]()
     end)
@@ -123,7 +123,7 @@ end
 function _M.collect()
     local config = ngx.config
     local zones, addresses = shared_dicts()
-    local version = regex_figure("pcre_version")
+    local version = regex_setting("pcre_version")
     local major = version and tonumber(match(ffi.string(version), "^%d+"))
     return {
         prefix = config.prefix(),
@@ -137,7 +137,7 @@ function _M.collect()
         shared = zones,
         shared_c = addresses,
         log_level = errlog.get_sys_filter_level(),
-        regex_cache = regex_figure("max_regex_cache_size") or DEFAULT_CACHE,
+        regex_cache = regex_setting("max_regex_cache_size") or DEFAULT_CACHE,
         pcre2 = major ~= nil and major >= 10,
     }
 end
