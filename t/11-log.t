@@ -101,6 +101,8 @@ ngx.say(nbffi.stats().log_dropped)
 --- grep_error_log eval: qr/line \d+\.|long x{900} end/
 --- grep_error_log_out eval
 "long " . "x" x 900 . " end\n" . CORE::join("", map { "line $_.\n" } 1 .. 200)
+--- no_error_log
+[error]
 
 
 

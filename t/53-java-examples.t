@@ -1,8 +1,5 @@
 # The examples in Java.
 
-use strict;
-use warnings;
-
 BEGIN {
     my @built = ('target/release/libnonblocking_ffi_java.so',
                  'target/examples/template.jar', 'target/examples/pdftext.jar');
@@ -12,20 +9,17 @@ BEGIN {
     }
 }
 
-use Test::Nginx::Socket::Lua;
-use Cwd qw( cwd );
+use lib '.';
+use t::TestNbffi;
 
-my $pwd = cwd();
-our $HttpConfig = qq{
-    lua_package_path "$pwd/lua/?.lua;;";
-    lua_package_cpath "$pwd/target/release/?.so;;";
+our $HttpConfig = q{
     init_by_lua_block {
         function pdf(class, given)
             local nbffi = require "resty.nonblocking_ffi"
             local options = {
                 runtime = "java", entry = "pdftext." .. class .. "#call",
                 class_path = {
-                    "$pwd/target/examples/pdftext.jar",
+                    "$TEST_NGINX_PWD/target/examples/pdftext.jar",
                     "/usr/share/java/pdfbox2.jar",
                     "/usr/share/java/fontbox2.jar",
                     "/usr/share/java/commons-logging.jar",
@@ -39,61 +33,42 @@ our $HttpConfig = qq{
         end
     }
 };
-$ENV{TEST_NGINX_PWD} = $pwd;
 
 log_level('info');
 repeat_each(2);
 plan tests => repeat_each() * (blocks() * 3);
-no_long_string();
-timeout(60);
 run_tests();
 
 __DATA__
 
 === TEST 1: the template
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load{
-            runtime = "java", entry = "Template#call", config = "Hello, ",
-            class_path = "$TEST_NGINX_PWD/target/examples/template.jar",
-        })
-        ngx.say(rt:call("world"))
-        local res, err, code = rt:call("")
-        ngx.say(res, " ", err, " ", code)
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local rt = assert(nbffi.load{
+    runtime = "java", entry = "Template#call", config = "Hello, ",
+    class_path = "$TEST_NGINX_PWD/target/examples/template.jar",
+})
+ngx.say(rt:call("world"))
+local res, err, code = rt:call("")
+ngx.say(res, " ", err, " ", code)
 --- response_body
 Hello, world
 nil runtime error: nothing to do 400
---- no_error_log
-[error]
 
 
 
 === TEST 2: the text of a document, of its pages, and its title
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local document = pdf("SamplePdf"):call("12")
-        local text, err, code, message = pdf("PdfText"):call(document)
-        ngx.say(code, " ", message)
-        ngx.say(text:match("^[^\n]*\n[^\n]*"))
-        ngx.say(select(2, text:gsub("\f", "")), " ",
-                select(2, text:gsub("quick brown fox", "")))
-        text = pdf("PdfText"):call { "@pages=3-4\n", document }
-        for page in text:gmatch("Page %d+") do ngx.say(page) end
-        text = pdf("PdfText"):call { "@ pages=12\n", document }
-        for page in text:gmatch("Page %d+") do ngx.say(page) end
-    }
-}
---- request
-GET /t
+--- lua
+local document = pdf("SamplePdf"):call("12")
+local text, err, code, message = pdf("PdfText"):call(document)
+ngx.say(code, " ", message)
+ngx.say(text:match("^[^\n]*\n[^\n]*"))
+ngx.say(select(2, text:gsub("\f", "")), " ",
+        select(2, text:gsub("quick brown fox", "")))
+text = pdf("PdfText"):call { "@pages=3-4\n", document }
+for page in text:gmatch("Page %d+") do ngx.say(page) end
+text = pdf("PdfText"):call { "@ pages=12\n", document }
+for page in text:gmatch("Page %d+") do ngx.say(page) end
 --- response_body
 0 12 pages: A sample
 Page 1
@@ -102,35 +77,26 @@ Line 1 of page 1: the quick brown fox jumps over the lazy dog.
 Page 3
 Page 4
 Page 12
---- no_error_log
-[error]
 
 
 
 === TEST 3: what is wrong has a code
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local sample, rt = pdf("SamplePdf"), pdf("PdfText", { config = "max_pages=5" })
-        local document = sample:call("6")
-        local function try(request)
-            local res, err, code, message = rt:call(request)
-            ngx.say(code, " ", res and #res > 100 or message)
-        end
-        try("hello")
-        try("")
-        try("@no end")
-        try { "@pages=0\n", document }
-        try { "@max_pages=9\n", document }
-        try(document)
-        try { "@pages=2-6\n", document }
-        try(sample:call("3 secret"))
-        try(document:sub(1, 100))
-    }
-}
---- request
-GET /t
+--- lua
+local sample, rt = pdf("SamplePdf"), pdf("PdfText", { config = "max_pages=5" })
+local document = sample:call("6")
+local function try(request)
+    local res, err, code, message = rt:call(request)
+    ngx.say(code, " ", res and #res > 100 or message)
+end
+try("hello")
+try("")
+try("@no end")
+try { "@pages=0\n", document }
+try { "@max_pages=9\n", document }
+try(document)
+try { "@pages=2-6\n", document }
+try(sample:call("3 secret"))
+try(document:sub(1, 100))
 --- response_body_like eval
 qr/^415 not a PDF document
 415 not a PDF document
@@ -142,37 +108,26 @@ qr/^415 not a PDF document
 423 the document has a password
 422 .+
 $/
---- no_error_log
-[error]
 
 
 
 === TEST 4: many at a time, and one that takes too long
---- http_config eval: $::HttpConfig
---- config
-location = /t {
-    content_by_lua_block {
-        local nbffi = require "resty.nonblocking_ffi"
-        local sample, rt = pdf("SamplePdf"), pdf("PdfText")
-        local documents, futures = {}, {}
-        for i = 1, 10 do documents[i] = sample:call(tostring(i)) end
-        for i = 1, 100 do futures[i] = rt:submit(documents[i % 10 + 1]) end
-        local texts, errors = nbffi.wait_all(futures)
-        local wrong = next(errors) and 1 or 0
-        for i = 1, 100 do
-            if select(2, texts[i]:gsub("\f", "")) ~= i % 10 + 1 then
-                wrong = wrong + 1
-            end
-        end
-        ngx.say("wrong: ", wrong)
-        local large = sample:call("1000")
-        ngx.say((select(2, rt:call(large, { timeout = 0.01 }))))
-    }
-}
---- request
-GET /t
+--- lua
+local nbffi = require "resty.nonblocking_ffi"
+local sample, rt = pdf("SamplePdf"), pdf("PdfText")
+local documents, futures = {}, {}
+for i = 1, 10 do documents[i] = sample:call(tostring(i)) end
+for i = 1, 100 do futures[i] = rt:submit(documents[i % 10 + 1]) end
+local texts, errors = nbffi.wait_all(futures)
+local wrong = next(errors) and 1 or 0
+for i = 1, 100 do
+    if select(2, texts[i]:gsub("\f", "")) ~= i % 10 + 1 then
+        wrong = wrong + 1
+    end
+end
+ngx.say("wrong: ", wrong)
+local large = sample:call("1000")
+ngx.say((select(2, rt:call(large, { timeout = 0.01 }))))
 --- response_body
 wrong: 0
 timeout
---- no_error_log
-[error]

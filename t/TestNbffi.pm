@@ -10,7 +10,7 @@ package t::TestNbffi;
 #   --- http_config    the file's $HttpConfig, if there is one. The search paths
 #                      are put before it, unless it has some
 #   --- request        GET /t
-#   --- no_error_log   [error], unless there is --- error_log
+#   --- no_error_log   [error], unless there is --- error_log or --- grep_error_log
 
 use Test::Nginx::Socket::Lua -Base;
 use Cwd qw( cwd );
@@ -52,7 +52,9 @@ add_block_preprocessor(sub {
     {
         $block->set_value(request => 'GET /t');
     }
-    if (!defined $block->error_log && !defined $block->no_error_log) {
+    if (!defined $block->error_log && !defined $block->no_error_log
+        && !defined $block->grep_error_log)
+    {
         $block->set_value(no_error_log => '[error]');
     }
 });
