@@ -43,11 +43,11 @@ core: nil$
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local path = "$TEST_NGINX_PWD/target/examples/libecho.so"
-local rt, err = nbffi.load { runtime = "c", library = path,
+local rt, err = nbffi.load { language = "c", library = path,
                              timeout = 5 }
 ngx.say(rt and rt:call("hello"), " ", err)
 ngx.say(rt == nbffi.load { timeout = 5, library = path,
-                           runtime = "c" })
+                           language = "c" })
 --- response_body
 hello nil
 true
@@ -80,7 +80,7 @@ third third [c]
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 for _, name in ipairs { "echo", "libecho" } do
-    local rt, err = nbffi.load { runtime = "c", library = name }
+    local rt, err = nbffi.load { language = "c", library = name }
     ngx.say(name, ": ", rt and rt:call(name), " ", err)
 end
 --- response_body
@@ -93,7 +93,7 @@ libecho: libecho nil
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local function load(config)
-    return nbffi.load { runtime = "c", library = "verbs",
+    return nbffi.load { language = "c", library = "verbs",
                         name = "mine", config = config }
 end
 assert(load("a"))
@@ -110,12 +110,12 @@ a
 local nbffi = require "resty.nonblocking_ffi"
 for _, library in ipairs { "/no/such/libx.so", "no-such-lib",
                            "/etc/passwd", "/tmp" } do
-    local rt, err = nbffi.load { runtime = "c",
+    local rt, err = nbffi.load { language = "c",
                                  library = library }
     ngx.say(rt, " ", err)
 end
 -- The worker is none the worse for it.
-local rt = nbffi.load { runtime = "c", library = "echo" }
+local rt = nbffi.load { language = "c", library = "echo" }
 ngx.say(rt:call("alive"))
 --- response_body_like
 (?-s)^nil .*"/no/such/libx\.so".*No such file.*
@@ -130,12 +130,12 @@ alive$
 === TEST 7: no entry function
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-ngx.say(select(2, nbffi.load { runtime = "c",
+ngx.say(select(2, nbffi.load { language = "c",
                                library = "entries" }))
-ngx.say(select(2, nbffi.load { runtime = "c",
+ngx.say(select(2, nbffi.load { language = "c",
                                library = "entries",
                                entry = "nothing_here" }))
-local rt, err = nbffi.load { runtime = "c", library = "entries",
+local rt, err = nbffi.load { language = "c", library = "entries",
                              entry = "fine" }
 ngx.say(rt and rt:call("works"), " ", err)
 --- response_body_like
@@ -152,7 +152,7 @@ local inits = require("test_plugins").entries().inits
 local before = inits()
 for _, entry in ipairs { "newer_major", "older_major",
                          "newer_minor" } do
-    local rt, err = nbffi.load { runtime = "c",
+    local rt, err = nbffi.load { language = "c",
                                  library = "entries",
                                  entry = entry }
     ngx.say(rt, " ", err)
@@ -172,7 +172,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local inits = require("test_plugins").entries().inits
 local before = inits()
 local function load(entry)
-    return nbffi.load { runtime = "c", library = "entries",
+    return nbffi.load { language = "c", library = "entries",
                         entry = entry }
 end
 for _, entry in ipairs { "smaller", "flagged", "callless",
@@ -195,7 +195,7 @@ fits$
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local function load(entry)
-    local rt, err = nbffi.load { runtime = "c", entry = entry,
+    local rt, err = nbffi.load { language = "c", entry = entry,
                                  library = "entries",
                                  config = "m7" }
     return rt == nil and err or "loaded"
@@ -216,7 +216,7 @@ true true$
 local nbffi = require "resty.nonblocking_ffi"
 local inits = require("test_plugins").entries().inits
 local function load(entry, config)
-    return nbffi.load { runtime = "c", entry = entry,
+    return nbffi.load { language = "c", entry = entry,
                         library = "entries", config = config }
 end
 local before = inits()
@@ -254,7 +254,7 @@ local config = tostring(before)
 local threads = {}
 for i = 1, 20 do
     threads[i] = ngx.thread.spawn(function()
-        return assert(nbffi.load { runtime = "c", entry = "fine",
+        return assert(nbffi.load { language = "c", entry = "fine",
                                    library = "entries",
                                    config = config })
     end)
@@ -284,22 +284,22 @@ end
 try ""
 try "'libecho.so'"
 try "{ library = 'echo' }"
-try "{ runtime = 'c' }"
-try "{ runtime = 'c', library = 'echo', librari = 1 }"
-try "{ runtime = 'c', library = 'echo', 7 }"
-try "{ runtime = 'cobol', library = 'echo' }"
-try "{ runtime = 'c', library = '' }"
-try "{ runtime = 'c', library = 5 }"
-try "{ runtime = 'c', library = 'echo', entry = true }"
-try "{ runtime = 'c', library = 'echo', config = {} }"
-try "{ runtime = 'c', library = 'echo', name = '' }"
-try "{ runtime = 'c', library = 'echo', pool = 1 }"
-try "{ runtime = 'c', library = 'echo', on_full = 'drop' }"
-try "{ runtime = 'c', library = 'echo', timeout = 0 }"
-try "{ runtime = 'c', library = 'echo', timeout = '1' }"
-try "{ runtime = 'c', library = 'echo', timeout = 0/0 }"
-try "{ runtime = 'c', library = 'echo', max_response = -1 }"
-try "{ runtime = 'c', library = 'echo', threads = 2 }"
+try "{ language = 'c' }"
+try "{ language = 'c', library = 'echo', librari = 1 }"
+try "{ language = 'c', library = 'echo', 7 }"
+try "{ language = 'cobol', library = 'echo' }"
+try "{ language = 'c', library = '' }"
+try "{ language = 'c', library = 5 }"
+try "{ language = 'c', library = 'echo', entry = true }"
+try "{ language = 'c', library = 'echo', config = {} }"
+try "{ language = 'c', library = 'echo', name = '' }"
+try "{ language = 'c', library = 'echo', pool = 1 }"
+try "{ language = 'c', library = 'echo', on_full = 'drop' }"
+try "{ language = 'c', library = 'echo', timeout = 0 }"
+try "{ language = 'c', library = 'echo', timeout = '1' }"
+try "{ language = 'c', library = 'echo', timeout = 0/0 }"
+try "{ language = 'c', library = 'echo', max_response = -1 }"
+try "{ language = 'c', library = 'echo', threads = 2 }"
 --- response_body_like
 (?-s)^caller:2: load: a table of options expected, got nil
 caller:2: load: a table of options expected, got string
@@ -327,7 +327,7 @@ caller:2: load: unknown option "threads"$
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 for _, key in ipairs { "name", "entry", "config", "library" } do
-    local opts = { runtime = "c", library = "verbs" }
+    local opts = { language = "c", library = "verbs" }
     opts[key] = "verbs\0verbs"
     local rt, err = nbffi.load(opts)
     ngx.say(key, ": ", rt, " ", type(err))
@@ -344,11 +344,11 @@ library: nil string
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local pool = "nobody's " .. ngx.var.request_id
-local rt, err = nbffi.load { runtime = "c", library = "echo",
+local rt, err = nbffi.load { language = "c", library = "echo",
                              pool = pool }
 ngx.say(rt, " ", err)
 assert(nbffi.pool(pool, { threads = 1 }))
-rt, err = nbffi.load { runtime = "c", library = "echo",
+rt, err = nbffi.load { language = "c", library = "echo",
                        pool = pool }
 ngx.say(rt:call("now"), " ", err)
 --- response_body_like
@@ -362,14 +362,14 @@ now nil$
 q{
     init_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt, err = nbffi.load { runtime = "c", library = "echo" }
+        local rt, err = nbffi.load { language = "c", library = "echo" }
         package.loaded.seen = tostring(rt) .. " " .. tostring(err)
     }
 }
 --- lua
 ngx.say(package.loaded.seen)
 local nbffi = require "resty.nonblocking_ffi"
-ngx.say(nbffi.load({ runtime = "c", library = "echo" })
+ngx.say(nbffi.load({ language = "c", library = "echo" })
         :call("later"))
 --- response_body_like
 (?-s)^nil .*init_by_lua.*init_worker.*
@@ -383,9 +383,9 @@ q{
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local inits = require("test_plugins").entries().inits
-        local rt, err = nbffi.load { runtime = "c", library = "entries",
+        local rt, err = nbffi.load { language = "c", library = "entries",
                                      entry = "fine" }
-        local _, failure = nbffi.load { runtime = "c", library = "entries",
+        local _, failure = nbffi.load { language = "c", library = "entries",
                                         entry = "failing", config = "w" }
         package.loaded.seen = { rt = rt, err = err, failure = failure,
                                 inits = inits() }
@@ -397,7 +397,7 @@ local nbffi = require "resty.nonblocking_ffi"
 ngx.say(seen.inits, " ", seen.err)
 ngx.say(seen.failure)
 ngx.say(seen.rt:call("served"))
-ngx.say(seen.rt == nbffi.load { runtime = "c", entry = "fine",
+ngx.say(seen.rt == nbffi.load { language = "c", entry = "fine",
                                 library = "entries" })
 --- response_body_like
 (?-s)^2 nil
@@ -412,22 +412,22 @@ true$
     location = /t {
         set_by_lua_block $in_set {
             local nbffi = require "resty.nonblocking_ffi"
-            local rt, err = nbffi.load { runtime = "c", library = "verbs",
+            local rt, err = nbffi.load { language = "c", library = "verbs",
                                          config = ngx.var.request_id }
             return tostring(rt) .. " " .. tostring(err)
         }
         content_by_lua_block {
             local nbffi = require "resty.nonblocking_ffi"
-            local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+            local rt = assert(nbffi.load { language = "c", library = "echo" })
             ngx.ctx.rt = rt
             ngx.say("set: ", ngx.var.in_set)
         }
         header_filter_by_lua_block {
             local nbffi = require "resty.nonblocking_ffi"
-            local rt, err = nbffi.load { runtime = "c", library = "verbs",
+            local rt, err = nbffi.load { language = "c", library = "verbs",
                                          config = ngx.var.request_id }
             ngx.header["X-New"] = tostring(rt) .. " " .. tostring(err)
-            rt = nbffi.load { runtime = "c", library = "echo" }
+            rt = nbffi.load { language = "c", library = "echo" }
             ngx.header["X-Loaded"] = tostring(rt == ngx.ctx.rt)
         }
     }
@@ -446,7 +446,7 @@ $::LuaPath . qq{
 }
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt, err = nbffi.load { runtime = "c", library = "echo" }
+local rt, err = nbffi.load { language = "c", library = "echo" }
 ngx.say(rt, " ", (err:gsub("\n", "|")))
 ngx.say(type(nbffi.stats().runtimes))
 --- response_body_like
@@ -462,7 +462,7 @@ $::LuaPath . qq{
 }
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt, err = nbffi.load { runtime = "c", library = "echo" }
+local rt, err = nbffi.load { language = "c", library = "echo" }
 ngx.say(rt, " ", err)
 --- response_body_like
 (?-s)^nil .*libverbs\.so.*does not fit.*$
@@ -476,14 +476,14 @@ local function inherit(own, from)
     return setmetatable(own, { __index = from })
 end
 local function echo(from)
-    return nbffi.load(inherit({ runtime = "c" }, from))
+    return nbffi.load(inherit({ language = "c" }, from))
 end
 local plain = { library = "echo", timeout = 7 }
 local one = assert(echo(plain))
 ngx.say(one.name, " ", one.timeout)
 -- Equal, however it is said.
 ngx.say(one == echo(function(_, key) return plain[key] end), " ",
-        one == nbffi.load { runtime = "c", library = "echo",
+        one == nbffi.load { language = "c", library = "echo",
                             timeout = 7 })
 -- Different.
 local other = assert(echo { library = "echo", timeout = 8 })
@@ -546,14 +546,14 @@ local entries = {
     "returns_end_of_memory",
 }
 for _, entry in ipairs(entries) do
-    local rt, err = nbffi.load { runtime = "c", library = "entries",
+    local rt, err = nbffi.load { language = "c", library = "entries",
                                  entry = entry }
     err = err:gsub('"/%S*/', '"'):gsub("/%S*/", "")
     ngx.say(rt, " ", (err:gsub("libc%.so%S*", "libc")))
 end
-local rt, err = nbffi.load { runtime = "go", library = "entries" }
+local rt, err = nbffi.load { language = "go", library = "entries" }
 ngx.say(rt, " ", err:match("has no plugin entry"))
-ngx.say(assert(nbffi.load { runtime = "c", library = "entries",
+ngx.say(assert(nbffi.load { language = "c", library = "entries",
                             entry = "fine" }):call("alive"))
 --- response_body
 nil library "libentries.so" has no plugin entry "system": libc has one, but it has none itself
@@ -592,7 +592,7 @@ local function write(name, bytes)
 end
 os.execute("mkfifo -m 666 " .. dir .. "fifo.so " .. dir .. "named.so")
 local function load(library, runtime)
-    local rt, err = nbffi.load { runtime = runtime or "c",
+    local rt, err = nbffi.load { language = runtime or "c",
                                  library = library }
     return rt, (string.gsub(err or "", "^.*/", ""))
 end

@@ -13,7 +13,7 @@ __DATA__
 === TEST 1: bytes come back as they were sent, of every length and value
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 local all = {}
 for i = 0, 255 do all[i + 1] = string.char(i) end
 all = table.concat(all)
@@ -43,7 +43,7 @@ wrong: 0
 --- lua
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 ngx.say("[", rt:call {}, "]")
 ngx.say("[", rt:call { "" }, "]")
 ngx.say(rt:call { "a", "b", "c" })
@@ -66,7 +66,7 @@ ab
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local blame = require("test_plugins").blame
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 local itself = {}
 itself[1] = itself
 for _, method in ipairs { "call", "submit", "cast" } do
@@ -92,7 +92,7 @@ caller:2: request must not have tables more than 100 deep, or in themselves
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local blame = require("test_plugins").blame
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _, method in ipairs { "call", "submit", "cast" } do
     for _, options in ipairs { "5", "{ timeuot = 1 }", "{ timeout = 0 }",
                                "{ timeout = -1 }", "{ timeout = '1' }",
@@ -120,7 +120,7 @@ caller:2: options: unknown option "on_full"
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local blame = require("test_plugins").blame
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _, code in ipairs { "rt.call('x')", "rt.submit('x')", "rt.cast('x')",
                         "rt.stats()", "rt.close()", "rt.call({}, 'x')" } do
     ngx.say(blame("local rt = ...\n\nlocal res = " .. code
@@ -139,7 +139,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local res, err
 tp.until_begun(rt, function()
     res, err = rt:call("hold x", { timeout = 0.2 })
@@ -166,7 +166,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                timeout = 0.2 })
 local err
 tp.until_begun(rt, function()
@@ -189,7 +189,7 @@ z
 === TEST 8: what the plugin sees of the timeout
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local function left(timeout)
     local text = rt:call("deadline", { timeout = timeout })
     local n = tonumber(text)
@@ -213,7 +213,7 @@ default: true
 --- lua
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _, priority in ipairs { "high", "normal", "low" } do
     say(rt:call(priority, { priority = priority, timeout = 1.5 }))
 end
@@ -227,7 +227,7 @@ low
 === TEST 10: a plugin's failure: text, code and message
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local function try(req)
     local res, err, code, message = rt:call(req)
     ngx.say(tostring(res), " | ", err, " | ", code, " | ",
@@ -255,7 +255,7 @@ nil | runtime error: the later one counts | 3 | the later one counts
 === TEST 11: call functions that return non-zero
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 for _, req in ipairs { "return 7", "return -3", "respond-return 7",
                        "return 0" } do
     local res, err = rt:call(req)
@@ -272,7 +272,7 @@ return 0: , nil
 === TEST 12: a plugin's status with a response
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local function try(req)
     local res, err, code, message = rt:call(req)
     ngx.say(res, " | ", err, " | ", code, " | ", message)
@@ -296,7 +296,7 @@ with a status | nil | 304 |
 === TEST 13: many calls at a time: everybody gets what is his
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 local threads, wrong = {}, 0
 for i = 1, 100 do
     threads[i] = ngx.thread.spawn(function()

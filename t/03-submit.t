@@ -15,7 +15,7 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = assert(rt:submit("hold x"))
 ngx.say(gate.has("started", 1), " ", gate.ended())
 gate.open()
@@ -33,7 +33,7 @@ x
 === TEST 2: wait gives what call would
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                max_response = 100 })
 local function try(req)
     local fut = rt:submit(req)
@@ -60,7 +60,7 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = assert(rt:submit("hold x"))
 say(fut:wait(0))
 say(fut:wait(0.01))
@@ -84,7 +84,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id })
 local fut, res, err
 local tries = 0
@@ -118,7 +118,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id, pool = "one" })
 local first = rt:submit("hold first")
 ngx.say(gate.has("started", 1))
@@ -150,7 +150,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id, pool = "one" })
 local first = rt:submit("hold first")
 ngx.say(gate.has("started", 1))
@@ -175,7 +175,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = rt:submit("watch")
 ngx.say(gate.has("started", 1), " ", gate.cancelled())
 ngx.say(fut:cancel())
@@ -211,7 +211,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 for _ = 1, 50 do rt:submit("note .") end
 collectgarbage()
 collectgarbage()
@@ -230,7 +230,7 @@ true
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = rt:submit("hold x")
 local waiting = {}
 for i = 1, 3 do
@@ -257,7 +257,7 @@ true nil cancelled
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = rt:submit("hold x")
 local waiting = {}
 for i = 1, 4 do
@@ -285,10 +285,10 @@ x nil
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local verbs = assert(nbffi.load { runtime = "c", library = "verbs" })
-local echo = assert(nbffi.load { runtime = "c", library = "echo" })
+local verbs = assert(nbffi.load { language = "c", library = "verbs" })
+local echo = assert(nbffi.load { language = "c", library = "echo" })
 nbffi.pool("one", { threads = 1 })
-local held = assert(nbffi.load { runtime = "c", library = "gate",
+local held = assert(nbffi.load { language = "c", library = "gate",
                                  pool = "one" })
 local futures = {
     echo:submit("one"), verbs:submit("fail 2 two"),
@@ -324,7 +324,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("four", { threads = 4 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "four" })
 local futures = {}
 for i = 1, 8 do futures[i] = rt:submit("hold " .. i) end
@@ -349,7 +349,7 @@ true 2
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local late = require("test_plugins").late()
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local id = ngx.var.request_id:sub(1, 8)
 local futures = {}
 for i = 1, 3 do
@@ -389,7 +389,7 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local futures = {
     rt:submit("hold a", { timeout = 30 }),
     rt:submit("hold b", { timeout = 0.03 }),
@@ -407,7 +407,7 @@ a
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local blame = require("test_plugins").blame
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _, code in ipairs {
     "fut.wait()", "fut.cancel()", "fut:wait(-1)", "fut:wait('1')",
     "fut:wait(0/0)", "nbffi.wait_all(fut)", "nbffi.wait_all()",
@@ -437,7 +437,7 @@ caller:2: wait_any: a list of futures expected, got string
         content_by_lua_block {
             local nbffi = require "resty.nonblocking_ffi"
             require("test_plugins").gate().reset()
-            local rt = assert(nbffi.load { runtime = "c",
+            local rt = assert(nbffi.load { language = "c",
                                            library = "gate" })
             package.loaded.kept = assert(rt:submit("hold over"))
             ngx.say("submitted")

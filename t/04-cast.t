@@ -15,7 +15,7 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 say(rt:cast("hold x"))
 ngx.say(gate.has("started", 1), " ", gate.ended())
 gate.open()
@@ -36,7 +36,7 @@ true ab
 --- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+        local rt = assert(nbffi.load { language = "c", library = "gate" })
         package.loaded.cast = function(what)
             local ok, err = rt:cast("note " .. what .. " ")
             if not ok then
@@ -107,7 +107,7 @@ access balancer body_filter content header_filter init_worker log rewrite set ti
     }
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-package.loaded.kept = assert(nbffi.load { runtime = "c",
+package.loaded.kept = assert(nbffi.load { language = "c",
                                           library = "verbs" })
 ngx.say("loaded")
 --- response_body
@@ -121,7 +121,7 @@ loaded
 --- http_config
     init_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt = nbffi.load { runtime = "c", library = "echo" }
+        local rt = nbffi.load { language = "c", library = "echo" }
         package.loaded.seen = tostring(rt)
     }
 --- lua
@@ -139,7 +139,7 @@ local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id, pool = "one" })
 local first = rt:submit("hold x")
 ngx.say(gate.has("started", 1))
@@ -172,7 +172,7 @@ local gate = tp.gate()
 gate.reset()
 nbffi.pool("tiny", { threads = 1, max_queue = 2 })
 for _, on_full in ipairs { "error", "wait" } do
-    local rt = assert(nbffi.load { runtime = "c", library = "gate",
+    local rt = assert(nbffi.load { language = "c", library = "gate",
                                    pool = "tiny", on_full = on_full })
     local before = gate.started()
     say(rt:cast("hold x"))
@@ -210,7 +210,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id })
 local refused = 0
 for i = 1, 5000 do
@@ -237,7 +237,7 @@ true
             local gate = require("test_plugins").gate()
             gate.reset()
             nbffi.pool("one", { threads = 1 })
-            local rt = assert(nbffi.load { runtime = "c", pool = "one",
+            local rt = assert(nbffi.load { language = "c", pool = "one",
                                            library = "gate" })
             rt:cast("hold x")
             for i = 1, 50 do

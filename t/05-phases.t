@@ -13,7 +13,7 @@ __DATA__
 --- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+        local rt = assert(nbffi.load { language = "c", library = "echo" })
         package.loaded.try = function()
             local where = ngx.get_phase()
             local seen = package.loaded.seen
@@ -87,7 +87,7 @@ log: as expected
             local nbffi = require "resty.nonblocking_ffi"
             local seen = require "seen"
             local where = ngx.get_phase()
-            local rt, err = nbffi.load { runtime = "c", library = "echo",
+            local rt, err = nbffi.load { language = "c", library = "echo",
                                          name = where }
             if not rt then
                 seen[#seen + 1] = where .. " load: " .. err
@@ -123,7 +123,7 @@ timer called submitted
 --- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+        local rt = assert(nbffi.load { language = "c", library = "gate" })
         package.loaded.kept = assert(rt:submit("note early "))
         assert(rt:cast("note too "))
     }
@@ -141,7 +141,7 @@ ngx.say(gate.has("ended", 2), " ", #gate.order())
 local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local results = {}
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for i = 1, 20 do
     assert(ngx.timer.at(0, function()
         local res = rt:call("x")
@@ -160,7 +160,7 @@ ngx.say(table.concat(results))
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local threads, steps = {}, {}
 for i = 1, 2 do
     threads[i] = ngx.thread.spawn(function()
@@ -190,8 +190,8 @@ before before entry after after
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local slow = assert(nbffi.load { runtime = "c", library = "gate" })
-local fast = assert(nbffi.load { runtime = "c", library = "echo" })
+local slow = assert(nbffi.load { language = "c", library = "gate" })
+local fast = assert(nbffi.load { language = "c", library = "echo" })
 local a = ngx.thread.spawn(function() return slow:call("hold slow") end)
 local b = ngx.thread.spawn(function() return fast:call("fast") end)
 local _, res = ngx.thread.wait(a, b)
@@ -211,7 +211,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local killed = {}
 for i = 1, 10 do
     killed[i] = ngx.thread.spawn(function() rt:call("hold x") end)
@@ -241,7 +241,7 @@ true
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local function later()
     ngx.sleep(0)
     gate.open()
@@ -270,7 +270,7 @@ falsehandled z
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 ngx.thread.spawn(function()
     gate.has("started", 1)
     gate.open()
@@ -304,7 +304,7 @@ last
     location = /sub {
         content_by_lua_block {
             local nbffi = require "resty.nonblocking_ffi"
-            local rt = assert(nbffi.load { runtime = "c",
+            local rt = assert(nbffi.load { language = "c",
                                            library = "echo" })
             ngx.print(rt:call(ngx.var.arg_x), " ")
         }
@@ -312,7 +312,7 @@ last
     location = /t {
         content_by_lua_block {
             local nbffi = require "resty.nonblocking_ffi"
-            local rt = assert(nbffi.load { runtime = "c",
+            local rt = assert(nbffi.load { language = "c",
                                            library = "echo" })
             ngx.print(rt:call("first "))
             ngx.print(ngx.location.capture("/sub?x=second").body)
@@ -336,7 +336,7 @@ first second 1 2 3 4 5 6 7 8 9 10 last
             local nbffi = require "resty.nonblocking_ffi"
             local gate = require("test_plugins").gate()
             gate.reset()
-            local rt = assert(nbffi.load { runtime = "c",
+            local rt = assert(nbffi.load { language = "c",
                                            library = "gate" })
             ngx.thread.spawn(function() rt:call("hold x") end)
             gate.has("started", 1)
@@ -348,7 +348,7 @@ first second 1 2 3 4 5 6 7 8 9 10 last
         content_by_lua_block {
             local nbffi = require "resty.nonblocking_ffi"
             local tp = require "test_plugins"
-            local rt = nbffi.load { runtime = "c", library = "gate" }
+            local rt = nbffi.load { language = "c", library = "gate" }
             ngx.say(rt:stats().in_flight)
             tp.gate().open()
             ngx.say(tp.poll(function()
@@ -371,7 +371,7 @@ first second 1 2 3 4 5 6 7 8 9 10 last
             local nbffi = require "resty.nonblocking_ffi"
             local gate = require("test_plugins").gate()
             gate.reset()
-            local rt = assert(nbffi.load { runtime = "c",
+            local rt = assert(nbffi.load { language = "c",
                                            library = "gate" })
             local fut = rt:submit("hold x")
             gate.has("started", 1)

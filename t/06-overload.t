@@ -16,7 +16,7 @@ local say = require("test_plugins").say
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 3 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                pool = "small" })
 local first = rt:submit("hold x")
@@ -51,7 +51,7 @@ local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
 nbffi.pool("none", { threads = 2, max_queue = 0 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                pool = "none" })
 local a, b = rt:submit("hold a"), rt:submit("hold b")
@@ -78,7 +78,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 2 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                on_full = "wait", pool = "small" })
 local first = rt:submit("hold x")
@@ -114,7 +114,7 @@ local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                on_full = "wait", pool = "small" })
 local first = rt:submit("hold x")
@@ -144,7 +144,7 @@ local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                on_full = "wait", pool = "small" })
 local first = rt:submit("hold x")
@@ -173,7 +173,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                on_full = "wait", pool = "small" })
 local first = rt:submit("hold a")
@@ -205,7 +205,7 @@ local gate = tp.gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 1 })
 local function load(name)
-    return assert(nbffi.load { runtime = "c", library = "gate",
+    return assert(nbffi.load { language = "c", library = "gate",
                                name = name .. ngx.var.request_id,
                                on_full = "wait", pool = "small" })
 end
@@ -238,7 +238,7 @@ local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id,
                                on_full = "wait", pool = "small" })
 local first = rt:submit("hold x")
@@ -267,7 +267,7 @@ local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id, pool = "one" })
 local first = rt:submit("hold x")
 gate.has("started", 1)
@@ -295,7 +295,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id, pool = "one" })
 local first = rt:submit("hold x")
 gate.has("started", 1)
@@ -345,7 +345,7 @@ local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                name = ngx.var.request_id, pool = "one" })
 local done = false
 local low = ngx.thread.spawn(function()
@@ -381,9 +381,9 @@ local gate = tp.gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 0 })
 nbffi.pool("other", { threads = 1, max_queue = 0 })
-local held = assert(nbffi.load { runtime = "c", library = "gate",
+local held = assert(nbffi.load { language = "c", library = "gate",
                                  pool = "small" })
-local free = assert(nbffi.load { runtime = "c", library = "gate",
+local free = assert(nbffi.load { language = "c", library = "gate",
                                  pool = "other" })
 local fut = held:submit("hold x")
 gate.has("started", 1)

@@ -15,7 +15,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local id = ngx.var.request_id:sub(1, 8)
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local before = late.released()
 for _, data in ipairs { "", "short", ("long "):rep(50000) } do
     for _, action in ipairs { "respond", "owned", "buffer" } do
@@ -39,7 +39,7 @@ released: 3
 local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local late = tp.late()
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local futures, keys = {}, {}
 local id = ngx.var.request_id
 for i = 1, 50 do
@@ -74,7 +74,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local id = ngx.var.request_id:sub(1, 8)
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local a, b = rt:submit(id .. "a"), rt:submit(id .. "b")
 late.has(id .. "a")
 late.has(id .. "b")
@@ -98,7 +98,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local id = ngx.var.request_id:sub(1, 8)
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 say(rt:call("!" .. id))
 say(rt:call("?" .. id))
 say(late.act("!" .. id, "respond", "x"), late.act("?" .. id, "fail", "x"))
@@ -115,7 +115,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local key = ngx.var.request_id
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local fut = rt:submit(key)
 late.has(key)
 local before = late.released()
@@ -147,7 +147,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local id = ngx.var.request_id:sub(1, 8)
-local rt = assert(nbffi.load { runtime = "c", library = "late",
+local rt = assert(nbffi.load { language = "c", library = "late",
                                name = ngx.var.request_id })
 local before = late.released()
 local a, b, c = id .. "a", id .. "b", id .. "c"
@@ -193,7 +193,7 @@ location = /t {
         local tp = require "test_plugins"
         local say, late = tp.say, tp.late()
         local id = ngx.var.request_id:sub(1, 8)
-        local rt = assert(nbffi.load { runtime = "c", library = "late" })
+        local rt = assert(nbffi.load { language = "c", library = "late" })
         local function begin(key, timeout)
             local fut
             tp.until_begun(rt, function()
@@ -264,7 +264,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local late = tp.late()
 local id = ngx.var.request_id:sub(1, 8)
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local old = {}
 for i = 1, 10 do
     local key = id .. "old" .. i
@@ -305,7 +305,7 @@ local tp = require "test_plugins"
 local late = tp.late()
 local id = ngx.var.request_id:sub(1, 8)
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "late",
+local rt = assert(nbffi.load { language = "c", library = "late",
                                pool = "one" })
 local futures = {}
 for i = 1, 30 do futures[i] = rt:submit(id .. i) end
@@ -325,7 +325,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local id = ngx.var.request_id:sub(1, 8)
-local rt = assert(nbffi.load { runtime = "c", library = "late",
+local rt = assert(nbffi.load { language = "c", library = "late",
                                max_response = 10 })
 for _, action in ipairs { "respond", "owned" } do
     local before = late.released()
@@ -361,7 +361,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, late = tp.say, tp.late()
 local key = ngx.var.request_id
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local fut = rt:submit(key)
 late.has(key)
 say("users:", late.users())
@@ -372,7 +372,7 @@ late.act(key, "respond", "the last")
 say(fut:wait())
 say(rt:close())
 say("users:", late.users(), late.act(key, "respond", "x"))
-rt = assert(nbffi.load { runtime = "c", library = "late" })
+rt = assert(nbffi.load { language = "c", library = "late" })
 say(rt:call("!again"), late.users())
 say(rt:close(), late.users())
 --- response_body
@@ -393,7 +393,7 @@ true 0
 local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say = tp.say
-local rt = assert(nbffi.load { runtime = "c", library = "async_timer" })
+local rt = assert(nbffi.load { language = "c", library = "async_timer" })
 say(rt:call("0 at once"))
 local futures = {
     rt:submit("60 third"), rt:submit("20 first"), rt:submit("40 second"),
@@ -424,7 +424,7 @@ true
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local late = require("test_plugins").late()
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 rt:cast("never 1")
 rt:submit("never 2", { timeout = 100 })
 ngx.say(late.has("never 1"), " ", late.has("never 2"))

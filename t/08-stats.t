@@ -13,7 +13,7 @@ __DATA__
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("mine", { threads = 2 })
-local rt = assert(nbffi.load { runtime = "c", library = "echo",
+local rt = assert(nbffi.load { language = "c", library = "echo",
                                name = "fresh", pool = "mine" })
 local lines = {}
 local function walk(prefix, stats)
@@ -78,9 +78,9 @@ local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
 nbffi.pool("small", { threads = 1, max_queue = 5 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "small" })
-local verbs = assert(nbffi.load { runtime = "c", library = "verbs",
+local verbs = assert(nbffi.load { language = "c", library = "verbs",
                                   max_response = 20 })
 local kinds = { "timeout", "cancelled", "queue overflow", "closed",
                 "response too large", "runtime error", "no memory",
@@ -134,7 +134,7 @@ local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
 nbffi.pool("two", { threads = 2 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "two" })
 local function show(rt_too)
     local stats, all = rt:stats(), nbffi.stats()
@@ -172,7 +172,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local gate = tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 for _ = 1, 99 do rt:call("note x") end
 local fut = rt:submit("hold x")
 gate.has("started", 100)
@@ -216,8 +216,8 @@ ngx.say("[", names(before.runtimes), "] [", names(before.pools), "] ",
         before.log_dropped)
 nbffi.pool("unused", { threads = 1 })
 nbffi.pool("other", { threads = 1, max_queue = 9 })
-assert(nbffi.load { runtime = "c", library = "echo" })
-local rt = assert(nbffi.load { runtime = "c", library = "echo",
+assert(nbffi.load { language = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo",
                                name = "second", pool = "other" })
 for _ = 1, 50 do rt:call("x") end
 local stats = nbffi.stats()
@@ -245,7 +245,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "one" })
 local futures = {}
 for i = 1, 200 do futures[i] = rt:submit("hold ") end
@@ -267,7 +267,7 @@ true
 === TEST 7: grace: hits and misses are lone calls that waited
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _ = 1, 500 do rt:call("x") end
 local stats = rt:stats()
 ngx.say(stats.grace_hits + stats.grace_misses <= 500)
@@ -281,12 +281,12 @@ true
 === TEST 8: the figures of a closed runtime stay as they were
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _ = 1, 3 do rt:call("x") end
 rt:close()
 local stats = rt:stats()
 ngx.say(stats.name, " ", stats.ok, " ", stats.in_flight)
-local again = assert(nbffi.load { runtime = "c", library = "echo" })
+local again = assert(nbffi.load { language = "c", library = "echo" })
 ngx.say(again:stats().ok, " ", rt:stats().ok)
 --- response_body
 echo 3 0

@@ -16,7 +16,7 @@ local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "one" })
 local futures = { rt:submit("hold 1"), rt:submit("hold 2"),
                   rt:submit("note 3") }
@@ -50,7 +50,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 say(rt:call("note x"))
 say(rt:close())
 say(rt:call("note y"))
@@ -78,7 +78,7 @@ local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
 local function load()
-    return assert(nbffi.load { runtime = "c", library = "gate",
+    return assert(nbffi.load { language = "c", library = "gate",
                                name = "same" })
 end
 local first = load()
@@ -113,7 +113,7 @@ local say, gate = tp.say, tp.gate()
 gate.reset()
 nbffi.pool("two", { threads = 2 })
 local function load()
-    return assert(nbffi.load { runtime = "c", library = "gate",
+    return assert(nbffi.load { language = "c", library = "gate",
                                pool = "two" })
 end
 local old = load()
@@ -141,7 +141,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                timeout = 0.3 })
 local fut = rt:submit("hold x", { timeout = 20 })
 gate.has("started", 1)
@@ -164,7 +164,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local res, err
 tp.until_begun(rt, function()
     res, err = rt:call("hold x", { timeout = 0.2 })
@@ -186,7 +186,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = rt:submit("hold x")
 gate.has("started", 1)
 local threads = {}
@@ -213,7 +213,7 @@ x 1
             local nbffi = require "resty.nonblocking_ffi"
             local gate = require("test_plugins").gate()
             gate.reset()
-            local rt = assert(nbffi.load { runtime = "c",
+            local rt = assert(nbffi.load { language = "c",
                                            library = "gate" })
             ngx.ctx.rt = rt
             package.loaded.kept = rt:submit("hold x")
@@ -251,9 +251,9 @@ local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local say, gate = tp.say, tp.gate()
 gate.reset()
-local a = assert(nbffi.load { runtime = "c", library = "gate",
+local a = assert(nbffi.load { language = "c", library = "gate",
                               config = "a" })
-local b = assert(nbffi.load { runtime = "c", library = "gate",
+local b = assert(nbffi.load { language = "c", library = "gate",
                               config = "b" })
 local fut = b:submit("hold x")
 gate.has("started", 1)
@@ -272,7 +272,7 @@ true 2
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local blame = require("test_plugins").blame
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 for _, timeout in ipairs { "0", "-1", "'1'", "{}", "0/0" } do
     ngx.say(blame("local rt = ...\nlocal ok = rt:close(" .. timeout
                   .. ")\nreturn ok", rt))
@@ -287,7 +287,7 @@ ngx.say(rt:call("still open"))
 === TEST 11: the worker's exit closes what is idle
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "farewell",
+local rt = assert(nbffi.load { language = "c", library = "farewell",
                                name = "bye" })
 ngx.say(rt:call("x"))
 --- response_body

@@ -19,12 +19,12 @@ __DATA__
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local say = require("test_plugins").say
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local left = tonumber((rt:call("deadline")))
 say(require "seen", left > 3 and left <= 7)
 say(rt:call("size 11"))
 -- What load is given goes first.
-rt = assert(nbffi.load { runtime = "c", library = "verbs", timeout = 30,
+rt = assert(nbffi.load { language = "c", library = "verbs", timeout = 30,
                          max_response = 11 })
 left = tonumber((rt:call("deadline")))
 say(left > 15 and left <= 30, #rt:call("size 11"))
@@ -44,8 +44,8 @@ true 11
     }
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-assert(nbffi.load { runtime = "c", library = "echo" })
-assert(nbffi.load { runtime = "c", library = "echo", pool = "mine" })
+assert(nbffi.load { language = "c", library = "echo" })
+assert(nbffi.load { language = "c", library = "echo", pool = "mine" })
 local pools = nbffi.stats().pools
 ngx.say(pools.default.threads, " ", pools.default.max_queue)
 ngx.say(pools.mine.threads, " ", pools.mine.max_queue)
@@ -63,7 +63,7 @@ local gate = tp.gate()
 nbffi.setup { on_full = "wait" }
 nbffi.pool("small", { threads = 1, max_queue = 0 })
 local function load(on_full)
-    return assert(nbffi.load { runtime = "c", library = "gate",
+    return assert(nbffi.load { language = "c", library = "gate",
                                pool = "small", on_full = on_full })
 end
 local waits, refuses = load(), load("error")
@@ -84,7 +84,7 @@ x y
 === TEST 4: a default pool has as many threads as there are processors
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-assert(nbffi.load { runtime = "c", library = "echo" })
+assert(nbffi.load { language = "c", library = "echo" })
 local status = io.open("/proc/self/status"):read("*a")
 local cpus = 0
 for range in status:match("Cpus_allowed_list:%s+(%S+)"):gmatch("[^,]+") do
@@ -109,7 +109,7 @@ say(nbffi.pool("p", { threads = 2, max_queue = 6 }))
 say(nbffi.pool("p"))
 say(nbffi.pool("q"))
 say(nbffi.pool("q", {}))
-local rt = assert(nbffi.load { runtime = "c", library = "echo",
+local rt = assert(nbffi.load { language = "c", library = "echo",
                                pool = "p" })
 say(rt:call("works"), rt:stats().pool)
 say(nbffi.pool("p", { threads = 2, max_queue = 5 }))
@@ -133,9 +133,9 @@ nil pool "p" .*threads = 2$
 local nbffi = require "resty.nonblocking_ffi"
 local say = require("test_plugins").say
 assert(nbffi.pool("early", { threads = 1 }))
-assert(nbffi.load { runtime = "c", library = "echo", pool = "early" })
+assert(nbffi.load { language = "c", library = "echo", pool = "early" })
 say(nbffi.pool("default", { threads = 1, max_queue = 3 }))
-assert(nbffi.load { runtime = "c", library = "echo" })
+assert(nbffi.load { language = "c", library = "echo" })
 local figures = nbffi.stats().pools.default
 say(figures.threads, figures.max_queue)
 say(nbffi.pool("default", { threads = 2 }))
@@ -150,7 +150,7 @@ nil pool "default" .*$
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local say = require("test_plugins").say
-assert(nbffi.load { runtime = "c", library = "echo" })
+assert(nbffi.load { language = "c", library = "echo" })
 say(nbffi.pool("default"))
 say(nbffi.pool("default", { threads = 64 }))
 --- response_body_like
@@ -215,10 +215,10 @@ nbffi.pool("cpu", { threads = 2 })
 nbffi.pool("a-very-long-name", { threads = 1 })
 nbffi.pool("never", { threads = 1 })
 ngx.say("[", names(0), "]")
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                pool = "cpu" })
 ngx.say("[", names(2), "]")
-assert(nbffi.load { runtime = "c", library = "verbs",
+assert(nbffi.load { language = "c", library = "verbs",
                     pool = "a-very-long-name" })
 ngx.say("[", names(3), "]")
 ngx.say((rt:call("thread")))
@@ -242,7 +242,7 @@ end
 local _, before = mask("/proc/self/status")
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("cpu", { threads = 3 })
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                pool = "cpu" })
 ngx.say((rt:call("signals")))
 local _, after = mask("/proc/self/status")
@@ -280,9 +280,9 @@ local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("nice", { threads = 1, nice = 7 })
 nbffi.pool("plain", { threads = 1, nice = 0 })
 nbffi.pool("usual", { threads = 1 })
-assert(nbffi.load { runtime = "c", library = "echo", pool = "nice" })
-assert(nbffi.load { runtime = "c", library = "echo", pool = "plain" })
-assert(nbffi.load { runtime = "c", library = "echo", pool = "usual" })
+assert(nbffi.load { language = "c", library = "echo", pool = "nice" })
+assert(nbffi.load { language = "c", library = "echo", pool = "plain" })
+assert(nbffi.load { language = "c", library = "echo", pool = "usual" })
 -- By a thread's name: its niceness, relative to the main thread's.
 local function nice(path)
     local stat = io.open(path .. "/stat"):read("*a")
@@ -323,7 +323,7 @@ nbffi/usual/0 +10
 local nbffi = require "resty.nonblocking_ffi"
 local seen = require "seen"
 ngx.say(seen[1], " ", seen[2])
-local rt = assert(nbffi.load { runtime = "c", library = "echo",
+local rt = assert(nbffi.load { language = "c", library = "echo",
                                pool = "mine" })
 ngx.say(rt:call("here"), " ", nbffi.stats().pools.mine.threads)
 --- response_body
@@ -343,7 +343,7 @@ here 1
     }
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 ngx.say(rt:submit("works"):wait())
 local dir = ngx.config.prefix() .. "logs/sockets"
 local pipe = io.popen("ls -A " .. dir .. "; stat -c %h " .. dir)
@@ -365,7 +365,7 @@ works
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local gate = require("test_plugins").gate()
-local rt = assert(nbffi.load { runtime = "c", library = "gate" })
+local rt = assert(nbffi.load { language = "c", library = "gate" })
 local fut = rt:submit("hold x")
 gate.has("started", 1)
 gate.open()
@@ -395,7 +395,7 @@ q{
 }
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 ngx.say(rt:submit("works"):wait())
 -- The folder was made in, and emptied.
 local dir = ngx.config.prefix() .. "logs/\255\254 \n \195\164"
@@ -425,7 +425,7 @@ until not sock:setpeername("127.0.0.1", 9)
 -- Two for timers, none for the channel.
 socks[1]:close()
 socks[2]:close()
-local rt = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "echo" })
 ngx.say(rt:submit("works"):wait())
 for i = 3, #socks - 1 do
     socks[i]:close()
@@ -453,7 +453,7 @@ repeat
     local sock = ngx.socket.udp()
     socks[#socks + 1] = sock
 until not sock:setpeername("127.0.0.1", 9)
-local rt = assert(nbffi.load { runtime = "c", library = "echo",
+local rt = assert(nbffi.load { language = "c", library = "echo",
                                timeout = 600 })
 ngx.say(rt:call("one"))
 ngx.say(rt:submit("two"):wait())
@@ -461,7 +461,7 @@ for i = 1, #socks - 1 do
     socks[i]:close()
 end
 -- Nobody polls for a cast: what it has to say is written by the drain.
-local verbs = assert(nbffi.load { runtime = "c", library = "verbs" })
+local verbs = assert(nbffi.load { language = "c", library = "verbs" })
 ngx.say(require("test_plugins").poll(function()
     assert(verbs:cast("log 6 for your notice"))
     ngx.sleep(0.1)

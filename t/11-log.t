@@ -12,7 +12,7 @@ __DATA__
 === TEST 1: a plugin's line has nginx's level and the runtime's name
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                name = "talker" })
 ngx.say(rt:call("log 6 for your notice"))
 --- response_body
@@ -27,7 +27,7 @@ qr/\[notice\] .*\btalker\b.* for your notice/
 === TEST 2: every level
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 for level = 1, 8 do rt:call("log " .. level .. " at level " .. level) end
 ngx.say("logged")
 --- response_body
@@ -56,7 +56,7 @@ never said
 --- log_level: warn
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 for _, level in ipairs { 8, 7, 6, 5, 8 } do
     rt:call("log " .. level .. " at level " .. level)
 end
@@ -75,7 +75,7 @@ at level 8
 === TEST 4: levels beyond those there are
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 rt:call("log 99 too verbose")
 ngx.say(rt:call("log -5 too loud"))
 --- response_body
@@ -90,7 +90,7 @@ logged
 === TEST 5: empty, long, and many lines; lines from before the response
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                name = "v" })
 rt:call("log 5 ")
 rt:call("log 5 long " .. ("x"):rep(900) .. " end")
@@ -110,7 +110,7 @@ ngx.say(nbffi.stats().log_dropped)
 --- http_config
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+        local rt = assert(nbffi.load { language = "c", library = "verbs",
                                        name = "early" })
         assert(rt:cast("log 5 before any request"))
     }
@@ -118,7 +118,7 @@ ngx.say(nbffi.stats().log_dropped)
 local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local late = tp.late()
-local rt = assert(nbffi.load { runtime = "c", library = "late",
+local rt = assert(nbffi.load { language = "c", library = "late",
                                name = "other" })
 local fut = rt:submit("key")
 late.has("key")
@@ -145,7 +145,7 @@ x
 === TEST 7: messages that would break a format string or a line
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 rt:call("log 5 100%s %n %V done")
 rt:call("log 5 one\ntwo")
 rt:call("log 5 \255\254 bytes")
@@ -166,7 +166,7 @@ one\x0atwo
 local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local late = tp.late()
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local fut = rt:submit("key")
 late.has("key")
 -- nginx is busy with this loop, so nothing is written meanwhile.
@@ -196,18 +196,18 @@ after the flood
 local nbffi = require "resty.nonblocking_ffi"
 local forged = "harmless\n2026/01/01 00:00:00 [warn] 1#1: forged\r\n"
                .. "\27[2Jred\27[0m\127 \194\155 and\0 behind \195\164 end"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                name = "from C" })
 rt:call("log 5 " .. forged)
-rt = assert(nbffi.load { runtime = "c", library = "verbs",
+rt = assert(nbffi.load { language = "c", library = "verbs",
                          name = "2\n2026/01/01 [warn] \27[1m" })
 rt:call("log 5 named")
-rt = assert(nbffi.load { runtime = "lua", module = "logging" })
+rt = assert(nbffi.load { language = "lua", module = "logging" })
 rt:call("log", forged)
 -- Errors that are values are not changed, but for a NUL in C strings.
-local _, err = nbffi.load { runtime = "c", library = "./no\nsuch.so" }
+local _, err = nbffi.load { language = "c", library = "./no\nsuch.so" }
 ngx.say((err:gsub("\n", "|")))
-_, err = nbffi.load { runtime = "c", library = "verbs",
+_, err = nbffi.load { language = "c", library = "verbs",
                       entry = "a\0b" }
 ngx.say(err)
 --- user_files

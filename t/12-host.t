@@ -12,7 +12,7 @@ __DATA__
 === TEST 1: responses in the host's buffer
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local bad = 0
 for _, n in ipairs { 0, 1, 64, 65, 100, 4096, 100000, 1048576, 3000000 } do
     for verb, letter in pairs { buffer = "b", shorter = "s", again = "a" } do
@@ -35,7 +35,7 @@ aligned
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local verbs = require("test_plugins").verbs()
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local before = verbs.released()
 for _, n in ipairs { 0, 1, 64, 65, 100000, 5000000 } do
     local res, err = rt:call("owned " .. n)
@@ -59,7 +59,7 @@ for ever for ever
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local verbs = require("test_plugins").verbs()
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                max_response = 1000 })
 local before = verbs.released()
 for _, verb in ipairs { "buffer", "size", "owned", "unless" } do
@@ -95,7 +95,7 @@ true
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local verbs = require("test_plugins").verbs()
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 local before = verbs.released()
 -- respond, fail, set_status, respond_owned with NULL and a length; task 0
 ngx.say(rt:call("invalid"))
@@ -117,8 +117,8 @@ beyond 5000: -4 -4
 === TEST 5: respond_buffer without alloc gives nobody else's bytes
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
-local echo = assert(nbffi.load { runtime = "c", library = "echo" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
+local echo = assert(nbffi.load { language = "c", library = "echo" })
 for _ = 1, 100 do echo:call("a secret, but not a long one") end
 ngx.say(rt:call("unallocated 28"))
 ngx.say(rt:call("unallocated 1"))
@@ -132,7 +132,7 @@ ngx.say(rt:call("unallocated 1"))
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local verbs = require("test_plugins").verbs()
-local rt = assert(nbffi.load { runtime = "c", library = "verbs" })
+local rt = assert(nbffi.load { language = "c", library = "verbs" })
 ngx.say(rt:call("twice"))
 ngx.say(rt:call("name"))
 ngx.say("not stale: ", verbs.last())
@@ -146,7 +146,7 @@ not stale: 0
 === TEST 7: what a plugin can ask the host
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "c", library = "verbs",
+local rt = assert(nbffi.load { language = "c", library = "verbs",
                                name = "asker", config = "a = 1\nb = 2" })
 ngx.say(rt:call("name"))
 ngx.say(rt:call("config"))

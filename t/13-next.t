@@ -15,7 +15,7 @@ our $HttpConfig = q{
             local path = os.tmpname()
             os.remove(path)
             local rt = assert(nbffi.load {
-                runtime = "c", library = "puller", pool = pool, name = name,
+                language = "c", library = "puller", pool = pool, name = name,
                 config = config .. path,
             })
             return rt, function()
@@ -70,7 +70,7 @@ rt:close()
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local rt, open, path = puller()
-local echo = assert(nbffi.load { runtime = "c", library = "echo",
+local echo = assert(nbffi.load { language = "c", library = "echo",
                                  pool = "one" })
 rt:call("counts")
 local futures = {
@@ -183,11 +183,11 @@ rt:close()
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local rt = waiter("one")
-local echo = assert(nbffi.load { runtime = "c", library = "echo",
+local echo = assert(nbffi.load { language = "c", library = "echo",
                                  pool = "one" })
 rt:call("counts")
 ngx.say(rt:call("a"), " ", echo:call("b"), " ", rt:call("c"))
-local lua = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local lua = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                 pool = "one" })
 ngx.say((lua:call("echo", "d")), " ", rt:call("e"))
 ngx.say(lua:close(), " ", rt:call("f"))
@@ -233,7 +233,7 @@ open()
 nbffi.wait_all(held)
 os.remove(path)
 ngx.say(rt:close())
-local echo = assert(nbffi.load { runtime = "c", library = "echo",
+local echo = assert(nbffi.load { language = "c", library = "echo",
                                  pool = "two" })
 ngx.say(echo:call("open"))
 --- response_body

@@ -17,7 +17,7 @@ local clock = require("test_plugins").clock
 local gate = require("test_plugins").gate()
 gate.reset()
 assert(nbffi.pool("stuck", { threads = 1 }))
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "stuck" })
 local holds = assert(rt:submit("hold x"))
 gate.has("started", 1)
@@ -65,7 +65,7 @@ ngx.say(ended, " ended, ", early, " early, ", pending, " pending, ",
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local clock = require("test_plugins").clock
-local rt = assert(nbffi.load { runtime = "c", library = "late",
+local rt = assert(nbffi.load { language = "c", library = "late",
                                name = "never" })
 local early, wrong = 0, 0
 for i = 1, 100 do
@@ -89,7 +89,7 @@ ngx.say(early, " early, ", wrong, " wrong, ",
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local clock = require("test_plugins").clock
-local rt = assert(nbffi.load { runtime = "c", library = "late",
+local rt = assert(nbffi.load { language = "c", library = "late",
                                name = "never" })
 local early, ended, wrong = 0, 0, 0
 local function waits(fut, timeout)
@@ -139,9 +139,9 @@ local late = require("test_plugins").late()
 local gate = require("test_plugins").gate()
 gate.reset()
 assert(nbffi.pool("one", { threads = 1, max_queue = 0 }))
-local rt = assert(nbffi.load { runtime = "c", library = "gate",
+local rt = assert(nbffi.load { language = "c", library = "gate",
                                pool = "one", on_full = "wait" })
-local other = assert(nbffi.load { runtime = "c", library = "late",
+local other = assert(nbffi.load { language = "c", library = "late",
                                   name = "held" })
 local holds = assert(rt:submit("hold x"))
 gate.has("started", 1)
@@ -180,13 +180,13 @@ init_by_lua_block {
 }"
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-assert(nbffi.load { runtime = "c", library = "echo", name = "echo" })
+assert(nbffi.load { language = "c", library = "echo", name = "echo" })
 local results = {}
 for _, long in ipairs { math.huge, 1e10, 1e12, 2^63, 2^64, 1e308 } do
     local name = string.format("long %g", long)
     assert(nbffi.pool(name, { threads = 1, max_queue = 0 }))
     local rt = assert(nbffi.load {
-        runtime = "lua", pool = name, timeout = long, name = name,
+        language = "lua", pool = name, timeout = long, name = name,
         vm = name, init = "ngx.sleep(0.05)",
     })
     local function slow(long)
@@ -204,7 +204,7 @@ for _, long in ipairs { math.huge, 1e10, 1e12, 2^63, 2^64, 1e308 } do
     assert(rt:close(long) == true)
 
     local plugin = assert(nbffi.load {
-        runtime = "c", library = "async_timer", timeout = long,
+        language = "c", library = "async_timer", timeout = long,
         name = "plugin " .. name, on_full = "wait", pool = name,
     })
     local function submit()
@@ -218,7 +218,7 @@ for _, long in ipairs { math.huge, 1e10, 1e12, 2^63, 2^64, 1e308 } do
     assert(plugin:close(long))
 end
 -- What is no time is refused.
-local echo = assert(nbffi.load { runtime = "c", library = "echo" })
+local echo = assert(nbffi.load { language = "c", library = "echo" })
 local fut = assert(echo:submit("x"))
 local huge, nan = math.huge, 0 / 0
 for _, bad in ipairs { -1, -huge, nan, "1" } do
@@ -226,7 +226,7 @@ for _, bad in ipairs { -1, -huge, nan, "1" } do
         setup = function() nbffi.setup { timeout = bad } end,
         exit = function() nbffi.setup { shutdown_timeout = bad } end,
         load = function()
-            nbffi.load { runtime = "c", library = "echo",
+            nbffi.load { language = "c", library = "echo",
                          timeout = bad }
         end,
         call = function() echo:call("x", { timeout = bad }) end,
@@ -257,7 +257,7 @@ done
 local nbffi = require "resty.nonblocking_ffi"
 local tp = require "test_plugins"
 local clock, late = tp.clock, tp.late()
-local rt = assert(nbffi.load { runtime = "c", library = "late" })
+local rt = assert(nbffi.load { language = "c", library = "late" })
 local function counted(...)
     return select("#", ...), ...
 end

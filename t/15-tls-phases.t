@@ -31,7 +31,7 @@ our $HttpConfig = q{
                 .run_worker_thread
             local seen = require "seen"
             local where = ngx.get_phase()
-            local rt, err = nbffi.load { runtime = "c", library = "echo" }
+            local rt, err = nbffi.load { language = "c", library = "echo" }
             if not rt then
                 seen[where] = err
                 return
@@ -43,7 +43,7 @@ our $HttpConfig = q{
                                         res or why, later or no, up or ran)
         end
         assert(require("resty.nonblocking_ffi").load {
-            runtime = "c", library = "echo" })
+            language = "c", library = "echo" })
     }
 };
 

@@ -12,7 +12,7 @@ __DATA__
 === TEST 1: any number of arguments and results, with nils at every place
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
 local describe = require("vm_jobs").describe
 local function try(...)
     local sent = describe(...)
@@ -79,7 +79,7 @@ my $two = 0; $two = ($two * 31 + ord) % 0x7fffffff for split //, "two";
 === TEST 2: every type, both ways
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
 local describe = require("vm_jobs").describe
 local function try(value)
     local sent = describe(value)
@@ -154,7 +154,7 @@ try({ [{ 1 }] = { [{ 2 }] = 3 }, [4LL] = 5 })
 === TEST 3: strings: all bytes, from nothing to 10 MB
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
 local describe = require("vm_jobs").describe
 local bytes = {}
 for i = 0, 255 do bytes[i + 1] = string.char(i) end
@@ -193,7 +193,7 @@ end
 --- lua
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "jobs" })
 local strange = setmetatable({ 1, 2 }, {
     __index = function() return "made up" end,
     __newindex = function() error("written") end,
@@ -245,7 +245,7 @@ location = /t {
     content_by_lua_block {
         local jobs = require "vm_jobs"
         local nbffi = require "resty.nonblocking_ffi"
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+        local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
         local same = jobs.same
         -- Where it cannot be decoded bit by bit, it is at once.
         ngx.ctx.fut = rt:submit("build", "list of maps", 30000)
@@ -307,7 +307,7 @@ X-Same: true
 --- lua
 local blame = require("test_plugins").blame
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
 local function try(...)
     local said = blame("local rt = ...\n"
                        .. "local a = rt:call('echo', select(2, ...))\n"
@@ -383,7 +383,7 @@ qr/\A$all$deep\z/
 === TEST 7: results that cannot be passed are the call's error
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "jobs" })
 for _, name in ipairs { "function", "builtin", "thread", "userdata",
                         "proxy", "cdata", "key", "nested", "cycle",
                         "mutual" } do
@@ -421,8 +421,8 @@ true
 --- lua
 local blame = require("test_plugins").blame
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
-local bare = assert(nbffi.load { runtime = "lua" })
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
+local bare = assert(nbffi.load { language = "lua" })
 local function try(expression)
     ngx.say((blame("local rt, bare, nbffi = ...\nlocal a = "
                    .. expression .. "\nreturn a", rt, bare, nbffi)))
@@ -507,7 +507,7 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
 local target = { "echo", timeout = 5, priority = "high", key = "k" }
 say(rt:call(target, 1, nil, 3))
@@ -555,9 +555,9 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("two", { threads = 2 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "two" })
-local jobs = assert(nbffi.load { runtime = "lua", module = "jobs",
+local jobs = assert(nbffi.load { language = "lua", module = "jobs",
                                  pool = "two" })
 local fut = rt:submit("echo", 1, nil, { 3 }, nil)
 ngx.say(describe(fut:wait()))
@@ -605,7 +605,7 @@ local say = tp.say
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
 local held = rt:submit("hold", board.address, "held")
 board:has(0, 1)
@@ -640,7 +640,7 @@ next
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         local board = require("board").new()
-        local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+        local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
         package.loaded.seen = {}
         package.loaded.the_board = board
         local function second(_, value) return tostring(value) end
@@ -719,7 +719,7 @@ local say = tp.say
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1, max_queue = 3 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
 local function settled()
     tp.poll(function() return rt:stats().in_flight == 0 end)
@@ -774,7 +774,7 @@ local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
 -- Without a module of its own.
-local rt = assert(nbffi.load { runtime = "lua", pool = "one" })
+local rt = assert(nbffi.load { language = "lua", pool = "one" })
 say(rt:call_fn(function(a, b) return a + b, a * b end, 6, 7))
 say(rt:call_fn({ function(...) return select("#", ...) end,
                  timeout = 5, priority = "high", key = "k" },
@@ -857,8 +857,8 @@ for name in pairs(nbffi.stats().runtimes) do
 end
 table.sort(names)
 say(unpack(names))
-say(nbffi.load { runtime = "lua", module = "vm_jobs" }
-    == nbffi.load { runtime = "lua", module = "vm_jobs" })
+say(nbffi.load { language = "lua", module = "vm_jobs" }
+    == nbffi.load { language = "lua", module = "vm_jobs" })
 say(nbffi.stats().runtimes.vm_jobs.ok)
 local res, err = nbffi.run("no.such.module", "f")
 say(res, err:match("boot.lua:%d+: ([^\n]*)"))
@@ -924,7 +924,7 @@ return made
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
 local function try(module, ...)
-    local rt = assert(nbffi.load { runtime = "lua", module = module })
+    local rt = assert(nbffi.load { language = "lua", module = module })
     local res, err, more = rt:call(...)
     say(res, err and tostring(err):match("^[^\n]*")
                                   :gsub("/.*boot.lua:%d+", "boot.lua"),
@@ -959,7 +959,7 @@ nil runtime error: module "jobs" has no function "a
 --- lua
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "jobs",
+local rt = assert(nbffi.load { language = "lua", module = "jobs",
                                max_response = 1000 })
 say(#rt:call("echo", ("x"):rep(1000)))
 say(rt:call("echo", ("x"):rep(1001)))
@@ -986,7 +986,7 @@ string table
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("four", { threads = 4 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "four" })
 local wrong, threads = 0, {}
 local function work(number)
@@ -1023,7 +1023,7 @@ without_buffer = not pcall(require, "string.buffer")
 return dofile("$TEST_NGINX_PWD/lua/resty/nonblocking_ffi/lua/codec.lua")
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs" })
 ngx.say(without_buffer, " ",
         rt:call_fn(function() return without_buffer end))
 local describe = require("vm_jobs").describe
@@ -1081,7 +1081,7 @@ local say = tp.say
 local nbffi = require "resty.nonblocking_ffi"
 local function try(options)
     say(tp.blame("local nbffi = ...\nlocal a = nbffi.load({ "
-                 .. "runtime = 'lua', " .. options .. " })\nreturn a",
+                 .. "language = 'lua', " .. options .. " })\nreturn a",
                  nbffi):gsub("0x%x+", "ADDRESS"), nil)
 end
 try("module = 5")
@@ -1106,10 +1106,10 @@ local rt = load {}
 say(load {} == rt, load { timeout = 5 } == rt, load { vm = "x" } == rt,
     load { on_full = "inline" } == rt)
 say(rt:stats().name, load({ timeout = 5 }):stats().name,
-    nbffi.load({ runtime = "lua" }):stats().name)
+    nbffi.load({ language = "lua" }):stats().name)
 say(load({ name = "mine" }):stats().name)
-say(nbffi.load { runtime = "lua", module = "vm_jobs", name = "mine" })
-say(nbffi.load { runtime = "lua", module = "jobs", pool = "none" })
+say(nbffi.load { language = "lua", module = "vm_jobs", name = "mine" })
+say(nbffi.load { language = "lua", module = "jobs", pool = "none" })
 --- response_body
 caller:2: load: module must be the name of a module, got 5
 caller:2: load: module must be the name of a module, got ""

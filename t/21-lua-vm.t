@@ -48,10 +48,10 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
 nbffi.pool("three", { threads = 3 })
-local one = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local one = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                 pool = "one" })
 for i = 1, 3 do ngx.say((one:call("count"))) end
-local three = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local three = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                   pool = "three" })
 -- VMs are there on every thread, before they are needed.
 ngx.say(tp.poll(function() return three:stats().vm.vms == 3 end))
@@ -97,7 +97,7 @@ ngx.say("first: ", count {})
 ngx.say("the same: ", count {})
 ngx.say("another runtime: ", count { name = "other", timeout = 7 })
 ngx.say("on_full: ", count { on_full = "wait" })
-ngx.say("no module: ", (nbffi.load { runtime = "lua", pool = "a" }
+ngx.say("no module: ", (nbffi.load { language = "lua", pool = "a" }
     :call_fn(function() return require("vm_jobs").count() end)))
 ngx.say("pool: ", count { pool = "b" })
 ngx.say("vm: ", count { vm = "mine" }, " ",
@@ -132,7 +132,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
 local function load(name)
-    return assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+    return assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one", name = name })
 end
 local first, second = load("first"), load("second")
@@ -162,7 +162,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("four", { threads = 4 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "four" })
 tp.poll(function() return rt:stats().vm.vms == 4 end)
 local home, used, moved = {}, {}, 0
@@ -213,7 +213,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("two", { threads = 2 })
-local rt = assert(nbffi.load { runtime = "lua", module = "jobs",
+local rt = assert(nbffi.load { language = "lua", module = "jobs",
     pool = "two", init = ([[
         -- A comment, and several lines.
         local worker = require "resty.nonblocking_ffi.worker"
@@ -232,7 +232,7 @@ ngx.say(rt:call_fn(function()
     return tostring(deadline), cancelled
 end))
 ngx.say(greeting)
-local by_module = assert(nbffi.load { runtime = "lua", pool = "two",
+local by_module = assert(nbffi.load { language = "lua", pool = "two",
                                       init = "my_init" })
 ngx.say(tp.poll(function() return by_module:stats().vm.vms == 2 end))
 ngx.say((by_module:call_fn(function()
@@ -334,11 +334,11 @@ local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
 local init = ("address = %.0f"):format(board.address)
 -- Keeps the group's VM alive.
-assert(nbffi.load { runtime = "lua", pool = "one", init = init })
+assert(nbffi.load { language = "lua", pool = "one", init = init })
 local function try(version, other)
     board:set(40, version)
     board:set(41, other)
-    local rt, err = nbffi.load { runtime = "lua", module = "versioned",
+    local rt, err = nbffi.load { language = "lua", module = "versioned",
                                  pool = "one", init = init }
     ngx.say(rt and table.concat({ rt:call("version") }, " ")
             or err:gsub("%S*/", ""):gsub("\n.*", ""))
@@ -363,7 +363,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("two", { threads = 2 })
-local helper = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local helper = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                    pool = "two", timeout = 20 })
 tp.poll(function() return helper:stats().vm.vms == 2 end)
 -- Keeps one thread busy, from `start` + thread to `go` + thread: both
@@ -378,7 +378,7 @@ local function busy(index, start, go)
     board:set(go + 1 - index, 1)
 end
 busy(1, 20, 22)
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
     pool = "two", vm = "picky", init = ([[
         local board = require("board").at(%.0f)
         if require("resty.nonblocking_ffi.worker").index() == 1
@@ -417,7 +417,7 @@ cannot start a VM: init:5: not here
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "jobs",
+local rt = assert(nbffi.load { language = "lua", module = "jobs",
                                pool = "one" })
 local function try(...)
     local res, err, code, message = rt:call(...)
@@ -479,7 +479,7 @@ goes on 1
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", pool = "one" })
+local rt = assert(nbffi.load { language = "lua", pool = "one" })
 local function try(func)
     local res, err = rt:call_fn(func)
     ngx.say(res, " ", (err:gsub("\n.*", "")))
@@ -527,7 +527,7 @@ nil runtime error: content_by_lua\S+: after
 local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one", vm_recycle_tasks = 10 })
 local counts = {}
 for i = 1, 40 do counts[i] = rt:call("count") end
@@ -543,7 +543,7 @@ ngx.say(vm.made - 1 == vm.replaced.recycled, " ",
         vm.replaced.recycled, " ", vm.replaced.memory, " ",
         vm.replaced.stopped)
 -- After each.
-local each = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local each = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                  pool = "one", vm_recycle_tasks = 1 })
 local sum = 0
 for i = 1, 25 do sum = sum + each:call("count") end
@@ -564,7 +564,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
 local MB = 1048576
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one",
                                vm_recycle_memory = 10 * MB })
 local kept = {}
@@ -589,7 +589,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
 local MB = 1048576
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one", vm_max_memory = 16 * MB })
 local function try(...)
     local res, err = rt:call(...)
@@ -612,7 +612,7 @@ tp.poll(function() return rt:stats().vm.vms == 1 end)
 local vm = rt:stats().vm
 ngx.say(vm.replaced.memory, " ", vm.made, " ", vm.memory < 16 * MB)
 -- A limit that nothing fits in.
-local _, why = nbffi.load { runtime = "lua", module = "vm_jobs",
+local _, why = nbffi.load { language = "lua", module = "vm_jobs",
                             pool = "one", vm_max_memory = MB,
                             init = "x = ('y'):rep(2e6)" }
 ngx.say((why:gsub("\n.*", "")))
@@ -654,7 +654,7 @@ local board = require("board").new()
 nbffi.pool("two", { threads = 2 })
 board:set(40, 1)
 board:set(41, 1)
-local rt = assert(nbffi.load { runtime = "lua", module = "versioned",
+local rt = assert(nbffi.load { language = "lua", module = "versioned",
     pool = "two",
     init = ("address = %.0f"):format(board.address) })
 tp.poll(function() return rt:stats().vm.vms == 2 end)
@@ -725,7 +725,7 @@ local board = require("board").new()
 nbffi.pool("two", { threads = 2 })
 board:set(40, 1)
 board:set(41, 1)
-local rt = assert(nbffi.load { runtime = "lua", module = "versioned",
+local rt = assert(nbffi.load { language = "lua", module = "versioned",
     pool = "two",
     init = ("address = %.0f"):format(board.address) })
 tp.poll(function() return rt:stats().vm.vms == 2 end)
@@ -793,7 +793,7 @@ local nbffi = require "resty.nonblocking_ffi"
 local long = "a pool with a very long name"
 nbffi.pool("three", { threads = 3 })
 nbffi.pool(long, { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "three" })
 tp.poll(function() return rt:stats().vm.vms == 3 end)
 local found = {}
@@ -805,7 +805,7 @@ local all = {}
 for text in pairs(found) do all[#all + 1] = text end
 table.sort(all)
 for _, text in ipairs(all) do say(text) end
-local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local other = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                   pool = long })
 local name, index, pool = other:call("whoami")
 say(#name, name:match("^nbffi/"), index, pool)
@@ -835,7 +835,7 @@ local say = tp.say
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one", timeout = 50 })
 local left = rt:call("deadline")
 say(left <= 50 and left > 25)
@@ -903,10 +903,10 @@ local tp = require "test_plugins"
 local say = tp.say
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
 local function load(options)
-    options.runtime = "c"
+    options.language = "c"
     return assert(nbffi.load(options))
 end
 local echo = load { library = "echo" }
@@ -966,11 +966,11 @@ local tp = require "test_plugins"
 local say = tp.say
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
-local timer = assert(nbffi.load { runtime = "c",
+local timer = assert(nbffi.load { language = "c",
                                   library = "async_timer" })
-local late = assert(nbffi.load { runtime = "c", library = "late" })
+local late = assert(nbffi.load { language = "c", library = "late" })
 say(rt:call("ask", "async_timer", "60000 tea", 0.02))
 say(rt:call("ask", "late", "x", 0.02))
 -- An answer that comes too late is nobody's.
@@ -1023,7 +1023,7 @@ caller:2: worker.call: timeout must be a positive number of seconds
 local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("two", { threads = 2 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "two" })
 tp.poll(function() return rt:stats().vm.vms == 2 end)
 local function show()
@@ -1051,11 +1051,11 @@ for i = 1, 10 do rt:call("keep", 1048576) end
 local grown = rt:stats().vm.memory - before
 ngx.say(grown > 9e6 and grown < 2.5e7)
 -- Those of a group are those of all its runtimes.
-local other = assert(nbffi.load { runtime = "lua", module = "jobs",
+local other = assert(nbffi.load { language = "lua", module = "jobs",
                                   pool = "two" })
 ngx.say(other:stats().vm.memory == rt:stats().vm.memory, " ",
         other:stats().vm.made)
-local plugin = assert(nbffi.load { runtime = "c", library = "echo" })
+local plugin = assert(nbffi.load { language = "c", library = "echo" })
 ngx.say(plugin:stats().vm, " ", plugin:stats().inline)
 ngx.say(nbffi.stats().runtimes.vm_jobs.vm.vms)
 --- response_body
@@ -1071,7 +1071,7 @@ nil nil
 --- lua
 local say = require("test_plugins").say
 local nbffi = require "resty.nonblocking_ffi"
-local rt = assert(nbffi.load { runtime = "lua", module = "jobs" })
+local rt = assert(nbffi.load { language = "lua", module = "jobs" })
 local path, cpath = rt:call("path")
 say(path == package.path, cpath == package.cpath)
 say(rt:call_fn(function()
@@ -1091,7 +1091,7 @@ say(rt:call_fn(function() return jit.status() end))
 say(rt:call("in_coroutine", "x"))
 -- Globals are of one VM, and stay there.
 nbffi.pool("one", { threads = 1 })
-local one = assert(nbffi.load { runtime = "lua", module = "jobs",
+local one = assert(nbffi.load { language = "lua", module = "jobs",
                                 pool = "one" })
 say(one:call("globals", "mine", 1))
 say(one:call("globals", "mine", 2), mine)
@@ -1115,9 +1115,9 @@ true userdata
     init_worker_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
         nbffi.pool("two", { threads = 2 })
-        early = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+        early = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                     pool = "two", init = "a = 1" })
-        local none, why = nbffi.load { runtime = "lua", module = "none.such",
+        local none, why = nbffi.load { language = "lua", module = "none.such",
                                        pool = "two" }
         package.loaded.early = { early, tostring(none),
                                  (why:match("module '[^']*' not found")) }
@@ -1127,11 +1127,11 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local rt = require("early")[1]
 ngx.say(require("early")[2], " ", require("early")[3])
-ngx.say(rt == nbffi.load { runtime = "lua", module = "vm_jobs",
+ngx.say(rt == nbffi.load { language = "lua", module = "vm_jobs",
                            pool = "two", init = "a = 1" })
 ngx.say((rt:call("count")))
 for i = 1, 50 do
-    local again = assert(nbffi.load { runtime = "lua", pool = "two",
+    local again = assert(nbffi.load { language = "lua", pool = "two",
                                       module = "vm_jobs",
                                       vm = "again" })
     if again:call("echo", i) ~= i then ngx.say("wrong") end
@@ -1144,12 +1144,12 @@ ngx.say(nbffi.stats().runtimes["vm_jobs"].vm.vms)
 
 -- VMs that others still use forget those that were closed.
 nbffi.pool("one", { threads = 1 })
-local stays = assert(nbffi.load { runtime = "lua", pool = "one",
+local stays = assert(nbffi.load { language = "lua", pool = "one",
                                   module = "vm_jobs" })
 local function memory_after(loads)
     for i = 1, loads do
         local name = ("shares %d"):format(i)
-        assert(assert(nbffi.load { runtime = "lua", pool = "one",
+        assert(assert(nbffi.load { language = "lua", pool = "one",
                                    module = "vm_jobs",
                                    name = name }):close())
     end
@@ -1173,7 +1173,7 @@ all forgotten
 q{
     init_by_lua_block {
         local nbffi = require "resty.nonblocking_ffi"
-        local rt, err = nbffi.load { runtime = "lua", module = "vm_jobs" }
+        local rt, err = nbffi.load { language = "lua", module = "vm_jobs" }
         local res, why = nbffi.run("vm_jobs", "echo")
         package.loaded.said = tostring(rt) .. " " .. err .. "\n"
                               .. tostring(res) .. " " .. tostring(why == err)
@@ -1184,7 +1184,7 @@ q{
 local nbffi = require "resty.nonblocking_ffi"
 ngx.say(require("said"))
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
 -- What setup said holds.
 local longest = 0
@@ -1206,7 +1206,7 @@ runtime error: not enough memory
 local nbffi = require "resty.nonblocking_ffi"
 local poll = require("test_plugins").poll
 assert(nbffi.pool("idle", { threads = 1 }))
-local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
+local rt = assert(nbffi.load { language = "lua", pool = "idle",
                                name = "idle" .. ngx.var.request_id,
                                vm = ngx.var.request_id,
                                timeout = 5 })
@@ -1259,7 +1259,7 @@ ngx.say(rt:stats().vm.replaced.stopped)
 local nbffi = require "resty.nonblocking_ffi"
 local poll = require("test_plugins").poll
 assert(nbffi.pool("idle", { threads = 1 }))
-local rt = assert(nbffi.load { runtime = "lua", pool = "idle",
+local rt = assert(nbffi.load { language = "lua", pool = "idle",
                                name = "idle" .. ngx.var.request_id,
                                vm = ngx.var.request_id,
                                timeout = 1 })
@@ -1311,7 +1311,7 @@ return _M
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 assert(nbffi.pool("deep", { threads = 1 }))
-local rt = assert(nbffi.load { runtime = "lua", module = "deep",
+local rt = assert(nbffi.load { language = "lua", module = "deep",
                                pool = "deep" })
 local function try(name)
     local _, err = rt:call(name)
@@ -1341,7 +1341,7 @@ qr/\A($line){4}\z/
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("changed", { threads = 1 })
 local rt = assert(nbffi.load {
-    runtime = "lua", module = "vm_changed", pool = "changed",
+    language = "lua", module = "vm_changed", pool = "changed",
 })
 local function replaced()
     return rt:stats().vm.replaced.stopped
@@ -1372,7 +1372,7 @@ end
 ngx.say("replaced ", replaced() - before)
 -- A module may set a hook when it is loaded: it stays.
 local hooked = assert(nbffi.load {
-    runtime = "lua", module = "vm_hooked", pool = "changed", vm = "own",
+    language = "lua", module = "vm_hooked", pool = "changed", vm = "own",
 })
 ngx.say(hooked:call("count") > 0, " ", hooked:call("count") > 0)
 ngx.say(hooked:call("off"), " ", hooked:call("count") > 0)
@@ -1545,7 +1545,7 @@ a VM is replaced: a task has changed it by the debug library
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("one", { threads = 1 })
-local vm = assert(nbffi.load { runtime = "lua", module = "vm_nested",
+local vm = assert(nbffi.load { language = "lua", module = "vm_nested",
                                pool = "one" })
 for _, name in ipairs { "wrapped", "between", "resumed" } do
     local res, err = vm:call(name)

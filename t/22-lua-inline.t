@@ -11,9 +11,9 @@ return function(options)
     local nbffi = require "resty.nonblocking_ffi"
     local board = require("board").new()
     nbffi.pool("full", { threads = 1, max_queue = 0 })
-    local holder = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+    local holder = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                        pool = "full", timeout = 60 })
-    options.runtime, options.pool = "lua", "full"
+    options.language, options.pool = "lua", "full"
     options.module = options.module or "vm_jobs"
     options.on_full = "inline"
     local rt = assert(nbffi.load(options))
@@ -142,10 +142,10 @@ pool.busy()
 say(rt:call("echo", 3), inits())
 -- Another runtime with the same init shares it.
 pool.free()
-local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local other = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                   pool = "full", init = "my_init",
                                   on_full = "inline", name = "other" })
-local code = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local code = assert(nbffi.load { language = "lua", module = "vm_jobs",
     pool = "full", on_full = "inline", name = "code",
     init = "package.loaded.inits = (package.loaded.inits or 0) + 100" })
 pool.busy()
@@ -179,10 +179,10 @@ local rt, _, pool = require("full") { module = "jobs" }
 pool.free()
 local init = "assert(require('resty.nonblocking_ffi.worker').index() "
              .. "== 0, 'only in the pool')"
-local picky = assert(nbffi.load { runtime = "lua", module = "jobs",
+local picky = assert(nbffi.load { language = "lua", module = "jobs",
                                   pool = "full", on_full = "inline",
                                   init = init, name = "picky" })
-local module = assert(nbffi.load { runtime = "lua", pool = "full",
+local module = assert(nbffi.load { language = "lua", pool = "full",
                                    module = "only_off_the_loop",
                                    on_full = "inline" })
 local function first(res, err, code, message)
@@ -261,10 +261,10 @@ say(rt:cast("note", board.address, 2))
 say(board:has(9, 1), board:get(10))
 say(rt:stats().inline, rt:stats().errors["queue overflow"])
 -- A plugin in C cannot run here.
-say(nbffi.load { runtime = "c", library = "echo", pool = "full" }
+say(nbffi.load { language = "c", library = "echo", pool = "full" }
         :call("x"))
 pool.busy()
-say(nbffi.load { runtime = "c", library = "echo", pool = "full" }
+say(nbffi.load { language = "c", library = "echo", pool = "full" }
         :call("x"))
 pool.free()
 --- response_body
@@ -368,7 +368,7 @@ there 3 3 3
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 nbffi.pool("two", { threads = 2, max_queue = 3 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "two", on_full = "inline" })
 local wrong, here, threads = 0, 0, {}
 local function work(number)

@@ -17,9 +17,9 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local names = require("runaways").names
 nbffi.pool("four", { threads = 4 })
-local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+local rt = assert(nbffi.load { language = "lua", module = "runaways",
                                pool = "four" })
-local jobs = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local jobs = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                  pool = "four" })
 tp.poll(function() return rt:stats().vm.vms == 4 end)
 local next_one, boards, attempts = 0, {}, 0
@@ -88,7 +88,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+local rt = assert(nbffi.load { language = "lua", module = "runaways",
                                pool = "one", timeout = 3600 })
 for i, name in ipairs { "while", "counting", "pcall of a loop",
                         "interpreted", "in a coroutine", "tables",
@@ -131,7 +131,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+local rt = assert(nbffi.load { language = "lua", module = "runaways",
                                pool = "one" })
 -- Again if its deadline has passed before it began: a busy machine.
 local function stops(count, run)
@@ -177,7 +177,7 @@ local board = require("board").new()
 nbffi.pool("two", { threads = 2 })
 nbffi.pool("other", { threads = 1 })
 local function load(options)
-    options.runtime = options.runtime or "lua"
+    options.language = options.language or "lua"
     options.module = options.runtime == "lua"
                      and (options.module or "vm_jobs") or nil
     return assert(nbffi.load(options))
@@ -185,8 +185,8 @@ end
 local rt = load { module = "runaways", pool = "two" }
 local group = load { pool = "two", vm = "another" }
 local pool = load { pool = "other" }
-local echo = load { runtime = "c", library = "echo", pool = "other" }
-local timer = load { runtime = "c", library = "async_timer" }
+local echo = load { language = "c", library = "echo", pool = "other" }
+local timer = load { language = "c", library = "async_timer" }
 tp.poll(function()
     return rt:stats().vm.vms == 2 and group:stats().vm.vms == 2
 end)
@@ -239,7 +239,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local rt = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                pool = "one" })
 local function ended()
     return tp.poll(function() return rt:stats().in_flight == 0 end)
@@ -293,9 +293,9 @@ local runaways = require "runaways"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
 nbffi.pool("other", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+local rt = assert(nbffi.load { language = "lua", module = "runaways",
                                pool = "one" })
-local other = assert(nbffi.load { runtime = "lua", module = "vm_jobs",
+local other = assert(nbffi.load { language = "lua", module = "vm_jobs",
                                   pool = "other" })
 local pipe = runaways.pipe()
 local fut = rt:submit({ "read", timeout = 0.5 }, board.address,
@@ -337,7 +337,7 @@ local tp = require "test_plugins"
 local nbffi = require "resty.nonblocking_ffi"
 local board = require("board").new()
 nbffi.pool("one", { threads = 1 })
-local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+local rt = assert(nbffi.load { language = "lua", module = "runaways",
                                pool = "one" })
 -- Again if its deadline has passed before it began: a busy machine.
 for i = 1, 3 do

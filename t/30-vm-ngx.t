@@ -13,7 +13,7 @@ our $HttpConfig = q{
             local nbffi = require "resty.nonblocking_ffi"
             math.randomseed(30)
             return assert(nbffi.load {
-                runtime = "lua", module = "vm_ngx",
+                language = "lua", module = "vm_ngx",
             }), require "vm_ngx"
         end
     }
@@ -275,7 +275,7 @@ equal
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 assert(nbffi.pool("bed", { threads = 1 }))
-local rt = assert(nbffi.load { runtime = "lua", module = "vm_ngx",
+local rt = assert(nbffi.load { language = "lua", module = "vm_ngx",
                                pool = "bed" })
 local err
 require("test_plugins").until_begun(rt, function()

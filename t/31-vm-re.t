@@ -12,7 +12,7 @@ our $HttpConfig = q{
             math.randomseed(31)
             assert(nbffi.pool("re", { threads = 1 }))
             return assert(nbffi.load {
-                runtime = "lua", module = "vm_re", pool = "re",
+                language = "lua", module = "vm_re", pool = "re",
             }), require "vm_re", require "vm_ngx"
         end
     }

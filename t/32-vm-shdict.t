@@ -15,7 +15,7 @@ our $HttpConfig = q{
             math.randomseed(32)
             assert(nbffi.pool("dict", { threads = 2 }))
             return assert(nbffi.load {
-                runtime = "lua", module = "vm_dict", pool = "dict",
+                language = "lua", module = "vm_dict", pool = "dict",
             }), require "vm_dict", require "vm_ngx"
         end
     }
@@ -208,7 +208,7 @@ for i = 1, 40000 do
     assert(dict:safe_set(("key"):rep(20) .. i, i))
 end
 local rt = assert(nbffi.load {
-    runtime = "lua", module = "vm_dict", vm_max_memory = 3000000,
+    language = "lua", module = "vm_dict", vm_max_memory = 3000000,
 })
 for _ = 1, 3 do
     local _, err = rt:call("keys", "large")
@@ -219,7 +219,7 @@ end
 ngx.say(rt:stats().vm.replaced.memory > 0)
 
 local roomy = assert(nbffi.load {
-    runtime = "lua", module = "vm_dict", vm = "roomy",
+    language = "lua", module = "vm_dict", vm = "roomy",
 })
 ngx.say(roomy:call("keys", "large"))
 --- response_body

@@ -1,4 +1,4 @@
-# runtime = "python": functions, objects and coroutines in Python.
+# language = "python": functions, objects and coroutines in Python.
 
 use lib '.';
 use t::TestNbffi;
@@ -9,7 +9,7 @@ our $HttpConfig = q{
         function py(entry, given)
             local nbffi = require "resty.nonblocking_ffi"
             local options = {
-                runtime = "python", entry = "py_verbs:" .. entry,
+                language = "python", entry = "py_verbs:" .. entry,
                 path = "$TEST_NGINX_PWD/t/plugins",
             }
             for key, value in pairs(given or {}) do
@@ -180,7 +180,7 @@ no such thing
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local function try(entry, given)
-    local options = { runtime = "python", entry = entry,
+    local options = { language = "python", entry = entry,
                       path = "html" }
     for key, value in pairs(given or {}) do
         options[key] = value
@@ -208,7 +208,7 @@ try "leaves:call"
 try "lacks:call"
 try("good:call", { path = "html/nowhere" })
 try("good:call", { path = { "html", "/nonexistent" } })
-ngx.say(nbffi.load({ runtime = "python", entry = "good:call",
+ngx.say(nbffi.load({ language = "python", entry = "good:call",
                      path = "html" }):call("alive"))
 --- user_files
 >>> good.py
@@ -273,7 +273,7 @@ for _, options in ipairs {
     "entry = 'a:b', on_full = 'inline'",
 } do
     local said = blame("require('resty.nonblocking_ffi').load {"
-                       .. " runtime = 'python', " .. options .. "}")
+                       .. " language = 'python', " .. options .. "}")
     ngx.say(said)
 end
 --- response_body
@@ -464,7 +464,7 @@ timeout
 local nbffi = require "resty.nonblocking_ffi"
 local function load(path, config, name)
     return assert(nbffi.load {
-        runtime = "python", entry = "pack.main:call", path = path,
+        language = "python", entry = "pack.main:call", path = path,
         config = config, name = name,
     })
 end
@@ -826,7 +826,7 @@ qr/\[notice\].*\[similar:Index\] 10000 vectors of 3 numbers/
 local nbffi = require "resty.nonblocking_ffi"
 local function load(entry, path, name)
     return assert(nbffi.load {
-        runtime = "python", entry = entry, path = path, name = name,
+        language = "python", entry = entry, path = path, name = name,
     })
 end
 local a = load("shop:call", "html/a", "a")

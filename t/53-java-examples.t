@@ -17,7 +17,7 @@ our $HttpConfig = q{
         function pdf(class, given)
             local nbffi = require "resty.nonblocking_ffi"
             local options = {
-                runtime = "java", entry = "pdftext." .. class .. "#call",
+                language = "java", entry = "pdftext." .. class .. "#call",
                 class_path = {
                     "$TEST_NGINX_PWD/target/examples/pdftext.jar",
                     "/usr/share/java/pdfbox2.jar",
@@ -45,7 +45,7 @@ __DATA__
 --- lua
 local nbffi = require "resty.nonblocking_ffi"
 local rt = assert(nbffi.load{
-    runtime = "java", entry = "Template#call", config = "Hello, ",
+    language = "java", entry = "Template#call", config = "Hello, ",
     class_path = "$TEST_NGINX_PWD/target/examples/template.jar",
 })
 ngx.say(rt:call("world"))

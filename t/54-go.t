@@ -312,7 +312,7 @@ for _, given in ipairs {
     "library = 'go_verbs', config = 5", "library = 'x', module = 'y'",
     "library = 'go_verbs', on_full = 'inline'",
 } do
-    ngx.say(blame("(...) { runtime = 'go', " .. given .. " }", load))
+    ngx.say(blame("(...) { language = 'go', " .. given .. " }", load))
 end
 for _, given in ipairs {
     { entry = "nothing" }, {}, { library = "echo" },
@@ -505,7 +505,7 @@ go_template-2
 local nbffi = require "resty.nonblocking_ffi"
 local cjson = require "cjson"
 local function load(entry)
-    return assert(nbffi.load { runtime = "go", entry = entry,
+    return assert(nbffi.load { language = "go", entry = entry,
                                library = "go_markdown" })
 end
 local page, pages = load("page"), load("pages")

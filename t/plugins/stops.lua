@@ -9,7 +9,7 @@ function _M.all(names)
     local tp = require "test_plugins"
     local nbffi = require "resty.nonblocking_ffi"
     nbffi.pool("four", { threads = 4 })
-    local rt = assert(nbffi.load { runtime = "lua", module = "runaways",
+    local rt = assert(nbffi.load { language = "lua", module = "runaways",
                                    pool = "four" })
     local threads, boards = {}, {}
     for i, name in ipairs(names) do
