@@ -178,7 +178,7 @@ nbffi.pool("two", { threads = 2 })
 nbffi.pool("other", { threads = 1 })
 local function load(options)
     options.language = options.language or "lua"
-    options.module = options.runtime == "lua"
+    options.module = options.language == "lua"
                      and (options.module or "vm_jobs") or nil
     return assert(nbffi.load(options))
 end
