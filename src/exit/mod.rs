@@ -2,30 +2,34 @@
 //!
 //! `exit` runs the destructors and exit handlers of every library in the
 //! process. Under a thread that is in such a library, that is a crash waiting
-//! to happen. So an exit handler of ours ends the process at once. Handlers run
-//! in the reverse order of their registration, so it is moved to the end of the
+//! to happen. So the exit handler of this module ends the process at once. Handlers
+//! run in the reverse order of their registration, so it is moved to the end of the
 //! list after each library that is loaded, and runs before what that one registered.
 //!
-//! # The orderly end
+//! # Shutdown
 //!
 //! | file         | role |
 //! |--------------|------|
 //! | [`hooks`]    | what plugins run when the process ends |
 //! | [`children`] | processes that this one has left behind |
 //!
-//! The order, when nginx ends a worker:
+//! This is the order when nginx ends a worker. Other files refer to its numbers.
 //!
-//! 1. The Lua VM ends. Runtimes with nothing in flight are closed, queued tasks
-//!    have their time, and mailboxes are closed (`ffi::client`).
-//! 2. nginx calls `exit`, and so the handler here; or, if a task still runs and
-//!    may be reading memory of the VM, step 1 does not return but calls [`now`].
-//! 3. The hooks run, each on a thread of its own, for as long as [`allow`] says.
-//!    The main thread does nothing but wait.
-//! 4. The buffers of C's `FILE`s are flushed.
-//! 5. Child processes are ended.
-//! 6. `_exit`.
+//! 1. nginx-lua ends the Lua VM, and with it the memory of every request. Lua closes
+//!    the runtimes with nothing in flight, and calls `nbffi_client_close`.
+//! 2. What is held back goes to the pools. Queued tasks may begin for some seconds.
+//! 3. The mailbox is closed: from now on no task begins. Running tasks may end for
+//!    some seconds.
+//! 4. If a task still runs, it may be reading memory of the VM: the log lines that
+//!    wait are written, and [`now`] is called. Else nginx ends what it has, calls
+//!    `exit`, and so the handler here.
+//! 5. The hooks run, each on a thread of its own, for as long as [`allow`] says. The
+//!    main thread only waits.
+//! 6. The buffers of C's `FILE`s are flushed.
+//! 7. Child processes are ended.
+//! 8. `_exit`.
 //!
-//! Whoever else calls `exit` ends the process at once, with none of this.
+//! An `exit` on any other thread ends the process at once, with none of this.
 
 mod children;
 mod hooks;

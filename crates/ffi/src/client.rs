@@ -250,10 +250,9 @@ fn wait_while(seconds: f64, condition: impl Fn() -> bool) {
     }
 }
 
-/// The VM ends, and with it the memory of every request. Lets queued tasks run
-/// for up to `queued` seconds and running ones for up to `running` seconds
-/// more. If then one still runs, the process must end here and now, and does.
-/// `ending` is the seconds that its orderly end may take, whenever it comes.
+/// Steps 2 to 4 of the shutdown (see [`nonblocking_ffi_core::exit`]): `queued`,
+/// `running` and `ending` are the seconds that steps 2, 3, and 5 to 7 may take. Does
+/// not return if a task still runs.
 ///
 /// # Safety
 /// `client` is live.
