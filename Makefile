@@ -45,11 +45,11 @@ GO_EXAMPLES := $(notdir $(patsubst %/main.go,%,$(wildcard examples/go/*/main.go)
 GO_LIBS := $(GO_EXAMPLES:%=target/examples/libgo_%.so) target/test-plugins/libgo_verbs.so
 GO_SOURCES := $(shell find runtimes/go examples/go t/plugins/go -name '*.go' -o -name '*.[ch]' -o -name 'go.*')
 
-.PHONY: help build hosts examples rust-examples go-examples demo test t soak bench lint fmt install deps clean
+.PHONY: help build runtimes hosts examples rust-examples go-examples demo test t soak bench lint fmt install deps clean
 
 help:
 	@echo "make build     the shared object, target/release/libnonblocking_ffi.so"
-	@echo "make hosts     the hosts of Python and Java, in target/release/"
+	@echo "make runtimes  the runtimes of Python and Java, in target/release/"
 	@echo "make examples  the example plugins, in target/examples/"
 	@echo "make demo      pictures resized off the event loop of a running nginx"
 	@echo "make test      every test; make t runs those in t/ only"
@@ -66,10 +66,13 @@ build:
 	@sh scripts/deps.sh build
 	sh scripts/build-core.sh
 
-# The hosts of other languages: shared objects beside the core's.
-hosts:
+# Language runtimes: shared objects beside the core's.
+runtimes:
 	$(CARGO) build --release --locked -p nonblocking-ffi-python
-	sh runtimes/java/build.sh host
+	sh runtimes/java/build.sh runtime
+
+# The name that it had before.
+hosts: runtimes
 
 examples: $(C_EXAMPLE_LIBS) $(TEST_PLUGIN_LIBS) rust-examples go-examples
 	sh runtimes/java/build.sh examples tests
@@ -121,27 +124,27 @@ target/test-plugins/libgo_verbs.so: $(GO_SOURCES)
 
 demo:
 	@sh scripts/deps.sh demo
-	@$(MAKE) --no-print-directory build hosts examples
+	@$(MAKE) --no-print-directory build runtimes examples
 	@bash scripts/demo.sh
 
 test:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory build hosts examples
+	@$(MAKE) --no-print-directory build runtimes examples
 	@bash scripts/test.sh
 
 t:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory build hosts examples
+	@$(MAKE) --no-print-directory build runtimes examples
 	@bash scripts/test.sh t
 
 soak:
 	@sh scripts/deps.sh test
-	@$(MAKE) --no-print-directory build hosts examples
+	@$(MAKE) --no-print-directory build runtimes examples
 	@bash scripts/test.sh soak
 
 bench:
 	@sh scripts/deps.sh bench
-	@$(MAKE) --no-print-directory build hosts examples
+	@$(MAKE) --no-print-directory build runtimes examples
 	@eval "$$(sh scripts/nginx-env.sh)" && \
 		export TEST_NGINX_BINARY TEST_NGINX_LOAD_MODULES && \
 		$(CARGO) run --release --locked -p nonblocking-ffi-bench -- $(BENCH_ARGS)
@@ -160,7 +163,7 @@ lint:
 fmt:
 	$(CARGO) fmt --all
 
-install: build hosts
+install: build runtimes
 	sh scripts/install.sh "$(DESTDIR)$(LUA_LIB_DIR)" "$(DESTDIR)$(LUA_LIBDIR)" "$(DESTDIR)$(INCLUDE_DIR)"
 
 deps:

@@ -14,7 +14,7 @@ description = {
       any other language with a C ABI, in nginx workers, and calls them from Lua
       without blocking the event loop: on pools of threads, with deadlines,
       priorities and cancellation. Building needs cargo (Rust 1.88 or later); for
-      Java also a JDK, 17 or later, without which that host is left out.
+      Java also a JDK, 17 or later, without which Java is left out.
    ]],
    homepage = "https://github.com/lua-resty-nonblocking-ffi/lua-resty-nonblocking-ffi",
    license = "Apache-2.0",
@@ -29,7 +29,7 @@ dependencies = {
 
 build = {
    type = "command",
-   build_command = "sh scripts/build-core.sh && sh scripts/build-hosts.sh",
+   build_command = "sh scripts/build-core.sh && sh scripts/build-runtimes.sh",
    install_command = [[sh scripts/install.sh "$(LUADIR)" "$(LIBDIR)" "$(PREFIX)/include"]],
    copy_directories = { "docs" },
 }

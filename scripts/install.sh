@@ -16,9 +16,9 @@ put() {
 }
 
 put target/release/libnonblocking_ffi.so "$lib_dir/libnonblocking_ffi.so" 755
-# The hosts of other languages, as far as they were built (`make hosts`).
-for host in python java; do
-    library=libnonblocking_ffi_$host.so
+# Language runtimes, as far as they were built (`make runtimes`).
+for language in python java; do
+    library=libnonblocking_ffi_$language.so
     if [ -e "target/release/$library" ]; then
         put "target/release/$library" "$lib_dir/$library" 755
     fi

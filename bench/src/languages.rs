@@ -62,13 +62,13 @@ impl Language {
                 Some("there is no JDK 17 or later (Debian: openjdk-17-jdk-headless)")
             }
             Self::Java if !built("libnonblocking_ffi_java.so") => {
-                Some("its host is not built: run `make hosts`")
+                Some("it is not built: run `make runtimes`")
             }
             Self::Python if !python().is_some_and(|python| has_libpython(&python)) => {
                 Some("there is no python3 with its libpython (Debian: python3, libpython3-dev)")
             }
             Self::Python if !built("libnonblocking_ffi_python.so") => {
-                Some("its host is not built: run `make hosts`")
+                Some("it is not built: run `make runtimes`")
             }
             _ => None,
         }

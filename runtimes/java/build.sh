@@ -1,7 +1,7 @@
 #!/bin/sh
-# build.sh [host] [examples] [tests]     all of them by default
+# build.sh [runtime] [examples] [tests]     all of them by default
 #
-# Builds what is in Java, or needs it: the host's shared object and the jar of the
+# Builds what is in Java, or needs it: the runtime's shared object and the jar of the
 # API; the examples; the classes that t/ and tests/ load. Without a JDK it says so
 # and builds nothing, which is no failure.
 set -eu
@@ -50,7 +50,7 @@ build_api() {
     pack "$target/java/api" "$target/java/nonblocking-ffi-api.jar"
 }
 
-build_host() {
+build_runtime() {
     "${CARGO:-cargo}" build --release --locked -p nonblocking-ffi-java
 }
 
@@ -84,12 +84,12 @@ build_examples() {
 }
 
 if [ $# -eq 0 ]; then
-    set -- host examples tests
+    set -- runtime examples tests
 fi
 build_api
 for part in "$@"; do
     case $part in
-        host | examples | tests) "build_$part" ;;
+        runtime | examples | tests) "build_$part" ;;
         *) echo "build.sh: no such part: $part" >&2; exit 2 ;;
     esac
 done

@@ -26,7 +26,7 @@ pub fn is_class(kind: &str) -> bool {
     file_of(kind).is_some()
 }
 
-/// Whether there is a JDK, with which the Java host was built.
+/// Whether there is a JDK, with which the Java runtime was built.
 pub fn is_built() -> bool {
     root().join(BUILT).exists()
 }

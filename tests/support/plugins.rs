@@ -41,7 +41,7 @@ pub fn find(name: &str) -> PathBuf {
         "nonblocking_ffi_python" | "nonblocking_ffi_java" => built(
             root(),
             &format!("target/release/lib{name}.so"),
-            "make hosts",
+            "make runtimes",
         ),
         "panics" => build_panics(),
         _ => {
