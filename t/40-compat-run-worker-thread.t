@@ -1014,8 +1014,10 @@ true 2
 --- http_config eval: $::Dict
 --- user_files
 >>> big.lua
+-- Not a constant: LuaJIT would keep the string in a trace.
+local size = { 1000000 }
 return {
-    string = function() return ("helloworld"):rep(1000000) end,
+    string = function() return ("helloworld"):rep(size[1]) end,
     tables = function()
         local all = {}
         for i = 1, 100000 do all[i] = { i, tostring(i) } end

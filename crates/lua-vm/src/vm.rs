@@ -331,7 +331,9 @@ impl Vm {
 
     /// Collects all of its garbage.
     pub fn collect_all(&self) {
-        self.collect();
+        // Whatever is left of a collection that began while the thread was idle would
+        // keep what the last task has made.
+        self.cycles.set(CYCLES);
         while self.cycles.get() > 0 && !self.abandoned.get() {
             self.collect();
         }
