@@ -305,8 +305,8 @@ try "{ language = 'c', library = 'echo', threads = 2 }"
 caller:2: load: a table of options expected, got string
 caller:2: load: language is missing.*
 caller:2: load: library is missing.*
-caller:2: load: unknown option "librari"
-caller:2: load: unknown option 1
+caller:2: load: unknown option "librari" \(there are: config, entry, .*
+caller:2: load: unknown option 1 .*
 caller:2: load: language must be "c", "lua", "python", "java" or "go", got "cobol"
 caller:2: load: library must be .*
 caller:2: load: library must be .*
@@ -319,7 +319,7 @@ caller:2: load: timeout must be .*
 caller:2: load: timeout must be .*
 caller:2: load: timeout must be .*
 caller:2: load: max_response must be .*
-caller:2: load: unknown option "threads"$
+caller:2: load: unknown option "threads" .*$
 
 
 

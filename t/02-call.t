@@ -105,13 +105,13 @@ for _, method in ipairs { "call", "submit", "cast" } do
 end
 --- response_body eval
 q{caller:2: options: a table of options expected, got number
-caller:2: options: unknown option "timeuot"
+caller:2: options: unknown option "timeuot" (there are: priority, timeout)
 caller:2: options: timeout must be a positive number of seconds, got 0
 caller:2: options: timeout must be a positive number of seconds, got -1
 caller:2: options: timeout must be a positive number of seconds, got "1"
 caller:2: options: priority must be "high", "normal" or "low", got "urgent"
 caller:2: options: priority must be "high", "normal" or "low", got 1
-caller:2: options: unknown option "on_full"
+caller:2: options: unknown option "on_full" (there are: priority, timeout)
 } x 3
 
 

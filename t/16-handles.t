@@ -30,7 +30,7 @@ caller:1: load: language is "c", but runtime, its old name, is "lua"
 caller:1: load: language must be "c", "lua", "python", "java" or "go", got 7
 caller:1: load: language must be "c", "lua", "python", "java" or "go", got false
 caller:1: load: language is missing: it must be "c", "lua", "python", "java" or "go"
-caller:1: load: unknown option "lang"
+caller:1: load: unknown option "lang" (there are: config, entry, language, library, max_response, name, on_full, pool, runtime, timeout)
 
 
 
@@ -153,15 +153,15 @@ end
 ngx.say(blame("local fut = ...\nreturn (fut.pwait({}))", echo:submit("x")))
 ngx.say(blame("local fut = ...\nreturn (fut:pwait(-1))", echo:submit("x")))
 --- response_body eval
-q{caller:2: with: a table of options expected, got nil
+(join "", map { qq{caller:2: with: a table of options expected, got nil
 caller:2: with: a table of options expected, got number
 caller:2: with: timeout must be a positive number of seconds, got 0
 caller:2: with: priority must be "high", "normal" or "low", got "urgent"
-caller:2: with: unknown option "timeuot"
-caller:2: with: unknown option 1
+caller:2: with: unknown option "timeuot" (there are: $_)
+caller:2: with: unknown option 1 (there are: $_)
 caller:2: not a runtime: call its methods with a colon
 caller:2: not a runtime: call its methods with a colon
-} x 4 . q{caller:2: with: unknown option "key"
+} } ("priority, timeout", "key, priority, timeout") x 2) . q{caller:2: with: unknown option "key" (there are: priority, timeout)
 caller:2: request must be a string, or a table of strings, got nil
 caller:2: with: key must be a non-empty string, got ""
 caller:2: pcall: a function's name expected, or a table of that and options, got nil

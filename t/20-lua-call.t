@@ -476,8 +476,8 @@ my $each = join "", map { "caller:2: $_\n" } (
     'METHOD: priority must be "high", "normal" or "low", got "urgent"',
     "METHOD: key must be a non-empty string, got 5",
     'METHOD: key must be a non-empty string, got ""',
-    'METHOD: unknown option "tiemout"',
-    "METHOD: unknown option 2",
+    'METHOD: unknown option "tiemout" (there are: key, priority, timeout)',
+    "METHOD: unknown option 2 (there are: key, priority, timeout)",
     'METHOD: runtime "lua" was loaded without a module, so it has call_fn only',
 );
 join("", map { my $text = $each; $text =~ s/METHOD/$_/g; $text } qw( call submit cast ))
@@ -901,7 +901,7 @@ caller:2: run: the name of a module expected, got nil
 caller:2: run: the name of a function expected, got nil
 caller:2: run: the name of a function expected, got 5
 caller:2: run: timeout must be a positive number of seconds, got 0
-caller:2: run: unknown option "vm"
+caller:2: run: unknown option "vm" (there are: key, pool, priority, timeout)
 caller:2: run: pool must be a non-empty string, got 5
 caller:2: call: args[1].f is a function, which cannot be passed to another Lua VM
 
@@ -1122,8 +1122,8 @@ caller:2: load: vm_max_memory must be a number of bytes, at least 1 MiB, got 102
 caller:2: load: vm_recycle_memory must be a positive number of bytes, got 0
 caller:2: load: vm_recycle_tasks must be a positive number of tasks, got 0
 caller:2: load: vm_recycle_tasks must be a positive number of tasks, got nan
-caller:2: load: unknown option "library"
-caller:2: load: unknown option "config"
+caller:2: load: unknown option "library" (there are: init, language, max_response, module, name, on_full, pool, runtime, timeout, vm, vm_max_memory, vm_recycle_memory, vm_recycle_tasks)
+caller:2: load: unknown option "config" (there are: init, language, max_response, module, name, on_full, pool, runtime, timeout, vm, vm_max_memory, vm_recycle_memory, vm_recycle_tasks)
 caller:2: load: on_full must be "error", "wait" or "inline", got "later"
 true false false false
 jobs jobs-2 lua

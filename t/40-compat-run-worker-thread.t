@@ -994,11 +994,11 @@ ngx.say(both.list(ngx.run_worker_thread("testpool", "jobs", "echo",
                                         2)))
 --- response_body
 false install: a table of options expected, got number
-false install: unknown option pool
+false install: unknown option pool (there are: pools)
 false install: pools must be a table, got number
 false install: pool: a table of options expected, got number
 false install: pool: threads must be an integer from 1 to 1024, got 0
-false install: pool: unknown option "thraeds"
+false install: pool: unknown option "thraeds" (there are: max_queue, nice, threads)
 false install: pool: name must be a non-empty string
 content_by_lua install: a table of options expected, got number
 nil pool "taken" exists already, with threads = 3

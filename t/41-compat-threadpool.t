@@ -394,10 +394,10 @@ false define: a table of options expected, got nil
 false define: process must be Lua code, got nil
 false define: process must be Lua code, got function
 false define: init must be Lua code, got function
-false define: unknown option "thraeds"
+false define: unknown option "thraeds" (there are: init, max_queue, max_response, nice, on_full, process, threads, timeout, vm_max_memory, vm_recycle_memory, vm_recycle_tasks)
 false define: threads must be an integer from 1 to 1024, got 0
 false define: on_full must be "error", "wait" or "inline", got "maybe"
-false define: unknown option "pool"
+false define: unknown option "pool" (there are: init, max_queue, max_response, nice, on_full, process, threads, timeout, vm_max_memory, vm_recycle_memory, vm_recycle_tasks)
 content_by_lua define: a table of options expected, got number
 x: nil
 nil thread_pool_process_by_lua(x):1: unexpected symbol near '+'

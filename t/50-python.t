@@ -284,7 +284,7 @@ caller:1: load: path must be a folder, or a list of folders, got table
 caller:1: load: path must be a folder, or a list of folders, got table
 caller:1: load: threads must be an integer from 1 to 1024, got 0
 caller:1: load: threads and pool exclude each other: a pool has its own number of threads
-caller:1: load: unknown option "library"
+caller:1: load: unknown option "library" (there are: config, entry, language, max_response, name, on_full, path, pool, python, runtime, threads, timeout, venv)
 caller:1: load: venv must be the folder of an environment, got ""
 caller:1: load: config must be a string without NUL, got "a\0b"
 caller:1: load: python must be the path of an interpreter or of a libpython, got 3.11

@@ -560,7 +560,7 @@ false load: class_path must be jars and folders, with ":" between them or as a l
 false load: jvm_args must be a list of the JVM's arguments, got "-Xmx1g"
 false load: interrupt must be a boolean, got "no"
 false load: config must be a string without NUL, got "a\0b"
-false load: unknown option "library"
+false load: unknown option "library" (there are: class_path, config, entry, interrupt, java_home, jvm_args, language, max_response, name, on_full, pool, runtime, timeout, virtual_threads)
 true
 }
 

@@ -326,7 +326,7 @@ caller:1: load: library is missing: the path of a shared object that go build -b
 caller:1: load: library must be a non-empty string, got 5
 caller:1: load: entry must be the name of a function, got ""
 caller:1: load: config must be a string, got 5
-caller:1: load: unknown option "module"
+caller:1: load: unknown option "module" (there are: config, entry, language, library, max_response, name, on_full, pool, runtime, timeout)
 caller:1: load: on_full = "inline" is for Lua functions: the event loop can run nothing else
 plugin "libgo_verbs.so": no function "nothing" is registered in this library, only "counter", "do", "do goroutines", "do inline", "echo", "echo zero copy", "half", "keep"
 plugin "libgo_verbs.so": this library has several functions; entry must be one of "counter", "do", "do goroutines", "do inline", "echo", "echo zero copy", "half", "keep"

@@ -240,7 +240,8 @@ function _M.install(given)
     end
     for key in pairs(given) do
         if key ~= "pools" then
-            error("install: unknown option " .. tostring(key), 2)
+            error("install: unknown option " .. tostring(key)
+                  .. " (there are: pools)", 2)
         end
     end
     local sizes = given.pools or {}

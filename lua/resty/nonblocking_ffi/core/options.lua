@@ -1,11 +1,13 @@
 -- Options: what is allowed, and the defaults that setup may change.
 
+local concat = table.concat
 local error = error
 local find = string.find
 local floor = math.floor
 local format = string.format
 local next = next
 local pairs = pairs
+local sort = table.sort
 local tostring = tostring
 local type = type
 
@@ -140,6 +142,7 @@ function _M.schema(names, more)
     for name, rule in pairs(more or {}) do
         add(name, rule)
     end
+    sort(schema.names)
     return schema
 end
 
@@ -175,7 +178,8 @@ function _M.read(what, given, schema, level, has_first)
     local names, rules = schema.names, schema.rules
     for key in next, given do
         if not rules[key] and not (has_first and key == 1) then
-            error(format("%s: unknown option %s", what, quote(key)), level)
+            error(format("%s: unknown option %s (there are: %s)", what,
+                         quote(key), concat(names, ", ")), level)
         end
     end
     local values = {}
