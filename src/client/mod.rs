@@ -92,8 +92,10 @@ impl Request {
 }
 
 /// How a task is offered.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct How {
+    /// Where it is counted until it ends.
+    load: &'static dyn Load,
     spin_wait: bool,
     bulk: bool,
 }
@@ -220,11 +222,11 @@ impl Client {
         if self.mailbox.is_closed() {
             return Err(Error::ShuttingDown);
         }
-        let (pool, sink) = (runtime.pool(), runtime.sink());
-        match sink {
-            Some(sink) => sink.reserve()?,
-            None => pool.reserve()?,
-        }
+        let pool = runtime.pool();
+        let sink = match runtime.sink() {
+            Some(sink) => sink.reserve().map(|()| Some(sink)),
+            None => pool.reserve(),
+        }?;
         let now = now_ns();
         let alone = self.in_flight == 0;
         let stats = runtime.stats();
@@ -240,7 +242,15 @@ impl Client {
             && stats.recent_best_ns() < WORTH_NS
             && runtime.spin_wait.is_due();
         let bulk = hold && !spin_wait;
-        let how = How { spin_wait, bulk };
+        let load: &'static dyn Load = match sink {
+            Some(sink) => sink,
+            None => pool.load(),
+        };
+        let how = How {
+            load,
+            spin_wait,
+            bulk,
+        };
         // SAFETY: passed on from this function's contract.
         let slot = unsafe { self.offer(runtime, Kind::Call, request, now, how) }?;
         if bulk {
@@ -287,8 +297,13 @@ impl Client {
         };
         // It has threads; some may be missing.
         let _ = runtime.pool().start();
+        let how = How {
+            load: runtime.pool().load(),
+            spin_wait: false,
+            bulk: false,
+        };
         // SAFETY: passed on; a control task has no request.
-        let slot = unsafe { self.offer(runtime, kind, request, now_ns(), How::default()) }?;
+        let slot = unsafe { self.offer(runtime, kind, request, now_ns(), how) }?;
         runtime.pool().reserve_always();
         // SAFETY: offered just now, and in no other queue.
         unsafe { runtime.pool().push(slot, Priority::High) };
@@ -306,19 +321,15 @@ impl Client {
         now: u64,
         how: How,
     ) -> Result<&'static Slot, Error> {
-        let load: &'static dyn Load = match runtime.sink() {
-            Some(sink) if kind == Kind::Call => sink,
-            _ => runtime.pool().load(),
-        };
         let slot = self.acquire().inspect_err(|_| {
             if kind == Kind::Call {
-                load.task_ended();
+                how.load.task_ended();
             }
         })?;
         let task = Task {
             kind,
             bulk: how.bulk,
-            ..request.task(runtime, self.mailbox, load, now)
+            ..request.task(runtime, self.mailbox, how.load, now)
         };
         // SAFETY: the slot is free and this thread's.
         unsafe { slot.offer(task, how.spin_wait) };

@@ -241,12 +241,14 @@ mod loom_tests {
     use loom::sync::atomic::AtomicU32 as Count;
     use loom::thread;
 
-    /// A queue that holds a number of equal tasks. Its own orderings are
-    /// relaxed, so that only `Idle` keeps wake-ups from being lost.
+    /// A queue that holds a number of equal tasks, and a source that other threads
+    /// fill. Their own orderings are relaxed, so that only `Idle` keeps wake-ups from
+    /// being lost.
     #[derive(Debug)]
     struct Pool {
         idle: Idle,
         queue: Count,
+        source: Count,
     }
 
     impl Pool {
@@ -254,22 +256,30 @@ mod loom_tests {
             Arc::new(Self {
                 idle: Idle::new(threads),
                 queue: Count::new(0),
+                source: Count::new(0),
             })
         }
 
         fn post(&self) {
-            self.queue.fetch_add(1, Ordering::Relaxed);
+            self.post_to(&self.queue);
+        }
+
+        fn post_to(&self, queue: &Count) {
+            queue.fetch_add(1, Ordering::Relaxed);
             self.idle.notify();
         }
 
         fn find(&self) -> bool {
-            self.queue
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
-                .is_ok()
+            [&self.queue, &self.source].into_iter().any(|queue| {
+                queue
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                    .is_ok()
+            })
         }
 
         fn is_empty(&self) -> bool {
-            self.queue.load(Ordering::Relaxed) == 0
+            let mut queues = [&self.queue, &self.source].into_iter();
+            queues.all(|queue| queue.load(Ordering::Relaxed) == 0)
         }
 
         /// What a pool thread does, until it has run `tasks`.
@@ -300,6 +310,26 @@ mod loom_tests {
             pool.post();
             pool.post();
             thread.join().unwrap();
+            assert!(pool.is_empty());
+        });
+    }
+
+    /// A source is filled by another thread while the main thread posts.
+    #[test]
+    fn loom_a_sources_task_is_found_beside_posted_ones() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let pool = Pool::new(1);
+            let [runs, fills] = [pool.clone(), pool.clone()];
+            let threads = [
+                thread::spawn(move || runs.run(0, 2)),
+                thread::spawn(move || fills.post_to(&fills.source)),
+            ];
+            pool.post();
+            for thread in threads {
+                thread.join().unwrap();
+            }
             assert!(pool.is_empty());
         });
     }

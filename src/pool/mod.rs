@@ -6,7 +6,8 @@
 //! | [`registry`] | the pools of the process, by name |
 //! | [`idle`]   | who searches and who sleeps; no wake-up is lost or wasted |
 //! | [`thread`] | the life of a pool thread |
-//! | [`search`] | how a thread looks for a task, and where: the sources of tasks |
+//! | [`source`] | tasks that come from elsewhere, or go there |
+//! | [`search`] | how a thread looks for a task: it spins, then it parks |
 //! | [`spin`]   | how long an idle thread spins before it parks |
 //! | [`spawn`]  | starting one: signals, name, niceness |
 //!
@@ -22,6 +23,7 @@ pub mod idle;
 pub mod queues;
 mod registry;
 pub mod search;
+pub mod source;
 mod spawn;
 pub mod spin;
 mod thread;
@@ -38,6 +40,7 @@ use crate::sync::now_ns;
 use crate::task::{Load, Priority, Slot, Task};
 use idle::Idle;
 use queues::Queues;
+use source::{SharedSource, Sources, TaskSink};
 
 pub use registry::{find, obtain};
 pub use spawn::{cores, spawn_helper, thread_name};
@@ -89,6 +92,8 @@ struct ThreadState {
 pub struct Shared {
     config: Config,
     queues: Queues,
+    /// Where its threads look after the queues.
+    sources: Sources,
     idle: Idle,
     threads: Box<[CachePadded<ThreadState>]>,
     /// How many threads were started: those of the lowest numbers.
@@ -113,6 +118,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Whether there is nothing that any thread may take.
+    fn is_empty(&self) -> bool {
+        self.queues.is_empty() && self.sources.is_empty()
+    }
+
     /// Tasks that no thread has taken to run.
     fn queued(&self) -> u64 {
         let started: u64 = self.threads.iter().map(|t| t.started.get()).sum();
@@ -153,8 +163,10 @@ impl Load for Shared {
 pub struct Pool {
     shared: &'static Shared,
     /// `posted` may grow up to here before `ended` must be looked at again. 0
-    /// while threads are missing, so that every post looks.
+    /// while threads are missing, so that every post looks. With an `overflow`,
+    /// every post looks whose task would wait.
     room_until: AtomicU64,
+    overflow: OnceLock<&'static dyn TaskSink>,
     start: Mutex<Start>,
     log: OnceLock<&'static dyn LogSink>,
 }
@@ -198,6 +210,7 @@ impl Pool {
         let counters = || CachePadded::new(ThreadState::default());
         let shared = Shared {
             queues: Queues::new(config.threads),
+            sources: Sources::default(),
             idle: Idle::new(config.threads),
             threads: (0..config.threads).map(|_| counters()).collect(),
             started: AtomicUsize::new(0),
@@ -214,6 +227,7 @@ impl Pool {
         Box::leak(Box::new(Pool {
             shared: Box::leak(Box::new(shared)),
             room_until: AtomicU64::new(0),
+            overflow: OnceLock::new(),
             start: Mutex::default(),
             log: OnceLock::new(),
         }))
@@ -292,22 +306,41 @@ impl Pool {
         self.shared.started.load(Ordering::Relaxed)
     }
 
-    /// Reserves room for one task: one may run per thread, and `max_queue` may
-    /// wait. Each reserved task must be pushed.
-    #[inline]
-    pub fn reserve(&self) -> Result<(), Error> {
-        // Relaxed throughout: counts, which order nothing.
-        let posted = self.shared.posted.load(Ordering::Relaxed);
-        if posted >= self.room_until.load(Ordering::Relaxed) {
-            self.look_for_room(posted)?;
-        }
-        self.shared.posted.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+    /// Has its threads look for tasks there, too, when they find none in the pool's own
+    /// queues. After each push, the source calls [`Pool::notify`].
+    pub fn add_source(&self, source: SharedSource) {
+        self.shared.sources.add(source);
+        // It may have tasks already.
+        self.notify();
     }
 
-    /// The rest of `reserve`, now and then: whether there is room.
+    /// Offers each task that would wait, or finds the queue full, to `sink`. A task that
+    /// it declines stays here. A pool has only one such sink. On the main thread.
+    pub fn overflow_to(&self, sink: &'static dyn TaskSink) {
+        let _ = self.overflow.set(sink);
+        // Relaxed: only the main thread posts.
+        self.room_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Reserves room for one task: one may run per thread, and `max_queue` may
+    /// wait. Each reserved task must be pushed, to the sink that is returned if there
+    /// is one.
+    #[inline]
+    pub fn reserve(&self) -> Result<Option<&'static dyn TaskSink>, Error> {
+        // Relaxed throughout: counts, which order nothing.
+        let posted = self.shared.posted.load(Ordering::Relaxed);
+        if posted >= self.room_until.load(Ordering::Relaxed)
+            && let Some(sink) = self.look_for_room(posted)?
+        {
+            return Ok(Some(sink));
+        }
+        self.shared.posted.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+
+    /// The rest of `reserve`, now and then: whether there is room, and where.
     #[cold]
-    fn look_for_room(&self, posted: u64) -> Result<(), Error> {
+    fn look_for_room(&self, posted: u64) -> Result<Option<&'static dyn TaskSink>, Error> {
         // Relaxed, all: as in `reserve`.
         let config = self.config();
         if self.started() < config.threads {
@@ -322,14 +355,20 @@ impl Pool {
             }
         }
         let threads = self.started();
-        let ended = self.shared.ended.load(Ordering::Relaxed);
-        let until = ended + threads as u64 + config.max_queue;
-        let look_again_at = if threads < config.threads { 0 } else { until };
+        let waits_from = self.shared.ended.load(Ordering::Relaxed) + threads as u64;
+        let until = waits_from + config.max_queue;
+        let overflow = self.overflow.get();
+        let look_again_at = match overflow {
+            _ if threads < config.threads => 0,
+            Some(_) => waits_from,
+            None => until,
+        };
         self.room_until.store(look_again_at, Ordering::Relaxed);
-        if posted >= until {
+        let taken = overflow.filter(|sink| posted >= waits_from && sink.reserve().is_ok());
+        if taken.is_none() && posted >= until {
             return Err(Error::QueueOverflow);
         }
-        Ok(())
+        Ok(taken.copied())
     }
 
     /// Counts a task that is not bounded by the queue.

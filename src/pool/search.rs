@@ -1,18 +1,13 @@
 //! How a thread looks for a task: it spins if that has paid lately, then it parks.
 
 use super::idle::Idle;
+use super::source::TaskSource;
 use super::spin::Window;
 use crate::sync::now_ns;
 use crate::task::Slot;
 
-/// Where a thread looks for tasks: the queues of a pool, or what the threads of a
-/// plugin poll.
-pub trait TaskSource {
-    /// Takes a task, if there is one.
-    fn take(&self) -> Option<&'static Slot>;
-    /// Whether there is nothing that this thread may take. Ordered by the fences of
-    /// [`Idle`].
-    fn is_empty(&self) -> bool;
+/// A thread that looks for tasks, and where it does.
+pub trait Searcher: TaskSource {
     /// Whether the search is to end, found or not.
     fn is_over(&self) -> bool;
     /// Does what is due before the thread parks. `None` if nothing is; else whether
@@ -28,7 +23,7 @@ pub trait TaskSource {
 /// been idle `since`, counts as searching, and as the `first` that does or not; it
 /// parks as number `parker`. It still counts as searching when this returns.
 pub fn search(
-    source: &impl TaskSource,
+    searcher: &impl Searcher,
     idle: &Idle,
     parker: usize,
     window: &Window,
@@ -37,20 +32,20 @@ pub fn search(
 ) -> Option<&'static Slot> {
     loop {
         // One spinning thread is enough: the one that was first.
-        let found = window.look(since, first, || source.take());
+        let found = window.look(since, first, || searcher.take());
         if found.is_some() {
             return found;
         }
-        if source.is_over() {
+        if searcher.is_over() {
             // What was pushed before that is seen now.
-            return source.take();
+            return searcher.take();
         }
-        if let Some(alone) = source.before_park() {
+        if let Some(alone) = searcher.before_park() {
             first = alone;
             continue;
         }
-        idle.sleep(parker, || source.is_empty() && !source.is_over());
-        source.woken();
+        idle.sleep(parker, || searcher.is_empty() && !searcher.is_over());
+        searcher.woken();
         window.adapt(now_ns().saturating_sub(since));
         first = idle.searchers() == 1;
     }

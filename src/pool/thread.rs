@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::queues::Finder;
-use super::search::{TaskSource, search};
+use super::search::{Searcher, search};
+use super::source::TaskSource;
 use super::spin::Window;
 use super::{Shared, spawn};
 use crate::sync::{Ordering, now_ns};
@@ -268,12 +269,14 @@ impl Thread {
         outbox::flush();
         let (idle, index) = (&shared.idle, self.index);
         let found = search(self, idle, index, &self.window, idle_since, first);
-        if shared.idle.stop_searching() && !shared.queues.is_empty() {
+        if shared.idle.stop_searching() && !shared.is_empty() {
             match found {
                 // SAFETY: this thread found the slot, and has not claimed it yet.
-                Some(slot) => shared.call_for_help(unsafe { slot.task() }),
-                // It is expected to come, but may take its time.
-                None => shared.idle.notify(),
+                Some(slot) if shared.sources.is_empty() => unsafe {
+                    shared.call_for_help(slot.task());
+                },
+                // This thread is expected to come back, but may take its time.
+                _ => shared.idle.notify(),
             }
         }
         found
@@ -283,13 +286,16 @@ impl Thread {
 impl TaskSource for Thread {
     #[inline]
     fn take(&self) -> Option<&'static Slot> {
-        self.finder.find(self.bulk.get())
+        let own = self.finder.find(self.bulk.get());
+        own.or_else(|| self.shared.sources.take())
     }
 
     fn is_empty(&self) -> bool {
-        self.shared.queues.is_empty_for(self.index)
+        self.shared.queues.is_empty_for(self.index) && self.shared.sources.is_empty()
     }
+}
 
+impl Searcher for Thread {
     fn is_over(&self) -> bool {
         self.is_interrupted()
     }
@@ -303,7 +309,7 @@ impl TaskSource for Thread {
         if !self.running().is_null() || !(chores.is_due)() {
             return None;
         }
-        if shared.idle.stop_searching() && !shared.queues.is_empty() {
+        if shared.idle.stop_searching() && !shared.is_empty() {
             shared.idle.notify();
         }
         // Unwind safety: nothing of this thread's is used in there.

@@ -34,9 +34,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::error::Error;
 use crate::exit;
 use crate::log::LogSink;
+use crate::pool::source::TaskSink;
 use crate::pool::{self, Pool};
 use crate::stats::RuntimeStats;
-use crate::task::{Handle, Kind, Load, Runner, Running, Slot};
+use crate::task::{Handle, Kind, Runner, Running};
 use crate::wake::Mailbox;
 pub use spin_wait::{SPIN_WAIT_NS, SpinWait, WORTH_NS};
 
@@ -83,24 +84,6 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn sink(&self) -> Option<&'static dyn TaskSink> {
         (**self).sink()
     }
-}
-
-/// Takes the tasks of a runtime from the main thread, instead of its pool: for
-/// a backend whose own threads ask for tasks. Such a thread begins a task with
-/// [`Slot::begin`]. All functions but those of `Load` are the main thread's, and
-/// do not block.
-pub trait TaskSink: Load {
-    /// Whether there is room for one task more.
-    fn reserve(&self) -> Result<(), Error>;
-    /// Takes an offered task, and wakes a thread that waits for it.
-    ///
-    /// # Safety
-    /// The slot was offered, and is in no other queue.
-    unsafe fn push(&self, slot: &'static Slot);
-    /// Whether a thread is searching at this moment.
-    fn is_searching(&self) -> bool;
-    /// No more tasks will come: who asks when none is left is told so.
-    fn finish(&self);
 }
 
 /// What becomes of a task that `Backend::call` has not completed.

@@ -25,9 +25,10 @@ use std::ptr;
 use nonblocking_ffi_plugin::faults;
 
 use super::library::settle;
-use super::{Backend, Outcome, Place, TaskSink};
+use super::{Backend, Outcome, Place};
 use crate::error::Error;
 use crate::log::{LogSink, NOTICE, WARN};
+use crate::pool::source::TaskSink;
 use crate::signals::Handlers;
 use crate::task::reply::Reply;
 use crate::task::{Handle, Running, Task, arena};

@@ -21,9 +21,9 @@ use crossbeam_utils::CachePadded;
 use crate::error::Error;
 use crate::pool::cores;
 use crate::pool::idle::Idle;
-use crate::pool::search::{TaskSource, search};
+use crate::pool::search::{Searcher, search};
+use crate::pool::source::{TaskSink, TaskSource};
 use crate::pool::spin::Window;
-use crate::runtime::TaskSink;
 use crate::sync::{Semaphore, now_ns};
 use crate::task::{Load, Running, Slot};
 
@@ -168,7 +168,9 @@ impl TaskSource for TaskQueue {
     fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
+}
 
+impl Searcher for TaskQueue {
     fn is_over(&self) -> bool {
         // Acquire: pairs with the Release in `finish`, so that what was pushed before
         // is seen.
