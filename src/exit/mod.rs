@@ -1,10 +1,9 @@
 //! Leaving the process while pool threads, or a plugin's own, are running.
 //!
-//! `exit` runs the destructors and exit handlers of every library in the
-//! process. Under a thread that is in such a library, that is a crash waiting
-//! to happen. So the exit handler of this module ends the process at once. Handlers
-//! run in the reverse order of their registration, so it is moved to the end of the
-//! list after each library that is loaded, and runs before what that one registered.
+//! `exit` runs the destructors and exit handlers of every library in the process. A
+//! thread that is in such a library may then crash. So the exit handler of this module ends the process at once. Handlers
+//! run in the reverse order of their registration. So this one moves to the end of the
+//! list after each library that is loaded, and runs before that library's.
 //!
 //! # Shutdown
 //!
@@ -13,23 +12,24 @@
 //! | [`hooks`]    | what plugins run when the process ends |
 //! | [`children`] | processes that this one has left behind |
 //!
-//! This is the order when nginx ends a worker. Other files refer to its numbers.
+//! This is the order when nginx ends a worker. docs/operations.md tells users the same
+//! steps, and other files refer to these numbers.
 //!
-//! 1. nginx-lua ends the Lua VM, and with it the memory of every request. Lua closes
-//!    the runtimes with nothing in flight, and calls `nbffi_client_close`.
-//! 2. What is held back goes to the pools. Queued tasks may begin for some seconds.
-//! 3. The mailbox is closed: from now on no task begins. Running tasks may end for
-//!    some seconds.
-//! 4. If a task still runs, it may be reading memory of the VM: the log lines that
-//!    wait are written, and [`now`] is called. Else nginx ends what it has, calls
-//!    `exit`, and so the handler here.
-//! 5. The hooks run, each on a thread of its own, for as long as [`allow`] says. The
+//! 1. Requests and timers end; Lua (`core/exit.lua`) bounds the waits of timers.
+//! 2. nginx-lua ends the Lua VM, and with it the memory of every request. Lua closes the
+//!    runtimes with nothing in flight, and calls `nbffi_client_close`. Posts that are held
+//!    back go to the pools, and queued tasks may begin for some seconds. Then the mailbox
+//!    is closed: from now on no task begins, and running tasks have some seconds to end.
+//!    If one still runs, it may be reading memory of the VM: the log lines that wait are
+//!    written, and [`now`] is called. Else nginx frees its memory and calls `exit`, which
+//!    calls the handler here.
+//! 3. The hooks run, each on a thread of its own, for as long as [`allow`] says. The
 //!    main thread only waits.
-//! 6. The buffers of C's `FILE`s are flushed.
-//! 7. Child processes are ended.
-//! 8. `_exit`.
+//! 4. The buffers of C's `FILE`s are flushed.
+//! 5. Child processes are ended.
+//! 6. `_exit`.
 //!
-//! An `exit` on any other thread ends the process at once, with none of this.
+//! An `exit` on any other thread ends the process at once, without these steps.
 
 mod children;
 mod hooks;
@@ -43,20 +43,20 @@ use crate::log::stderr;
 use crate::signals::is_main_thread;
 pub use hooks::{Hook, add};
 
-/// The process whose exit is guarded: a child that a plugin forks is not ours.
+/// The process whose exit is guarded. Children that a plugin forks are not.
 static OWNER: AtomicU32 = AtomicU32::new(0);
-/// What the hooks may take if nobody has called [`allow`].
+/// The time of the hooks if [`allow`] was not called.
 const DEFAULT_TIME: Duration = Duration::from_millis(500);
-/// What [`allow`] was given, in nanoseconds.
+/// The time that [`allow`] has set, in nanoseconds.
 static TIME_NS: AtomicU64 = AtomicU64::new(DEFAULT_TIME.as_nanos() as u64);
-/// What flushing `FILE`s may take: mostly nothing.
+/// How long flushing `FILE`s may take. Mostly it takes no time.
 const FLUSH_TIME: Duration = Duration::from_millis(100);
 type TellRuntime = fn(&mut dyn FnMut(Option<&str>));
 static TELL_RUNTIME: OnceLock<TellRuntime> = OnceLock::new();
 /// The status by which a worker tells nginx not to start another one.
 const FATAL: c_int = 2;
 
-/// Guards the exit of this process against what has been registered so far.
+/// Guards the exit of this process against the handlers registered so far.
 pub fn install() {
     // Relaxed: read by the handler in whichever thread exits; a plain number.
     OWNER.store(std::process::id(), Ordering::Relaxed);
@@ -92,7 +92,7 @@ fn leave(status: c_int) -> ! {
 /// Whether the orderly end has begun.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// What happens at the end of a worker, once.
+/// Steps 3 to 5, once.
 fn end() {
     // Relaxed: only the main thread comes here, and comes twice if it calls
     // `exit` from within. For others it is a hint.
@@ -110,10 +110,10 @@ fn end() {
     children::end(deadline);
 }
 
-/// Writes out what C code, and Lua's `io`, have in buffers.
+/// Writes out the buffers of C code and of Lua's `io`.
 fn flush_files() {
-    // SAFETY: null is all of them. It waits for a thread that is inside of one,
-    // which is why this is not done on the main thread.
+    // SAFETY: null is all of them. It waits for a thread that is inside of one, so
+    // it is not done on the main thread.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
@@ -127,8 +127,8 @@ fn on_exit(status: c_int) {
     }
     // Relaxed: as in `end`.
     while ENDING.load(Ordering::Relaxed) {
-        // A plugin whose hook ends the process: it is ended anyway, and others
-        // have their time.
+        // A hook has called it. The process ends anyway, and the other hooks keep
+        // their time.
         std::thread::park();
     }
     // nginx would start no other worker in place of one that ends with 2.
@@ -195,8 +195,8 @@ fn register() {
 
 #[cfg(not(target_env = "gnu"))]
 fn register() {
-    // Only glibc tells a handler the status; nginx's workers exit with 0 but
-    // for fatal errors, and then do not load plugins.
+    // Only glibc tells a handler the status. nginx's workers exit with 0, except
+    // for fatal errors before plugins are loaded.
     extern "C" fn handler() {
         on_exit(0);
     }

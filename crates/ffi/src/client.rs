@@ -1,4 +1,4 @@
-//! A Lua VM's life: channel, log lines, exit.
+//! A Lua VM's client: channel, log lines, exit.
 
 use std::ffi::{OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
@@ -7,12 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{ErrorBuffer, PANICKED, Text, catch};
-use crate::process;
 use nonblocking_ffi_core::client::Client;
 use nonblocking_ffi_core::error::Error;
 use nonblocking_ffi_core::exit;
-use nonblocking_ffi_core::log::{LogSink, WARN, stderr};
-use nonblocking_ffi_core::memory;
+use nonblocking_ffi_core::log::stderr;
 use nonblocking_ffi_core::wake::socket::Listener;
 
 /// How often the main thread looks while the process exits.
@@ -21,50 +19,38 @@ const EXIT_POLL: Duration = Duration::from_millis(1);
 /// The Lua VMs of this process that have a client: one per nginx subsystem.
 static VMS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Makes the client of a Lua VM of an nginx subsystem ("http", "stream"). It
-/// lives until the process ends. Null with the reason in `error` if there is no
-/// memory; and if the subsystem has one already: then every request has a VM of its
-/// own (`lua_code_cache off`).
+/// Makes the client of a Lua VM of an nginx subsystem ("http", "stream"), after
+/// [`nbffi_enter`](crate::process::nbffi_enter). It lives until the process ends. Null
+/// with the reason in `error` if the subsystem has one already: then every request has a
+/// VM of its own (`lua_code_cache off`).
 ///
 /// # Safety
 /// Text and buffer are as they say.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nbffi_client_new(subsystem: Text, error: ErrorBuffer) -> *mut Client {
-    let refuse = |why: &str| {
-        // SAFETY: by the contract.
-        unsafe { error.write(why) };
-        std::ptr::null_mut()
-    };
     catch(std::ptr::null_mut(), || {
-        if !memory::is_enough_for(0) {
-            return refuse(&Error::NoMemory.to_string());
-        }
         // SAFETY: by the contract.
         let subsystem = unsafe { subsystem.string() };
         let mut vms = VMS.lock().unwrap_or_else(PoisonError::into_inner);
         if vms.contains(&subsystem) {
-            return refuse(
-                "lua_code_cache is off: every request has a Lua VM of its own, but threads and \
-                 runtimes belong to a worker; switch it on",
-            );
+            let why = "lua_code_cache is off: every request has a Lua VM of its own, but \
+                       threads and runtimes belong to a worker; switch it on";
+            // SAFETY: by the contract.
+            unsafe { error.write(why) };
+            return std::ptr::null_mut();
         }
         vms.push(subsystem);
-        exit::install();
         let mut client = Box::<Client>::default();
         // Lua calls `nbffi_more_slots`.
         client.set_grows(false);
-        if let Some(trouble) = process::enter() {
-            let line = format!("children inherit nginx's descriptors: {trouble}");
-            client.log().log(WARN, "children", line.as_bytes());
-        }
         Box::into_raw(client)
     })
 }
 
-/// Allocates slots for more tasks: a post that finds none fails for lack of
+/// Allocates slots for more tasks: a post that finds no free slot fails for lack of
 /// memory. Returns the number of the first of a chunk (`CHUNK` in cdefs.lua), or
-/// `-n` for the error `n`. They are used after `nbffi_use_slots`: Lua makes room in
-/// its own tables first, where that is allowed to fail.
+/// `-n` for the error `n`. Posts use them after `nbffi_use_slots`. Before that, Lua makes
+/// room in its own tables, which may fail.
 ///
 /// # Safety
 /// `client` is live.
@@ -77,7 +63,7 @@ pub unsafe extern "C" fn nbffi_more_slots(client: *mut Client) -> i32 {
     first.map_or_else(|error| -error.code(), |first| first as i32)
 }
 
-/// The slots of `nbffi_more_slots` are used from now on.
+/// Has posts use the slots of `nbffi_more_slots` from now on.
 ///
 /// # Safety
 /// `client` is live.
@@ -87,9 +73,9 @@ pub unsafe extern "C" fn nbffi_use_slots(client: *mut Client) {
     catch((), || unsafe { &mut *client }.slots().use_fresh());
 }
 
-/// Listens in a fresh directory below the first of `directories` (separated
-/// by NULs, the one byte that no path has) in which that works, and writes the path to connect to into
-/// `path`. 0, or -1 with the reason in `error`.
+/// Listens in a new directory below the first of `directories` that allows it, and writes
+/// the path to connect to into `path`. NULs separate the directories, since no path has
+/// one. Returns 0, or -1 with the reason in `error`.
 ///
 /// # Safety
 /// `client` is live, the buffers are as they say.
@@ -121,9 +107,8 @@ pub unsafe extern "C" fn nbffi_channel_open(
     })
 }
 
-/// Accepts the connection that the cosocket has made (`connected`), or finds out
-/// why it could not make one; either way the path is removed. 0, or -1 with the
-/// reason in `error`.
+/// Accepts the connection of the cosocket if it is `connected`; otherwise finds out why it
+/// is not. Removes the path in both cases. Returns 0, or -1 with the reason in `error`.
 ///
 /// # Safety
 /// `client` is live, the buffer is as it says.
@@ -157,7 +142,7 @@ pub unsafe extern "C" fn nbffi_channel_accept(
 }
 
 /// Asks for a byte on the channel as soon as there is something to drain.
-/// False if there already is.
+/// False if there is something already.
 ///
 /// # Safety
 /// `client` is live.
@@ -203,10 +188,9 @@ pub unsafe extern "C" fn nbffi_log_level(client: *const Client, level: u8) {
     catch((), || unsafe { &*client }.log().set_level(level));
 }
 
-/// Takes the oldest log line of a plugin: returns its nginx level and writes
-/// the line to `line`, which has `size` bytes; 0 if there is none. (Not an
-/// `ErrorBuffer`: LuaJIT does not compile calls that pass structures, and this
-/// one is on the way of every completion.)
+/// Takes the oldest log line of a plugin: returns its nginx level and writes the line to
+/// `line`, which has `size` bytes; 0 if there is none. `line` is no `ErrorBuffer`, since
+/// LuaJIT does not compile calls that pass structures, and each drain makes this call.
 ///
 /// # Safety
 /// `client` is live, the bytes are writable.
@@ -229,7 +213,7 @@ pub unsafe extern "C" fn nbffi_log_take(
 }
 
 /// Blocks the calling thread for up to `seconds`, until there is something to
-/// drain. Only for a worker that does not serve yet (`init_worker_by_lua`).
+/// drain. Only for a worker that does not serve requests yet (`init_worker_by_lua`).
 ///
 /// # Safety
 /// `client` is live.
@@ -250,9 +234,9 @@ fn wait_while(seconds: f64, condition: impl Fn() -> bool) {
     }
 }
 
-/// Steps 2 to 4 of the shutdown (see [`nonblocking_ffi_core::exit`]): `queued`,
-/// `running` and `ending` are the seconds that steps 2, 3, and 5 to 7 may take. Does
-/// not return if a task still runs.
+/// Step 2 of the shutdown, see [`nonblocking_ffi_core::exit`]. Queued tasks have `queued`
+/// seconds to begin, then running ones `running` seconds to end; steps 3 to 5 have
+/// `ending` seconds. Does not return if a task still runs.
 ///
 /// # Safety
 /// `client` is live.

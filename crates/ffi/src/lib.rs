@@ -5,9 +5,9 @@
 //! | file        | role |
 //! |-------------|------|
 //! | [`calls`]   | post, drain, release, cancel: the call path |
-//! | [`client`]  | a Lua VM's life: channel, log lines, exit |
+//! | [`client`]  | a Lua VM's client: channel, log lines, exit |
 //! | [`lua`]     | Lua runtimes |
-//! | [`process`] | what children of the worker inherit |
+//! | [`process`] | what is done to a worker, once: its exit, what children inherit |
 //! | [`resty_ffi`] | plugins of lua-resty-ffi: what they call, making theirs |
 //! | [`runtime`] | pools and runtimes: making and freeing |
 //! | [`stats`]   | statistics |

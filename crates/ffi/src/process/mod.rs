@@ -1,9 +1,11 @@
-//! What the worker shares with other programs: its children inherit signals and
-//! descriptors from it, and are waited for by whoever started them.
+//! What the library changes in a worker, once, before the first client and the first
+//! plugin: [`nbffi_enter`]. Loading the library changes nothing, so the master may load
+//! it. But the master never enters: it starts programs (a binary upgrade), waits for its
+//! workers, and passes descriptors on.
 //!
-//! nginx's workers never start programs, so nginx leaves all of that as it is.
-//! Plugins do start programs. [`enter`] changes the worker, once, before the
-//! first plugin is loaded:
+//! The exit of the process is guarded, see [`exit`]. The rest is for children. nginx's
+//! workers never start programs, so nginx does not care what these would inherit. Plugins
+//! do start programs:
 //!
 //! | file            | what a child gets then |
 //! |-----------------|------------------------|
@@ -11,39 +13,59 @@
 //! | [`descriptors`] | none of nginx's descriptors |
 //! | [`imports`]     | how nginx's later descriptors are known: its calls into libc are replaced |
 //!
-//! A child that becomes another program gets it from the kernel, whichever way it
-//! was started: handlers go back to their defaults, and descriptors that close on
-//! exec are closed. A child that goes on in this program, by `fork`, is put in
-//! order by a handler of `pthread_atfork`.
-//!
-//! The master is never touched: it starts programs (a binary upgrade), waits for
-//! its workers, and hands on descriptors.
+//! For a child that executes another program, the kernel does this, however the child
+//! was started: it resets handlers to their defaults and closes descriptors that close on
+//! exec. A child that continues in this program after `fork` runs a handler of
+//! `pthread_atfork`.
 
 use std::sync::Once;
 
-use nonblocking_ffi_core::signals;
+use super::{ErrorBuffer, PANICKED, catch};
+use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::{exit, memory, signals};
 
 mod descriptors;
 mod imports;
 
-/// Changes this worker as described above, once. On the main thread, before any
-/// plugin is loaded. Returns what could not be done.
-pub fn enter() -> Option<String> {
+/// Readies this worker for clients and plugins, once. On the main thread; never in the
+/// master. Returns 0, or 1 with a warning in `warning`, or `-n` for the error `n`: then
+/// there must be no client.
+///
+/// # Safety
+/// The buffer is as it says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nbffi_enter(warning: ErrorBuffer) -> i32 {
+    catch(PANICKED, || {
+        if !memory::is_enough_for(0) {
+            return -Error::NoMemory.code();
+        }
+        let Some(trouble) = enter() else {
+            return 0;
+        };
+        let text = format!("children inherit nginx's descriptors: {trouble}");
+        // SAFETY: by the contract.
+        unsafe { warning.write(&text) };
+        1
+    })
+}
+
+/// Changes this worker as described above, once. Returns what failed.
+fn enter() -> Option<String> {
     static ENTERED: Once = Once::new();
     let mut trouble = None;
     ENTERED.call_once(|| {
+        exit::install();
         signals::take();
         descriptors::note_existing();
         trouble = imports::replace().err();
-        // SAFETY: a handler that lives as long as the process, since this object
-        // is never unloaded. Without memory for it, forked children stay as they
-        // were.
+        // SAFETY: the handlers live as long as the process, since this object is never
+        // unloaded. If there is no memory for them, forked children are not changed.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     });
     trouble
 }
 
-// nginx-lua forks on the main thread (`ngx.pipe`), and closes what it wants closed.
+// nginx-lua forks on the main thread (`ngx.pipe`), and closes descriptors itself.
 
 extern "C" fn before_fork() {
     if !signals::is_main_thread() {
@@ -57,8 +79,8 @@ extern "C" fn in_parent() {
     }
 }
 
-/// In the child, on its only thread. Whatever the parent's other threads were
-/// doing is never finished here: system calls only.
+/// In the child, on its only thread. It makes system calls only, since other threads of
+/// the parent may have held any lock.
 extern "C" fn in_child() {
     signals::reset();
     if !signals::is_main_thread() {

@@ -77,6 +77,7 @@ void nbffi_release(nbffi_client *client, const nbffi_completion *done,
 int32_t nbffi_cancel(nbffi_client *client, uint32_t slot, int32_t why);
 double nbffi_left(uint32_t slot);
 
+int32_t nbffi_enter(nbffi_buffer warning);
 nbffi_client *nbffi_client_new(nbffi_text subsystem, nbffi_buffer error);
 int32_t nbffi_more_slots(nbffi_client *client);
 void nbffi_use_slots(nbffi_client *client);

@@ -11,6 +11,7 @@ local log = require "resty.nonblocking_ffi.core.log"
 local options = require "resty.nonblocking_ffi.core.options"
 
 local ffi_gc = ffi.gc
+local ffi_string = ffi.string
 local min = math.min
 local pcall = pcall
 
@@ -54,8 +55,8 @@ local function close(client)
 end
 
 
--- Opens the shared object and makes this VM's client, once. True, or nil and
--- an error.
+-- Opens the shared object, readies the worker, and makes this VM's client,
+-- once. True, or nil and an error.
 function _M.open()
     if base.client then
         return true
@@ -67,6 +68,12 @@ function _M.open()
     local ok, err = flusher.open()
     if not ok then
         return nil, err
+    end
+    local status = C.nbffi_enter(base.error_buffer())
+    if status < 0 then
+        return nil, ffi_string(C.nbffi_error_text(-status))
+    elseif status > 0 then
+        ngx.log(ngx.WARN, "nonblocking_ffi: [children] ", base.error_text())
     end
     local client = C.nbffi_client_new(base.text(ngx.config.subsystem),
                                       base.error_buffer())
