@@ -1,12 +1,11 @@
-//! Where the memory of this object's own Rust code comes from.
+//! Where the Rust code of this object allocates.
 //!
-//! Rust ends the process when an allocation fails, which is no way to treat the
-//! worker of a server. So what grows with what users do is allocated in ways that
-//! may fail (slots, buffers of responses), and whatever is small and cannot fail
-//! (a block of a queue, a message) comes from a *reserve* when the C library has
-//! nothing left. From then on memory is *short*, until the system has some megabytes
-//! again: no new task and no new runtime is taken, "no memory" is all that they
-//! get. So the reserve only has to last for what is under way.
+//! Rust ends the process when an allocation fails, and with it a worker that serves
+//! others. So structures that grow with use (slots, buffers of responses) are allocated
+//! in ways that may fail. Small allocations that cannot fail (a block of a queue, a
+//! message) come from a *reserve* when the C library has no memory left. From then on
+//! memory is *short*, until the system has some megabytes again: new tasks and new
+//! runtimes get "no memory". So the reserve only has to last for the tasks in flight.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;
@@ -18,21 +17,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const RESERVE_BYTES: usize = 4 << 20;
 /// Pieces are powers of two, from this ...
 const SMALLEST: usize = 64;
-/// ... in so many sizes: up to 16 KiB. Whoever wants more can be refused.
+/// ... in so many sizes: up to 16 KiB. Larger allocations are refused.
 const SIZES: usize = 9;
-/// If there is so much, memory is not short. It is more than a runtime, a pool or
-/// a client takes, beside what its user has given. What is less is left to nginx and
-/// to LuaJIT: with many versions of nginx-lua, an error for lack of memory that
-/// nobody catches ends the worker.
+/// With so much free memory, it is not short. A runtime, a pool or a client needs less,
+/// besides its user's own data. Below this limit, the memory is left to nginx and to
+/// LuaJIT: with many versions of nginx-lua, an uncaught error for lack of memory ends the
+/// worker.
 const ENOUGH: usize = 8 << 20;
 
-/// What the allocator gives memory from.
+/// The allocator.
 #[derive(Debug)]
 pub struct Memory;
 
-/// Where the reserve begins; no address is that large before there is one.
+/// Where the reserve begins. Before it is made, the highest address.
 static START: AtomicUsize = AtomicUsize::new(usize::MAX);
-/// Whether the reserve was needed, and nobody has found that memory is there again.
+/// Whether the reserve was used, and no check has found free memory since.
 static SHORT: AtomicBool = AtomicBool::new(false);
 static RESERVE: Mutex<Reserve> = Mutex::new(Reserve {
     next: 0,
@@ -40,14 +39,14 @@ static RESERVE: Mutex<Reserve> = Mutex::new(Reserve {
     free: [0; SIZES],
 });
 
-/// Whether memory is short: what can be done without is to be left.
+/// Whether memory is short: optional allocations are to be left out.
 #[inline]
 pub fn is_short() -> bool {
-    // Relaxed: a hint; who does not see it yet uses the reserve, too.
+    // Relaxed: a hint; a thread that does not see it yet uses the reserve, too.
     SHORT.load(Ordering::Relaxed)
 }
 
-/// Whether memory is short, for the main thread: looks whether it still is.
+/// Whether memory is short, for the main thread: if it was, checks it again.
 #[inline]
 pub fn is_still_short() -> bool {
     is_short() && !has_recovered()
@@ -62,16 +61,16 @@ fn has_recovered() -> bool {
     recovered
 }
 
-/// Whether something new may be made that needs some memory, of which `more`
-/// bytes are for what its user has given. Sees to it that there is a reserve. For
-/// the main thread, and not for each task: it takes some system calls.
+/// Whether there is memory for a new client, pool or runtime with `more` bytes of its
+/// user's data. Makes the reserve if there is none. For the main thread, and not for
+/// each task: it makes some system calls.
 pub fn is_enough_for(more: usize) -> bool {
     let bytes = more.saturating_mul(2).saturating_add(ENOUGH);
     make_reserve() && !is_still_short() && is_there(bytes)
 }
 
-/// Whether the system has so much. The C library is not asked: it would keep what it
-/// has got, where LuaJIT and others cannot have it.
+/// Whether the system has so much. It does not ask the C library, which would keep the
+/// memory from LuaJIT and others.
 fn is_there(bytes: usize) -> bool {
     let start = map(bytes);
     // SAFETY: mapped just now, and not used.
@@ -82,12 +81,12 @@ fn is_there(bytes: usize) -> bool {
 fn map(bytes: usize) -> Option<*mut c_void> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: new memory, which is nobody's.
+    // SAFETY: new memory, which nobody uses yet.
     let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
     (start != libc::MAP_FAILED).then_some(start)
 }
 
-/// A copy of some bytes, which is not made of the reserve.
+/// A copy of some bytes, never in the reserve.
 pub fn copy(bytes: &[u8]) -> Option<Box<[u8]>> {
     if is_short() {
         return None;
@@ -98,7 +97,7 @@ pub fn copy(bytes: &[u8]) -> Option<Box<[u8]>> {
     Some(copied.into())
 }
 
-/// Makes the reserve, if there is none. False if there is no room for it.
+/// Makes the reserve, if there is none. False if that fails.
 fn make_reserve() -> bool {
     let _reserve = lock();
     // Relaxed: written under the lock only.
@@ -119,17 +118,17 @@ fn lock() -> MutexGuard<'static, Reserve> {
 /// Whether a piece is of the reserve.
 #[inline]
 fn is_reserved(piece: *mut u8) -> bool {
-    // Relaxed: whoever has a piece has got it after the reserve was made.
+    // Relaxed: a thread that has a piece got it after the reserve was made.
     piece.addr().wrapping_sub(START.load(Ordering::Relaxed)) < RESERVE_BYTES
 }
 
-/// The reserve: pieces of equal sizes in lists, and what was never given.
+/// The reserve: lists of free pieces by size, and the part that was never used.
 struct Reserve {
-    /// What was never given begins here.
+    /// Where the part begins that was never used.
     next: usize,
-    /// How many pieces are given.
+    /// How many pieces are in use.
     used: usize,
-    /// For each size, the first free piece; in it is the next one. 0: none.
+    /// For each size, the first free piece, which holds the address of the next. 0: none.
     free: [usize; SIZES],
 }
 
@@ -141,7 +140,7 @@ impl Reserve {
         Some(size as usize).filter(|&size| size < SIZES)
     }
 
-    /// Whether half of it was never given.
+    /// Whether half of it was never used.
     fn has_half(&self) -> bool {
         self.next <= RESERVE_BYTES / 2
     }
@@ -153,7 +152,7 @@ impl Reserve {
         let address = match self.free[size] {
             0 => {
                 let bytes = SMALLEST << size;
-                // The reserve begins at a page, and nobody asks for more.
+                // The reserve begins at a page; a larger alignment is refused.
                 let place = self.next.next_multiple_of(bytes.min(4096));
                 if place + bytes > RESERVE_BYTES || layout.align() > 4096 {
                     return None;
@@ -174,7 +173,7 @@ impl Reserve {
 
     fn give_back(&mut self, piece: *mut u8, layout: Layout) {
         if let Some(size) = Self::size_of(layout) {
-            // SAFETY: a piece of that size, of which the caller is done.
+            // SAFETY: a piece of that size, which the caller does not use any more.
             unsafe { *piece.cast::<usize>() = self.free[size] };
             self.free[size] = piece.expose_provenance();
             self.used -= 1;
@@ -191,8 +190,8 @@ fn reserved(layout: Layout) -> *mut u8 {
     lock().take(layout).unwrap_or(ptr::null_mut())
 }
 
-// SAFETY: as `System`, of which it is, but for pieces of the reserve. These are
-// given to one at a time, and are as large and as aligned as the layout says.
+// SAFETY: blocks are `System`'s or pieces of the reserve. A piece has one owner at a
+// time, and the size and alignment of the layout.
 unsafe impl GlobalAlloc for Memory {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -238,8 +237,8 @@ unsafe impl GlobalAlloc for Memory {
                 return grown;
             }
         }
-        // SAFETY: as `realloc` has it: a valid layout; the old block is as large as
-        // it says, and freed once it is copied.
+        // SAFETY: by the contract of `realloc` the new layout is valid and the old block
+        // has the old layout; it is freed after the copy.
         unsafe {
             let other = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !other.is_null() {
@@ -255,7 +254,7 @@ unsafe impl GlobalAlloc for Memory {
 mod tests {
     use super::*;
 
-    /// As the allocator uses it, beside whatever else the tests allocate.
+    /// Uses the reserve as the allocator does; other tests allocate meanwhile.
     #[test]
     fn the_reserve_gives_pieces_until_it_is_used_up_and_takes_them_back() {
         assert!(is_enough_for(0));

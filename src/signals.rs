@@ -2,31 +2,30 @@
 //!
 //! nginx's handlers are made for a process of one thread: they set a flag and
 //! rely on the signal to interrupt the main thread's `epoll_wait`. On another
-//! thread the flag is set and nobody wakes. Blocking all signals in all other
-//! threads would prevent that, but every program that such a thread starts
-//! inherits the mask, and cannot be ended by SIGTERM. So nginx's handlers are
-//! wrapped: [`on_signal`] sends a signal that reached another thread on to the
-//! main thread, and calls nginx's handler there.
+//! thread the handler sets the flag, but the main thread sleeps on. Blocking all signals
+//! in all other threads would prevent that. But programs that such a thread starts inherit
+//! the mask, and SIGTERM cannot end them. So nginx's handlers are wrapped:
+//! [`on_signal`] sends a signal that reached another thread on to the main thread, and
+//! calls nginx's handler there.
 //!
 //! - SIGCHLD: nginx's handler waits for every child, also for those of a
-//!   language, which then never learns how its child has ended. A worker has no
-//!   children of its own, so the signal gets its default again. The handler of
+//!   language, which then never learns how its child has ended. nginx starts no children
+//!   in a worker, so the signal gets its default again. The handler of
 //!   nginx-lua's `ngx.pipe` waits for its own children only, and stays. Newer
 //!   versions of it have no handler: they block the signal on the main thread and
 //!   read it from a descriptor. It is sent on to that thread, too.
-//! - SIGPIPE: nginx ignores it, and an ignored signal stays ignored in programs
-//!   that are started, which then may write for ever. A handler that does nothing
-//!   has the same effect here, and programs get the default.
+//! - SIGPIPE: nginx ignores it. Programs that a worker starts would ignore it, too, and
+//!   might write for ever. A handler that does nothing has the same effect in the worker,
+//!   and programs get the default.
 //!
-//! Language runtimes replace handlers when they are loaded. [`Handlers`] puts
-//! them back.
+//! Language runtimes replace handlers when they are loaded. [`Handlers`] restores them.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
-/// The signals that nginx's workers act upon or ignore, but for SIGCHLD and
-/// SIGUSR2: languages may use these.
+/// The signals that nginx's workers handle or ignore, without SIGCHLD and SIGUSR2:
+/// languages may use these.
 const NGINX: [(c_int, &str); 9] = [
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),
@@ -40,12 +39,12 @@ const NGINX: [(c_int, &str); 9] = [
 ];
 const WRAPPED: usize = NGINX.len() + 1;
 
-/// What was done about one signal.
+/// A signal whose handler was wrapped.
 struct Taken {
     signal: c_int,
-    /// What nginx had set.
+    /// nginx's action.
     before: libc::sigaction,
-    /// What is set instead.
+    /// The action that replaces it.
     now: libc::sigaction,
 }
 
@@ -53,7 +52,7 @@ struct Worker {
     pid: libc::pid_t,
     main_thread: libc::pthread_t,
     taken: [Taken; WRAPPED],
-    /// What is set for SIGCHLD.
+    /// The action for SIGCHLD.
     child: libc::sigaction,
 }
 
@@ -64,7 +63,7 @@ pub fn take() {
     let wrap = |signal| {
         let before = action(signal);
         let mut now = before;
-        // nginx has not set it, or the program is not nginx.
+        // Without a handler there, nginx has not set one, or the program is not nginx.
         match before.sa_sigaction {
             libc::SIG_IGN if signal == libc::SIGPIPE => {
                 now.sa_sigaction = on_ignored as *const () as usize;
@@ -73,8 +72,8 @@ pub fn take() {
             _ => now.sa_sigaction = on_signal as *const () as usize,
         }
         if now.sa_sigaction != before.sa_sigaction {
-            // RESTART: system calls of plugins go on; `epoll_wait`, on which nginx
-            // relies, never does. ONSTACK: Go's threads run on small stacks.
+            // RESTART: system calls of plugins continue. `epoll_wait` returns
+            // nevertheless, as nginx needs. ONSTACK: Go's threads run on small stacks.
             now.sa_flags |= libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
         }
         Taken {
@@ -95,7 +94,8 @@ pub fn take() {
         _ => child.sa_flags |= libc::SA_RESTART | libc::SA_ONSTACK,
     }
     if is_blocked(libc::SIGCHLD) {
-        // Threads that do not block it would take it, and drop it.
+        // The kernel would give it to a thread that does not block it, and it would
+        // be lost.
         child.sa_sigaction = on_signal as *const () as usize;
         child.sa_flags |= libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
     }
@@ -109,13 +109,13 @@ pub fn take() {
     });
     let all = worker.taken.iter().map(|taken| (taken.signal, &taken.now));
     for (signal, now) in all.chain([(libc::SIGCHLD, &worker.child)]) {
-        // SAFETY: what was set, or handlers of ours, which live for ever.
+        // SAFETY: nginx's actions, or handlers of this object, which is never unloaded.
         unsafe { libc::sigaction(signal, now, std::ptr::null_mut()) };
     }
 }
 
-/// In a forked child: the signals that are as [`take`] left them get their
-/// defaults. It makes system calls only.
+/// In a forked child: sets signals to their defaults if they still have the actions of
+/// [`take`]. It makes system calls only.
 pub fn reset() {
     let Some(worker) = WORKER.get() else {
         return;
@@ -128,8 +128,8 @@ pub fn reset() {
     }
 }
 
-/// Unblocks all signals in the calling thread: programs that it starts inherit what
-/// it blocks, and it has inherited what nginx's main thread does.
+/// Unblocks all signals in the calling thread. It has inherited the mask of nginx's main
+/// thread, and programs that it starts would inherit that mask, too.
 pub fn unblock() {
     // SAFETY: the set is initialised by sigemptyset, and `how` is valid.
     unsafe {
@@ -148,8 +148,7 @@ fn is_blocked(signal: c_int) -> bool {
     }
 }
 
-/// Whether the calling thread is the one that entered the worker, or its copy in
-/// a child.
+/// Whether the calling thread called [`take`], or is the copy of that thread in a child.
 pub fn is_main_thread() -> bool {
     // SAFETY: asks only.
     WORKER
@@ -157,7 +156,7 @@ pub fn is_main_thread() -> bool {
         .is_some_and(|worker| worker.main_thread == unsafe { libc::pthread_self() })
 }
 
-/// What is set in place of nginx's handlers, on whatever thread.
+/// The handler that replaces nginx's handlers. Runs on any thread.
 unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let Some(worker) = WORKER.get() else {
         return;
@@ -168,13 +167,13 @@ unsafe extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, contex
         let errno = *libc::__errno_location();
         let (pid, thread) = (libc::getpid(), libc::gettid());
         if pid != worker.pid {
-            // A child that shares this memory until it becomes another program,
-            // as those of vfork do: the signal is for the child, not for nginx.
+            // A child that shares this memory until it executes another program, as
+            // after vfork: the signal is for the child, not for nginx.
             set_default(signal);
             libc::syscall(libc::SYS_tgkill, pid, thread, signal);
         } else if thread != pid {
-            // With the sender, which nginx logs. Other threads may be told of
-            // signals by programs only.
+            // With the sender, which nginx logs. The kernel lets a process send only
+            // codes of user space to another thread.
             let mut told = *info;
             told.si_code = libc::SI_QUEUE;
             libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, pid, signal, &told);
@@ -225,30 +224,30 @@ fn set_default(signal: c_int) {
     }
 }
 
-/// The handlers of nginx's signals at one moment, to be put back after something
-/// was loaded that may replace them: a JVM that is not told otherwise exits on
-/// SIGTERM by its own lights, before nginx has heard of it. Signals that a
-/// language needs for itself (SIGSEGV, SIGUSR2, ...) are left alone.
+/// The handlers of nginx's signals at one moment, to be restored after a library was
+/// loaded that may replace them. A JVM without `-Xrs`, for instance, exits on SIGTERM
+/// before nginx sees it. Signals that a language needs itself (SIGSEGV, SIGUSR2, ...)
+/// stay as they are.
 pub struct Handlers([libc::sigaction; NGINX.len()]);
 
 impl Handlers {
-    /// Those there are now.
+    /// The present ones.
     pub fn now() -> Self {
         Self(NGINX.map(|(signal, _)| {
             let taken = WORKER.get().map(|worker| worker.taken.iter());
             let taken = taken.and_then(|mut all| all.find(|taken| taken.signal == signal));
-            // Another library may be being loaded at this moment.
+            // Not the present action: another library may be replacing it right now.
             taken.map_or_else(|| action(signal), |taken| taken.now)
         }))
     }
 
-    /// Sets what has changed back to what it was. Returns the names of these
-    /// signals, in one string.
+    /// Restores the handlers that have changed. Returns the names of their signals, in
+    /// one string.
     pub fn restore(&self) -> Option<String> {
         let mut changed = Vec::new();
         for ((signal, name), before) in NGINX.into_iter().zip(&self.0) {
             if action(signal).sa_sigaction != before.sa_sigaction {
-                // SAFETY: what was set before is valid still.
+                // SAFETY: its handler belongs to a library, and these stay loaded.
                 unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
                 changed.push(name);
             }

@@ -1,100 +1,98 @@
-//! Which descriptors are nginx's, and keeping them from children.
+//! Notes which descriptors are nginx's, and keeps them from children.
 //!
-//! All that exist when a worker is entered are, but for the standard ones; later
-//! ones are told of by [`super::imports`]. All of them close on exec, so no other
-//! program gets one. A forked child that does not become another program closes
-//! them itself. Which are nginx's has to be noted for that: "closes on exec"
-//! cannot be the mark, since languages make theirs so, too, also the pipes
-//! between them and such a child.
+//! All descriptors that exist when a worker is entered are nginx's, except the standard
+//! ones. [`super::imports`] notes later ones. All of them close on exec, so no other
+//! program gets one. A forked child that does not execute another program closes them
+//! itself, and needs the notes for that. The flag "closes on exec" does not tell them
+//! apart: languages set it, too, also for the pipes to such a child.
 //!
-//! # While somebody forks
+//! # While a thread forks
 //!
-//! The kernel copies the descriptors first, and then the memory, in milliseconds,
-//! while the event loop goes on. A descriptor that nginx closes in between is in
-//! the child, so the note of it must be, too: [`close`] leaves it as [`CLOSED`],
-//! and whoever forks next takes it away. What nginx closes at the moment at which
-//! a fork begins is waited for; nginx waits for nobody.
+//! The kernel copies the descriptors first and then the memory, which takes milliseconds,
+//! and the event loop continues meanwhile. If nginx closes a descriptor in between, the
+//! child has that descriptor, and must have its note, too: [`close`] leaves the note as
+//! [`CLOSED`], and the next thread that forks removes it. A fork waits for calls of
+//! [`close`] that have begun; nginx waits for no fork.
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_uint};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
-/// How many are noted: what Linux allows a process by default. Beyond it they
-/// close on exec as the others do, and stay open in forked children.
+/// How many are noted: Linux's default limit for a process. Descriptors beyond it close
+/// on exec as the others do, and stay open in forked children.
 const MOST: usize = 1 << 20;
-/// How many are looked at by one system call.
+/// How many descriptors one system call checks.
 const LOOK: usize = 1024;
 /// The first that is not a standard one.
 const FIRST: c_int = 3;
 
-/// What is noted of a descriptor: not nginx's ...
+/// The note of a descriptor: not nginx's ...
 const NONE: u8 = 0;
 /// ... nginx's, and open ...
 const OPEN: u8 = 1;
-/// ... or nginx's, and closed since somebody began to fork.
+/// ... or nginx's, and closed while a thread forked.
 const CLOSED: u8 = 2;
 
-/// One note for each descriptor. Pages of it that nobody uses cost nothing.
+/// One note for each descriptor. Unused pages of it cost no memory.
 static NOTES: [AtomicU8; MOST] = [const { AtomicU8::new(NONE) }; MOST];
 /// One more than the highest number that was noted.
 static END: AtomicUsize = AtomicUsize::new(0);
 /// How many threads are in [`close`].
 static CLOSING: AtomicU32 = AtomicU32::new(0);
-/// Whether somebody is forking.
+/// Whether a thread is forking.
 static FORKING: AtomicBool = AtomicBool::new(false);
 /// Held by the thread that forks.
 static FORK: Lock = Lock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER));
 
-/// A lock that is taken by one function, and given back by another one, perhaps
-/// in a child.
+/// A lock that one function takes and another one releases, perhaps in a child.
 struct Lock(UnsafeCell<libc::pthread_mutex_t>);
 
-// SAFETY: a mutex is there for several threads.
+// SAFETY: threads only use the mutex through the functions of pthread.
 unsafe impl Sync for Lock {}
 
-/// nginx has made a descriptor; negative numbers are failures of it.
+/// Notes a descriptor that nginx has made. A negative number is a failure, and ignored.
 pub fn note(descriptor: c_int) {
     let number = usize::try_from(descriptor).unwrap_or(MOST);
     let Some(note) = NOTES.get(number) else {
         return;
     };
-    // Relaxed: a child reads its own copy of the memory, and its parent begins to
-    // fork a system call later at the earliest.
+    // Relaxed: a child reads its own copy of the memory, and its parent makes a system
+    // call, at the least, before it begins to fork.
     note.store(OPEN, Ordering::Relaxed);
     if number >= END.load(Ordering::Relaxed) {
         END.fetch_max(number + 1, Ordering::Relaxed);
     }
 }
 
-/// nginx closes a descriptor: does it, and takes the note of it away.
+/// Closes a descriptor for nginx, and removes its note.
 pub fn close(descriptor: c_int) -> c_int {
     let note = usize::try_from(descriptor).map(|number| NOTES.get(number));
-    // SeqCst, both: partners of those in `begin_fork`. Either this sees that
-    // somebody is forking, or who forks sees this, and waits for it.
+    // SeqCst, both: partners of those in `begin_fork`. Either this thread sees that
+    // another one forks, or that one sees this close, and waits for it.
     CLOSING.fetch_add(1, Ordering::SeqCst);
     let left = match FORKING.load(Ordering::SeqCst) {
         true => CLOSED,
         false => NONE,
     };
     if let Ok(Some(note)) = note {
-        // Relaxed: see `note`; and whoever reads CLOSING as 0 sees it.
+        // Relaxed: see `note`; a thread that reads CLOSING as 0 sees it.
         if note.load(Ordering::Relaxed) != NONE {
             note.store(left, Ordering::Relaxed);
         }
     }
-    // SAFETY: what nginx wanted to do.
+    // SAFETY: nginx's own call.
     let status = unsafe { libc::close(descriptor) };
     // Release: pairs with the Acquire in `begin_fork`.
     CLOSING.fetch_sub(1, Ordering::Release);
     status
 }
 
-/// A thread that is not nginx's is about to fork.
+/// Before a fork, on a thread other than nginx's.
 pub fn begin_fork() {
-    // SAFETY: a mutex that lives for ever; this thread gives it back below.
+    // SAFETY: a mutex that lives for ever; this thread releases it in `end_fork`.
     unsafe { libc::pthread_mutex_lock(FORK.0.get()) };
     for note in noted() {
-        // Relaxed: nobody forks, so nobody makes more of these; if nginx has made
+        // Relaxed: no thread forks, so there will be no more of these. If nginx has made
         // a descriptor of that number meanwhile, the note stays.
         let _ = note.compare_exchange(CLOSED, NONE, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -105,19 +103,19 @@ pub fn begin_fork() {
     }
 }
 
-/// It has forked: in both processes.
+/// After the fork, in both processes.
 pub fn end_fork() {
     // SeqCst: as all of this flag.
     FORKING.store(false, Ordering::SeqCst);
-    // SAFETY: taken by this thread in `begin_fork`.
+    // SAFETY: this thread has taken it in `begin_fork`.
     unsafe { libc::pthread_mutex_unlock(FORK.0.get()) };
 }
 
-/// In the child: closes what was nginx's. It makes system calls only.
+/// In the child: closes nginx's descriptors. It makes system calls only.
 pub fn close_nginxs() {
     for (descriptor, note) in (0..).zip(noted()) {
-        // Relaxed: this thread is the only one of its process. What is NONE is
-        // not written, or its page would be copied.
+        // Relaxed: this thread is the only one of its process. It does not write over
+        // NONE, which would copy the page.
         if note.load(Ordering::Relaxed) != NONE {
             note.store(NONE, Ordering::Relaxed);
             // SAFETY: nginx's, and nginx does not run in this process.
@@ -131,10 +129,10 @@ fn noted() -> &'static [AtomicU8] {
     &NOTES[..END.load(Ordering::Relaxed)]
 }
 
-/// Has all that exist now close on exec, but for the standard ones, and notes
-/// that they are nginx's.
+/// Has all existing descriptors except the standard ones close on exec, and notes that
+/// they are nginx's.
 ///
-/// It looks at each number that may be one; a thousand of them take up to 50 us.
+/// It checks each possible number; a thousand of them take up to 50 us.
 pub fn note_existing() {
     // SAFETY: plain numbers.
     let marked = unsafe {
@@ -152,8 +150,8 @@ pub fn note_existing() {
         for (descriptor, entry) in (start as c_int..).zip(entries.iter_mut()) {
             entry.fd = descriptor;
         }
-        // SAFETY: so many entries. It cannot block with a time of 0, but a signal
-        // can end it early.
+        // SAFETY: the array has so many entries. With a time of 0 it does not block, but
+        // a signal can end it early.
         while unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) } < 0 {
             let error = std::io::Error::last_os_error();
             if error.kind() != std::io::ErrorKind::Interrupted {
@@ -171,8 +169,8 @@ pub fn note_existing() {
     }
 }
 
-/// One more than the highest number that a descriptor can have, as far as they are
-/// noted: the size of the kernel's table, which is small where the limit is a million.
+/// One more than the highest number that a descriptor can have, [`MOST`] at most. It is
+/// the size of the kernel's table, which may be small where the limit is a million.
 fn limit() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
@@ -184,7 +182,7 @@ fn limit() -> usize {
     // SAFETY: memory to write to.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     let limit = usize::try_from(limit.rlim_cur).unwrap_or(MOST);
-    // Without /proc the limit is all that is known.
+    // Without /proc only the limit is known.
     size.unwrap_or(limit).min(MOST)
 }
 
@@ -194,8 +192,7 @@ mod tests {
     use std::fs::File;
     use std::os::fd::{AsRawFd, IntoRawFd};
 
-    /// Forks as libc would, with the handlers called by hand; what the child
-    /// finds wrong is its exit code.
+    /// Forks as libc would, but calls the handlers itself. Returns the child's exit code.
     fn in_fork(meanwhile: impl FnOnce(), child: impl FnOnce() -> c_int) -> c_int {
         begin_fork();
         meanwhile();
@@ -210,7 +207,7 @@ mod tests {
             pid => {
                 end_fork();
                 let mut status = 0;
-                // SAFETY: a child of ours.
+                // SAFETY: a child of this test.
                 assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
                 libc::WEXITSTATUS(status)
             }
@@ -227,15 +224,15 @@ mod tests {
         let open = || File::open("/dev/null").unwrap();
         let (mine, nginxs) = (open(), open().into_raw_fd());
         let late = open();
-        // A number that the test uses for nothing else, whatever other tests do.
+        // A high number, which no other test uses.
         // SAFETY: makes a descriptor of a number that is free.
         let closed = unsafe { libc::fcntl(late.as_raw_fd(), libc::F_DUPFD, 900) };
         note(nginxs);
         note(closed);
         let found = in_fork(
             || {
-                // As the event loop may, while the kernel copies: the child has it
-                // still, so it is made again under the same number.
+                // The event loop may close it while the kernel copies. Then the child
+                // still has it, so the test makes it again with the same number.
                 assert_eq!(close(closed), 0);
                 // SAFETY: as above.
                 let again = unsafe { libc::fcntl(late.as_raw_fd(), libc::F_DUPFD, closed) };
@@ -247,7 +244,7 @@ mod tests {
             },
         );
         assert_eq!(found, 0b100);
-        // The number is somebody else's by now: the next fork leaves it alone.
+        // nginx has closed it: the next fork does not touch the new one.
         let found = in_fork(|| {}, || c_int::from(is_open(closed)));
         assert_eq!(found, 1);
         // SAFETY: of this test.

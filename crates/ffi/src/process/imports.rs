@@ -1,16 +1,16 @@
-//! Which descriptors nginx makes: its calls into libc are replaced.
+//! Replaces nginx's calls into libc that make descriptors.
 //!
 //! nginx accepts connections, connects to upstreams and opens files while tasks
-//! run, and none of these descriptors closes on exec. They cannot be marked when a
-//! child is started, since nobody tells of it: Go and `posix_spawn` ask the kernel
-//! directly. To mark each after nginx has made it would leave a moment in which it
-//! is not marked. So they have to be made right.
+//! run, and none of these descriptors closes on exec. No hook runs when a child starts,
+//! which could mark them: Go and `posix_spawn` call the kernel directly. Marking each one
+//! after nginx has made it would come a moment too late. So each must be made with the
+//! flag.
 //!
 //! The dynamic linker has written the addresses of libc's functions into tables
-//! of the nginx program, of each of its dynamic modules, and of LuaJIT. In the
-//! tables of this worker, the functions of [`REPLACEMENTS`] take their place: they
-//! do the same, ask for "close on exec" as well, and note the descriptor. This
-//! costs the call of a function, and no system call.
+//! of the nginx program, of each of its dynamic modules, and of LuaJIT. In the tables of
+//! this worker, the functions of [`REPLACEMENTS`] replace them: they do the same, set
+//! "close on exec" as well, and note the descriptor. This costs the call of a function,
+//! and no system call.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::mem::MaybeUninit;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::descriptors::{close, note};
 
-/// libc's functions that make or close descriptors, and what takes their place.
+/// libc's functions that make or close descriptors, and their replacements.
 const REPLACEMENTS: [(&CStr, *const ()); 19] = [
     (c"accept", on_accept as *const ()),
     (c"accept4", on_accept4 as *const ()),
@@ -36,24 +36,23 @@ const REPLACEMENTS: [(&CStr, *const ()); 19] = [
     (c"openat", on_openat as *const ()),
     (c"openat64", on_openat as *const ()),
     (c"close", on_close as *const ()),
-    // The rest of libc closes what these make: no note is made of it.
+    // libc itself closes the descriptors that these make, so they are not noted.
     (c"fopen", on_fopen as *const ()),
     (c"fopen64", on_fopen as *const ()),
     (c"popen", on_popen as *const ()),
 ];
 
-/// Replaces the functions, in this process. Before other threads of ours are
-/// there.
+/// Replaces the functions, in this process. Before the library starts threads.
 ///
 /// # Errors
-/// If that is not possible on this system: what has been replaced stays so.
+/// If this system does not allow it. Functions that are replaced already stay so.
 pub fn replace() -> Result<(), String> {
     let mut objects: Vec<Object> = Vec::new();
-    // SAFETY: the function gets what it expects, and has done when this returns.
+    // SAFETY: `collect` gets the vector that it expects, and only until this returns.
     unsafe { libc::dl_iterate_phdr(Some(collect), (&raw mut objects).cast()) };
     let mut replaced = 0;
     for (index, object) in objects.iter().enumerate() {
-        // The program is the first one.
+        // The first object is the program.
         if index == 0 || object.is_luajit() || object.is_module() {
             replaced += object.replace()?;
         }
@@ -76,8 +75,8 @@ unsafe extern "C" fn collect(
     _size: usize,
     objects: *mut c_void,
 ) -> c_int {
-    // SAFETY: the linker's, and what `replace` passes. Headers and names live as
-    // long as the object, and those that are looked at are never unloaded.
+    // SAFETY: the linker passes `info`, and `replace` the vector. Headers and names live
+    // as long as the object, and the objects that `replace` uses are never unloaded.
     unsafe {
         let (info, objects) = (&*info, &mut *objects.cast::<Vec<Object>>());
         objects.push(Object {
@@ -140,8 +139,8 @@ impl Object {
 
     /// Whether it is a dynamic module of nginx: these define `ngx_modules`.
     fn is_module(&self) -> bool {
-        // SAFETY: a name of the linker's. The object is loaded, so nothing of it
-        // is run, and it stays loaded.
+        // SAFETY: the linker's own name. The object is loaded already, so dlopen runs no
+        // code of it, and it stays loaded.
         let modules = unsafe {
             let object = libc::dlopen(self.name, libc::RTLD_NOLOAD | libc::RTLD_LAZY);
             if object.is_null() {
@@ -154,7 +153,7 @@ impl Object {
         self.contains(modules as usize)
     }
 
-    /// The dynamic section's values of these tags, 0 for those it has not.
+    /// The dynamic section's values of these tags; 0 for a tag that is missing.
     fn dynamic<const N: usize>(&self, tags: [u64; N]) -> [usize; N] {
         let mut values = [0; N];
         let Some((start, _)) = self.segments(libc::PT_DYNAMIC).next() else {
@@ -173,7 +172,7 @@ impl Object {
         values
     }
 
-    /// An address of the dynamic section's: glibc has added the base, musl not.
+    /// An address from the dynamic section: glibc has added the base, musl has not.
     fn address<T>(&self, value: usize) -> *const T {
         let address = if value < self.base {
             value + self.base
@@ -193,7 +192,7 @@ impl Object {
         let tables = [(calls, calls_size), (others, others_size)];
         let tables = tables.map(|(table, size)| match table {
             0 => &[][..],
-            // SAFETY: tables of the object, which is never unloaded.
+            // SAFETY: a table of the object, which is never unloaded.
             _ => unsafe {
                 let count = size / size_of::<Relocation>();
                 std::slice::from_raw_parts(self.address(table), count)
@@ -202,7 +201,7 @@ impl Object {
         tables.into_iter().flatten()
     }
 
-    /// The function of another object whose address a relocation is.
+    /// The name of another object's function, if the relocation is its address.
     fn import(&self, relocation: &Relocation) -> Option<&'static CStr> {
         if !ADDRESSES.contains(&(relocation.info as u32)) {
             return None;
@@ -217,7 +216,7 @@ impl Object {
         }
     }
 
-    /// Replaces what this object calls. Returns how many functions that was.
+    /// Replaces functions that this object calls. Returns how many.
     fn replace(&self) -> Result<usize, String> {
         let mut places = Vec::new();
         for relocation in self.relocations() {
@@ -232,8 +231,8 @@ impl Object {
             self.protect(libc::PROT_READ | libc::PROT_WRITE)?;
             for (place, function) in &places {
                 // SAFETY: an aligned pointer in a table that is writable now. Other
-                // threads of nginx may be reading it: they find either function.
-                // Relaxed: it is code, which has been there all the time.
+                // threads of nginx may read it meanwhile, and find either function.
+                // Relaxed: both functions were there before.
                 unsafe {
                     let place = AtomicPtr::from_ptr(*place as *mut *mut ());
                     place.store(function.cast_mut(), Ordering::Relaxed);
@@ -244,7 +243,7 @@ impl Object {
         Ok(places.len())
     }
 
-    /// Sets the protection of what the linker has made read-only.
+    /// Sets the protection of the pages that the linker has made read-only.
     fn protect(&self, protection: c_int) -> Result<(), String> {
         // SAFETY: asks only.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
@@ -254,8 +253,8 @@ impl Object {
             if end <= start {
                 continue;
             }
-            // SAFETY: these pages are the object's tables; nobody relies on it that
-            // they cannot be written.
+            // SAFETY: these pages are the object's tables; no code needs them to be
+            // read-only.
             let status = unsafe { libc::mprotect(start as *mut c_void, end - start, protection) };
             if status != 0 {
                 let error = std::io::Error::last_os_error();
@@ -286,8 +285,8 @@ unsafe fn noted_pair(status: c_int, ends: *mut c_int) -> c_int {
     status
 }
 
-// SAFETY, for all of the functions below: the caller means to call libc's
-// function of the name, and fulfils its contract.
+// SAFETY, for all of the functions below: the caller calls libc's function of that name,
+// and fulfils its contract.
 
 type Address = libc::sockaddr;
 type Length = libc::socklen_t;
@@ -327,7 +326,7 @@ unsafe extern "C" fn on_socketpair(
 
 /// nginx's master sends workers the channels of others.
 unsafe extern "C" fn on_recvmsg(socket: c_int, message: *mut libc::msghdr, flags: c_int) -> isize {
-    // SAFETY: see above; what came is as the kernel has written it.
+    // SAFETY: see above; the kernel has written the message.
     unsafe {
         let received = libc::recvmsg(socket, message, flags | libc::MSG_CMSG_CLOEXEC);
         if received < 0 {
@@ -384,8 +383,8 @@ unsafe extern "C" fn on_dup(descriptor: c_int) -> c_int {
     noted(unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 0) })
 }
 
-/// The mode is there only if the flags say so; otherwise it is whatever was in the
-/// register, and the kernel does not look at it.
+/// The caller passes a mode only if the flags say so. Otherwise it is an old value of the
+/// register, which the kernel ignores.
 unsafe extern "C" fn on_open(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
     // SAFETY: see above.
     noted(unsafe { libc::open64(path, flags | libc::O_CLOEXEC, mode) })
@@ -410,17 +409,17 @@ unsafe extern "C" fn on_fopen(path: *const c_char, mode: *const c_char) -> *mut 
     unsafe { libc::fopen64(path, with_e(mode, &mut MaybeUninit::uninit())) }
 }
 
-/// Or the end of a pipe to one child would stay open in another one.
+/// Otherwise another child would keep the end of this child's pipe open.
 unsafe extern "C" fn on_popen(command: *const c_char, mode: *const c_char) -> *mut libc::FILE {
     // SAFETY: see above.
     unsafe { libc::popen(command, with_e(mode, &mut MaybeUninit::uninit())) }
 }
 
-/// Longer than any mode that means something.
+/// Longer than any valid mode.
 const MODE: usize = 32;
 
-/// A mode of fopen or popen, with the letter for "close on exec" behind the first
-/// one. As it is if it has it, is empty, or has no room.
+/// A mode of fopen or popen, with the letter for "close on exec" after the first one.
+/// Unchanged if it has that letter already, is empty, or is too long.
 ///
 /// # Safety
 /// It is a C string.
