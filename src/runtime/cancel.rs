@@ -9,10 +9,12 @@
 //! - A caller that gives up learns by the change of the state word that the task is
 //!   watched. Only then does it push the slot onto a stack and wake the timer.
 //!   [`Thread::unpark`] makes a system call only if the timer sleeps.
-//! - Deadlines are in a heap, whose lock the main thread never takes. A new one
-//!   wakes the timer only if it comes before the one that the timer sleeps until.
-//!   What the heap holds of tasks that have ended is dropped when it is due, or
-//!   when the heap has doubled since the last look through it.
+//! - Deadlines are in a heap that only the timer touches. It holds slots, not tasks:
+//!   most tasks end long before their deadline, and the next task of the slot has a
+//!   later one. So the slot stays in the heap, with the time at which the timer
+//!   looks at it: its *alarm*. Only then, if a task is watched, does the timer set
+//!   the alarm to the deadline of that task. To watch a task whose slot has an early
+//!   enough alarm takes no lock and wakes nobody. Another slot goes onto the stack.
 //!
 //! # No task is missed
 //!
@@ -21,6 +23,10 @@
 //! the timer takes that mark away before it looks at the slot, so it sees what the
 //! one who found the mark had done. Whoever pushed unparks the timer after it, and
 //! the timer looks at everything between two parks.
+//!
+//! Before it looks at a slot whose alarm is due, the timer takes the alarm away. A
+//! thread that watches a task looks for the alarm afterwards. So either the timer
+//! sees that the task is watched, or the thread finds no alarm and pushes the slot.
 //!
 //! # Closing
 //!
@@ -32,8 +38,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr as RuntimePtr, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr as RuntimePtr, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -45,10 +51,13 @@ use crate::sync::{AtomicPtr, now_ns};
 use crate::task::reply::Watch;
 use crate::task::slot::NO_DEADLINE;
 use crate::task::state::{Cancel, Watched};
-use crate::task::{Failure, Handle, Slot};
+use crate::task::{Failure, Handle, Slot, arena};
 
 /// The heap is not looked through while it has fewer entries.
 const SMALL: usize = 1024;
+
+/// When the timer tries again what there was no memory for.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Has `function` called with `arg` and the handle once the task is unwanted.
 ///
@@ -63,24 +72,14 @@ pub unsafe fn watch(
     arg: *mut c_void,
 ) -> Result<(), Failure> {
     let task = Handle::from_number(handle).ok_or(Failure::Stale)?;
-    let (slot, _) = task.parts();
     let timer = Timer::get().ok_or(Failure::Ended(Error::NoMemory))?;
-    let mut deadlines = timer.deadlines();
-    if !deadlines.reserve() {
-        return Err(Failure::Ended(Error::NoMemory));
-    }
-    let noted = task.edit(|task, reply| {
-        reply.watch = Some(Watch { function, arg });
-        (slot.state.watch(), task.deadline_ns)
-    });
-    let wake = match noted.map_err(|_| Failure::Stale)? {
-        (Watched::Unwanted, _) => timer.unwanted.push(slot),
-        (Watched::Newly, deadline_ns) => deadlines.push(deadline_ns, handle),
-        (Watched::Already, _) => false,
-    };
-    drop(deadlines);
-    if wake {
-        timer.thread.unpark();
+    let watched = task.watch(Watch { function, arg });
+    let (found, deadline_ns) = watched.map_err(|_| Failure::Stale)?;
+    let (slot, _) = task.parts();
+    match found {
+        Watched::Newly if !slot.is_armed(deadline_ns) => timer.show(slot),
+        Watched::Newly | Watched::Already => {}
+        Watched::Unwanted => timer.show(slot),
     }
     Ok(())
 }
@@ -90,9 +89,8 @@ pub fn cancel(slot: &'static Slot) -> Cancel {
     let found = slot.state.cancel();
     if found == (Cancel::Running { watched: true })
         && let Some(timer) = TIMER.get()
-        && timer.unwanted.push(slot)
     {
-        timer.thread.unpark();
+        timer.show(slot);
     }
     found
 }
@@ -110,10 +108,18 @@ pub fn leave(runtime: *const ()) {
     }
 }
 
+/// This is a child that has been forked: it has no timer, and the thread that holds
+/// a lock or edits a task may not exist.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// In a forked child: nothing can be watched any more.
+pub fn forked() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
 struct Timer {
     thread: Thread,
-    deadlines: Mutex<Deadlines>,
-    unwanted: Unwanted,
+    stack: Stack,
     /// The runtime whose function is being called, or null.
     inside: RuntimePtr<()>,
 }
@@ -124,14 +130,16 @@ impl Timer {
     /// The timer, whose thread is running; `None` if it cannot be started.
     fn get() -> Option<&'static Self> {
         static STARTING: Mutex<()> = Mutex::new(());
+        if FORKED.load(Ordering::Relaxed) {
+            return None;
+        }
         if TIMER.get().is_none() {
             let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
             if TIMER.get().is_none() {
                 let thread = spawn_helper("timer", || TIMER.wait().run()).ok()?;
                 let timer = Self {
                     thread,
-                    deadlines: Mutex::default(),
-                    unwanted: Unwanted::default(),
+                    stack: Stack::default(),
                     inside: RuntimePtr::default(),
                 };
                 // Nobody else sets it: the lock is held.
@@ -141,71 +149,71 @@ impl Timer {
         TIMER.get()
     }
 
-    fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
-        self.deadlines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Has the timer look at a slot.
+    fn show(&self, slot: &'static Slot) {
+        if self.stack.push(slot) {
+            self.thread.unpark();
+        }
     }
 
     /// What its thread does.
     fn run(&self) -> ! {
+        let mut deadlines = Deadlines::default();
         loop {
-            for slot in self.unwanted.take() {
-                self.look(slot.handle());
+            for slot in self.stack.take() {
+                self.look(slot, &mut deadlines);
             }
-            let sleep = loop {
-                let next = self.deadlines().next(now_ns());
-                match next {
-                    Ok(handle) => {
-                        if let Some(task) = Handle::from_number(handle) {
-                            self.look(task);
-                        }
-                    }
-                    Err(sleep) => break sleep,
+            let next_ns = loop {
+                match deadlines.next(now_ns()) {
+                    Ok(slot) => self.look(slot, &mut deadlines),
+                    Err(next_ns) => break next_ns,
                 }
             };
-            match sleep {
-                Some(time) => thread::park_timeout(time),
-                None => thread::park(),
-            }
+            let sleep = next_ns.saturating_sub(now_ns());
+            thread::park_timeout(Duration::from_nanos(sleep));
         }
     }
 
-    /// Tells the plugin if the task of this generation is watched and unwanted.
-    fn look(&self, task: Handle) {
-        let (slot, generation) = task.parts();
-        if !slot.state.is_watched(generation) {
+    /// Tells the plugin if the task in the slot is watched and unwanted, or notes its
+    /// deadline.
+    fn look(&self, slot: &'static Slot, deadlines: &mut Deadlines) {
+        let task = slot.handle();
+        if !slot.state.is_watched(task.parts().1) {
             return;
         }
         let now = now_ns();
-        let taken = task.edit(|task, reply| {
-            let unwanted = slot.state.was_cancelled() || task.deadline_ns <= now;
-            if !unwanted || !slot.state.is_watched(generation) {
-                return None;
+        let found = task.edit(|task, reply| {
+            if !slot.state.was_cancelled() && task.deadline_ns > now {
+                return Err(task.deadline_ns);
             }
             slot.state.tell();
             // Relaxed: the end of this edit publishes it, see above.
             let runtime = task.runtime.as_ptr().cast();
             self.inside.store(runtime, Ordering::Relaxed);
-            reply.watch.take()
+            Ok(reply.watch.take())
         });
-        if let Ok(Some(watch)) = taken {
-            // SAFETY: by the contract of `watch`; the runtime does not close
-            // while this thread is said to be inside of it.
-            unsafe { (watch.function)(watch.arg, task.number()) };
+        match found {
+            Ok(Err(deadline_ns)) if !deadlines.arm(slot, deadline_ns) => {
+                thread::sleep(RETRY);
+                self.show(slot);
+            }
+            Ok(Ok(Some(watch))) => {
+                // SAFETY: by the contract of `watch`; the runtime does not close
+                // while this thread is said to be inside of it.
+                unsafe { (watch.function)(watch.arg, task.number()) };
+            }
+            _ => {}
         }
         // Release: pairs with the Acquire in `leave`.
         self.inside.store(ptr::null_mut(), Ordering::Release);
     }
 }
 
-/// When watched tasks become unwanted: times and handles.
+/// When the timer looks at slots: times and indexes.
 struct Deadlines {
-    heap: BinaryHeap<Reverse<(u64, u64)>>,
-    /// At this length, what has ended is dropped.
+    heap: BinaryHeap<Reverse<(u64, u32)>>,
+    /// At this length, what no alarm stands for is dropped.
     limit: usize,
-    /// When the timer wakes by itself.
-    alarm_ns: u64,
 }
 
 impl Default for Deadlines {
@@ -213,73 +221,72 @@ impl Default for Deadlines {
         Self {
             heap: BinaryHeap::new(),
             limit: SMALL,
-            alarm_ns: NO_DEADLINE,
         }
     }
 }
 
 impl Deadlines {
-    /// Makes room for one more. False if there is no memory.
-    fn reserve(&mut self) -> bool {
+    /// Sets the alarm of a slot, if it has none as early. False if there is no memory.
+    fn arm(&mut self, slot: &Slot, deadline_ns: u64) -> bool {
+        // Relaxed, as in `has_alarm`: only this thread changes alarms.
+        if slot.alarm_ns.load(Ordering::Relaxed) <= deadline_ns {
+            return true;
+        }
         if self.heap.len() >= self.limit {
-            self.heap.retain(|Reverse((_, handle))| {
-                let found = Handle::from_number(*handle).map(Handle::parts);
-                found.is_some_and(|(slot, generation)| slot.state.is_watched(generation))
-            });
+            self.heap
+                .retain(|&Reverse(entry)| has_alarm(entry).is_some());
             self.limit = SMALL.max(2 * self.heap.len());
             self.heap.shrink_to(self.limit);
         }
-        self.heap.try_reserve(1).is_ok()
-    }
-
-    /// Adds a task, for which there is room. True if the timer must wake for it.
-    fn push(&mut self, deadline_ns: u64, handle: u64) -> bool {
-        if deadline_ns == NO_DEADLINE {
+        if self.heap.try_reserve(1).is_err() {
             return false;
         }
-        self.heap.push(Reverse((deadline_ns, handle)));
-        let is_next = deadline_ns < self.alarm_ns;
-        self.alarm_ns = self.alarm_ns.min(deadline_ns);
-        is_next
+        self.heap.push(Reverse((deadline_ns, slot.index)));
+        // Relaxed: whoever reads it relies on this thread alone.
+        slot.alarm_ns.store(deadline_ns, Ordering::Relaxed);
+        true
     }
 
-    /// The next task whose deadline has passed; or how long to sleep, `None` for
-    /// as long as nobody wakes.
-    fn next(&mut self, now: u64) -> Result<u64, Option<Duration>> {
-        match self.heap.peek() {
-            Some(&Reverse((deadline_ns, handle))) if deadline_ns <= now => {
-                self.heap.pop();
-                Ok(handle)
+    /// The next slot whose alarm is due: it has none any more. Or when the next one
+    /// will be.
+    fn next(&mut self, now: u64) -> Result<&'static Slot, u64> {
+        while let Some(&Reverse(entry)) = self.heap.peek() {
+            let slot = has_alarm(entry);
+            if slot.is_some() && entry.0 > now {
+                return Err(entry.0);
             }
-            Some(&Reverse((deadline_ns, _))) => {
-                self.alarm_ns = deadline_ns;
-                Err(Some(Duration::from_nanos(deadline_ns - now)))
-            }
-            None => {
-                self.alarm_ns = NO_DEADLINE;
-                Err(None)
+            self.heap.pop();
+            if let Some(slot) = slot {
+                slot.disarm();
+                return Ok(slot);
             }
         }
+        Err(NO_DEADLINE)
     }
 }
 
-/// Slots that the timer should look at: a stack that it takes as a whole.
-struct Unwanted(AtomicPtr<Slot>);
+/// The slot of an entry, if its alarm is the one that the entry stands for.
+fn has_alarm((alarm_ns, index): (u64, u32)) -> Option<&'static Slot> {
+    arena::get(index).filter(|slot| slot.alarm_ns.load(Ordering::Relaxed) == alarm_ns)
+}
 
-impl Default for Unwanted {
+/// Slots that the timer should look at: a stack that it takes as a whole.
+struct Stack(AtomicPtr<Slot>);
+
+impl Default for Stack {
     fn default() -> Self {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 }
 
-impl Unwanted {
+impl Stack {
     /// Adds a slot. False if it is there already: then whoever has added it wakes
     /// the timer.
     #[must_use]
     fn push(&self, slot: &'static Slot) -> bool {
         // AcqRel: Release pairs with the Acquire of this swap in `take`; Acquire
         // with its Release, so that the link is free again.
-        if slot.unwanted.swap(1, Ordering::AcqRel) != 0 {
+        if slot.stacked.swap(1, Ordering::AcqRel) != 0 {
             return false;
         }
         let new = ptr::from_ref(slot).cast_mut();
@@ -307,7 +314,7 @@ impl Unwanted {
             let slot: &'static Slot = unsafe { top.as_ref() }?;
             top = slot.below.load(Ordering::Relaxed);
             // AcqRel: as in `push`.
-            slot.unwanted.swap(0, Ordering::AcqRel);
+            slot.stacked.swap(0, Ordering::AcqRel);
             Some(slot)
         })
     }
@@ -316,52 +323,60 @@ impl Unwanted {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::task::arena;
 
     #[test]
-    fn what_has_ended_does_not_pile_up() {
+    fn what_no_alarm_stands_for_does_not_pile_up() {
         let slots = arena::grow().unwrap();
         let mut deadlines = Deadlines::default();
         let mut longest = 0;
         for round in 0..100_000 {
-            // Nobody watches it: it is as if it had ended.
-            let slot = &slots[round % slots.len()];
-            assert!(deadlines.reserve());
-            deadlines.push(60_000_000_000 + round as u64, slot.handle().number());
+            // Each comes before the last one of its slot.
+            assert!(deadlines.arm(&slots[round % slots.len()], 1_000_000 - round as u64));
             longest = longest.max(deadlines.heap.len());
         }
         assert!(longest <= SMALL, "{longest} entries");
         assert!(deadlines.heap.capacity() <= 2 * SMALL);
+        let due: Vec<u32> = std::iter::from_fn(|| deadlines.next(2_000_000).ok())
+            .map(|slot| slot.index)
+            .collect();
+        assert_eq!(due.len(), slots.len(), "one alarm for each");
     }
 
     #[test]
     fn the_timer_wakes_for_what_comes_first() {
-        let handle = arena::grow().unwrap()[0].handle().number();
+        let [early, late, ..] = arena::grow().unwrap() else {
+            unreachable!()
+        };
+        let index = |found: Result<&Slot, _>| found.map(|slot| slot.index);
         let mut deadlines = Deadlines::default();
-        assert!(!deadlines.push(NO_DEADLINE, handle));
-        assert_eq!(deadlines.next(0), Err(None));
-        assert!(deadlines.push(500, handle));
-        assert!(!deadlines.push(700, handle), "it wakes before");
-        assert!(deadlines.push(300, handle));
-        assert_eq!(deadlines.next(100), Err(Some(Duration::from_nanos(200))));
-        assert_eq!(deadlines.next(500), Ok(handle));
-        assert_eq!(deadlines.next(500), Ok(handle));
-        assert_eq!(deadlines.next(500), Err(Some(Duration::from_nanos(200))));
-        assert!(!deadlines.push(700, handle));
-        assert!(deadlines.push(699, handle));
+        assert!(deadlines.arm(early, NO_DEADLINE));
+        assert_eq!(index(deadlines.next(0)), Err(NO_DEADLINE));
+        assert!(deadlines.arm(early, 500) && deadlines.arm(late, 700));
+        assert!(early.is_armed(500) && early.is_armed(501) && !early.is_armed(499));
+        assert!(deadlines.arm(early, 900), "it has an alarm before");
+        assert!(deadlines.arm(early, 300), "a task with less time");
+        assert_eq!(index(deadlines.next(100)), Err(300));
+        assert_eq!(index(deadlines.next(500)), Ok(early.index));
+        assert!(!early.is_armed(900), "the alarm is gone");
+        assert_eq!(index(deadlines.next(500)), Err(700));
+        assert!(deadlines.arm(early, 600), "the next task");
+        assert_eq!(index(deadlines.next(500)), Err(600));
+        assert_eq!(index(deadlines.next(700)), Ok(early.index));
+        assert_eq!(index(deadlines.next(700)), Ok(late.index));
+        assert_eq!(index(deadlines.next(700)), Err(NO_DEADLINE));
     }
 
     #[test]
     fn a_slot_is_on_the_stack_once() {
         let slots = arena::grow().unwrap();
-        let unwanted = Unwanted::default();
-        assert!(unwanted.push(&slots[0]));
-        assert!(!unwanted.push(&slots[0]));
-        assert!(unwanted.push(&slots[1]));
-        let taken: Vec<u32> = unwanted.take().map(|slot| slot.index).collect();
+        let stack = Stack::default();
+        assert!(stack.push(&slots[0]));
+        assert!(!stack.push(&slots[0]));
+        assert!(stack.push(&slots[1]));
+        let taken: Vec<u32> = stack.take().map(|slot| slot.index).collect();
         assert_eq!(taken, [slots[1].index, slots[0].index]);
-        assert_eq!(unwanted.take().count(), 0);
-        assert!(unwanted.push(&slots[0]), "it can come again");
+        assert_eq!(stack.take().count(), 0);
+        assert!(stack.push(&slots[0]), "it can come again");
     }
 }
 
@@ -369,6 +384,7 @@ mod tests {
 mod loom_tests {
     use super::*;
     use crate::sync::AtomicU32;
+    use crate::task::state::Claim;
     use loom::sync::Arc;
     use loom::thread;
 
@@ -378,21 +394,21 @@ mod loom_tests {
     fn loom_what_was_done_before_a_push_is_seen() {
         loom::model(|| {
             let slot: &'static Slot = Box::leak(Box::new(Slot::new(0)));
-            let unwanted = Arc::new(Unwanted::default());
+            let stack = Arc::new(Stack::default());
             let done = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
             let cancellers: Vec<_> = (0..2)
                 .map(|number| {
-                    let (unwanted, done) = (unwanted.clone(), done.clone());
+                    let (stack, done) = (stack.clone(), done.clone());
                     thread::spawn(move || {
                         done[number].store(1, Ordering::Relaxed);
-                        unwanted.push(slot)
+                        stack.push(slot)
                     })
                 })
                 .collect();
             // Of the looks at the slot, the last one counts.
             let mut seen = 0;
             let mut look = || {
-                for _ in unwanted.take() {
+                for _ in stack.take() {
                     seen = done.iter().map(|done| done.load(Ordering::Relaxed)).sum();
                 }
             };
@@ -401,6 +417,25 @@ mod loom_tests {
             assert!(woken.fold(false, |any, woken| any | woken));
             look();
             assert_eq!(seen, 2);
+        });
+    }
+
+    /// The alarm of a slot is due while a task is watched that relies on it.
+    #[test]
+    fn loom_an_alarm_that_is_due_is_seen_or_gone() {
+        loom::model(|| {
+            let slot: &'static Slot = Box::leak(Box::new(Slot::new(0)));
+            slot.alarm_ns.store(1, Ordering::Relaxed);
+            slot.state.offer(false);
+            assert_eq!(slot.state.claim(), Claim::Run);
+            let watcher = thread::spawn(|| {
+                slot.state.edit(1).unwrap();
+                assert_eq!(slot.state.end_edit_watched(), Watched::Newly);
+                slot.is_armed(2)
+            });
+            slot.disarm();
+            let seen = slot.state.is_watched(1);
+            assert!(seen || !watcher.join().unwrap());
         });
     }
 }

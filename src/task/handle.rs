@@ -3,8 +3,8 @@
 
 use super::{Failure, Kind, Slot, Task, arena};
 use crate::error::Error;
-use crate::task::reply::Reply;
-use crate::task::state::Stale;
+use crate::task::reply::{Reply, Watch};
+use crate::task::state::{Stale, Watched};
 
 /// Names one task: a slot and its generation. Once the task is gone, every step
 /// fails.
@@ -96,6 +96,17 @@ impl Handle {
         let changed = unsafe { change(self.slot.task(), self.slot.reply()) };
         self.slot.state.end_edit();
         Ok(changed)
+    }
+
+    /// Has a plugin told when a running task is unwanted. Returns how it was before,
+    /// and the deadline.
+    pub fn watch(self, watch: Watch) -> Result<(Watched, u64), Stale> {
+        self.slot.state.edit(self.generation)?;
+        // SAFETY: as in `edit`.
+        let (task, reply) = unsafe { (self.slot.task(), self.slot.reply()) };
+        let deadline_ns = task.deadline_ns;
+        reply.watch = Some(watch);
+        Ok((self.slot.state.end_edit_watched(), deadline_ns))
     }
 }
 

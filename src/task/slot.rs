@@ -9,7 +9,7 @@ use std::ptr::{self, NonNull};
 
 use crate::error::Error;
 use crate::stats::RuntimeStats;
-use crate::sync::{AtomicPtr, AtomicU32, now_ns};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence, now_ns};
 use crate::task::handle::{Handle, Running};
 use crate::task::reply::Reply;
 use crate::task::state::{Claim, State};
@@ -156,10 +156,13 @@ pub struct Slot {
     pub(crate) state: State,
     /// The next slot in a chain of completions.
     pub(crate) next: AtomicPtr<Slot>,
-    /// The slot below in the stack of unwanted tasks, see `runtime::cancel` ...
+    /// The slot below in the timer's stack, see `runtime::cancel` ...
     pub(crate) below: AtomicPtr<Slot>,
     /// ... and whether it is there: 1 if so.
-    pub(crate) unwanted: AtomicU32,
+    pub(crate) stacked: AtomicU32,
+    /// When the timer looks at the slot by itself, or [`NO_DEADLINE`]. Changed by
+    /// the timer only.
+    pub(crate) alarm_ns: AtomicU64,
     /// The slot's number in the arena.
     pub index: u32,
     task: UnsafeCell<Option<Task>>,
@@ -180,7 +183,8 @@ impl Slot {
             state: State::default(),
             next: AtomicPtr::new(ptr::null_mut()),
             below: AtomicPtr::new(ptr::null_mut()),
-            unwanted: AtomicU32::new(0),
+            stacked: AtomicU32::new(0),
+            alarm_ns: AtomicU64::new(NO_DEADLINE),
             index,
             task: UnsafeCell::new(None),
             reply: UnsafeCell::new(Reply::default()),
@@ -278,6 +282,25 @@ impl Slot {
             // SAFETY: a hint; it reads nothing that the program can see.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(ptr::from_ref(self).cast::<i8>().add(line)) };
         }
+    }
+
+    /// Whether the timer looks at the slot at the deadline, or before. For a thread
+    /// that has just had its task watched.
+    pub(crate) fn is_armed(&self, deadline_ns: u64) -> bool {
+        // Loom knows SeqCst of fences only.
+        #[cfg(loom)]
+        fence(Ordering::SeqCst);
+        // SeqCst: as the change of the state word before, partner of the fence in
+        // `disarm`. Either this sees that the alarm is gone, or the timer sees that
+        // the task is watched.
+        self.alarm_ns.load(Ordering::SeqCst) <= deadline_ns
+    }
+
+    /// The timer looks at the slot now, and not again by itself.
+    pub(crate) fn disarm(&self) {
+        self.alarm_ns.store(NO_DEADLINE, Ordering::Relaxed);
+        // SeqCst: see `is_armed`.
+        fence(Ordering::SeqCst);
     }
 
     /// The name of the task that the slot holds, or will hold next.

@@ -222,12 +222,15 @@ impl State {
         }
     }
 
-    /// Notes, in an edit, that the plugin wants to be told when the task is
-    /// unwanted. Returns how it was before.
-    pub fn watch(&self) -> Watched {
-        // Relaxed: who is told what is published by `end_edit`. A cancellation
-        // either sees the flag or is seen here, in this word's order.
-        let before = self.0.fetch_or(WATCHED, Ordering::Relaxed);
+    /// EDITING -> RUNNING, and notes that the plugin wants to be told when the task
+    /// is unwanted. Returns how it was before.
+    pub fn end_edit_watched(&self) -> Watched {
+        // Only edits change the flag.
+        let flag = WATCHED & !self.0.load(Ordering::Relaxed);
+        let change = flag.wrapping_sub(EDITING - RUNNING);
+        // Release: as in `end_edit`. A cancellation either sees the flag or is seen
+        // here, in this word's order. SeqCst: see `Slot::is_armed`.
+        let before = self.0.fetch_add(change, Ordering::SeqCst);
         match before {
             _ if before & (CANCELLED | TOLD) != 0 => Watched::Unwanted,
             _ if before & WATCHED != 0 => Watched::Already,
@@ -237,8 +240,8 @@ impl State {
 
     /// Notes, in an edit, that the plugin is being told.
     pub fn tell(&self) {
-        // Relaxed: as in `watch`. In two steps: only one of them matters to
-        // others, who may cancel between them.
+        // Relaxed: `end_edit` publishes who is told what. In two steps: only one of
+        // them matters to others, who may cancel between them.
         self.0.fetch_or(TOLD, Ordering::Relaxed);
         self.0.fetch_and(!WATCHED, Ordering::Relaxed);
     }
@@ -335,16 +338,17 @@ mod tests {
         state.offer(false);
         assert_eq!(state.claim(), Claim::Run);
         assert_eq!(state.edit(1), Ok(()));
-        assert_eq!(state.watch(), Watched::Newly);
-        assert_eq!(state.watch(), Watched::Already);
-        state.end_edit();
+        assert_eq!(state.end_edit_watched(), Watched::Newly);
+        assert_eq!(state.edit(1), Ok(()));
+        assert_eq!(state.end_edit_watched(), Watched::Already);
         assert!(state.is_watched(1) && !state.is_watched(2));
         assert_eq!(state.cancel(), Cancel::Running { watched: true });
         assert_eq!(state.edit(1), Ok(()));
         state.tell();
         assert!(!state.is_watched(1));
         assert_eq!(state.cancel(), Cancel::Running { watched: false });
-        assert_eq!(state.watch(), Watched::Unwanted);
+        assert_eq!(state.end_edit_watched(), Watched::Unwanted);
+        assert_eq!(state.edit(1), Ok(()));
         state.promote();
         assert!(!state.is_watched(1), "nobody is told about the end");
         assert!(!state.finish());
@@ -489,9 +493,7 @@ mod loom_tests {
                     cell.state.edit(1).unwrap();
                     // SAFETY: EDITING is exclusive.
                     cell.reply.with_mut(|watch| unsafe { *watch = 7 });
-                    let found = cell.state.watch();
-                    cell.state.end_edit();
-                    if found == Watched::Unwanted {
+                    if cell.state.end_edit_watched() == Watched::Unwanted {
                         tell(&cell)
                     } else {
                         0

@@ -22,6 +22,7 @@ use std::sync::Once;
 
 use super::{ErrorBuffer, PANICKED, catch};
 use nonblocking_ffi_core::error::Error;
+use nonblocking_ffi_core::runtime::cancel;
 use nonblocking_ffi_core::{exit, memory, signals};
 
 mod descriptors;
@@ -79,10 +80,11 @@ extern "C" fn in_parent() {
     }
 }
 
-/// In the child, on its only thread. It makes system calls only, since other threads of
-/// the parent may have held any lock.
+/// In the child, on its only thread. It takes no lock, since other threads of the
+/// parent may have held any.
 extern "C" fn in_child() {
     signals::reset();
+    cancel::forked();
     if !signals::is_main_thread() {
         descriptors::close_nginxs();
         descriptors::end_fork();
