@@ -30,11 +30,16 @@ pub(super) fn end(deadline: Instant) {
         // SAFETY: a plain number. If it is refused, grandchildren are left.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         let mut asked = BTreeSet::new();
-        loop {
+        let mut rounds_without = 0;
+        // Twice, since a look takes its time: it may have passed a grandchild before
+        // that became ours, and come to its parent after that had ended.
+        while rounds_without < 2 {
             let left = living();
-            if left.is_empty() {
-                return;
-            }
+            rounds_without = if left.is_empty() {
+                rounds_without + 1
+            } else {
+                0
+            };
             for &pid in &left {
                 if asked.insert(pid) {
                     signal(pid, libc::SIGTERM);
