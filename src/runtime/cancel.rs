@@ -114,6 +114,7 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// In a forked child: nothing can be watched any more.
 pub fn forked() {
+    // Relaxed: the child has this thread alone. Those that it starts see it.
     FORKED.store(true, Ordering::Relaxed);
 }
 
@@ -130,6 +131,7 @@ impl Timer {
     /// The timer, whose thread is running; `None` if it cannot be started.
     fn get() -> Option<&'static Self> {
         static STARTING: Mutex<()> = Mutex::new(());
+        // Relaxed: see `forked`.
         if FORKED.load(Ordering::Relaxed) {
             return None;
         }
@@ -267,6 +269,7 @@ impl Deadlines {
 
 /// The slot of an entry, if its alarm is the one that the entry stands for.
 fn has_alarm((alarm_ns, index): (u64, u32)) -> Option<&'static Slot> {
+    // Relaxed: the timer asks, which alone changes alarms.
     arena::get(index).filter(|slot| slot.alarm_ns.load(Ordering::Relaxed) == alarm_ns)
 }
 
@@ -290,6 +293,7 @@ impl Stack {
             return false;
         }
         let new = ptr::from_ref(slot).cast_mut();
+        // Relaxed, here and if the exchange fails: only a guess for the exchange.
         let mut head = self.0.load(Ordering::Relaxed);
         loop {
             // Relaxed: published by the exchange below.
@@ -312,6 +316,7 @@ impl Stack {
         std::iter::from_fn(move || {
             // SAFETY: links lead to slots, which are never freed.
             let slot: &'static Slot = unsafe { top.as_ref() }?;
+            // Relaxed: the swap above has acquired it.
             top = slot.below.load(Ordering::Relaxed);
             // AcqRel: as in `push`.
             slot.stacked.swap(0, Ordering::AcqRel);

@@ -5,7 +5,6 @@
 //! | [`c`]     | a plugin: a shared object with the plugin ABI |
 //! | [`host_api`]  | the host functions that plugins call |
 //! | [`cancel`] | tells plugins which tasks are unwanted |
-//! | [`lua`]   | Lua modules, in persistent VMs |
 //! | [`registry`] | runtimes by name, for calls from VMs |
 //! | [`resty_ffi`] | plugins that were written for lua-resty-ffi |
 //! | [`library`] | opening a shared object, and finding functions in it |

@@ -1,16 +1,18 @@
 -- language = "java": a method of a Java class, in the one JVM of the worker.
 -- The language runtime is a plugin, runtimes/java.
 
+local form = require "resty.nonblocking_ffi.languages.fields"
 local library = require "resty.nonblocking_ffi.core.library"
 local options = require "resty.nonblocking_ffi.core.options"
 
+local absolute = form.absolute
+local add = form.add
 local concat = table.concat
 local find = string.find
 local gmatch = string.gmatch
 local ipairs = ipairs
 local is_text = options.is_text
 local match = string.match
-local sub = string.sub
 local tostring = tostring
 local type = type
 
@@ -48,20 +50,6 @@ local function is_entry(value)
     return is_plain(value)
            and find(value, "^[^%s#/.]+[^%s#/]*#[^%s#/.]+$") ~= nil
            or is_plain(value) and find(value, "^[^%s#/.]+[^%s#/]*$") ~= nil
-end
-
-
--- Relative to nginx's prefix: its working directory may be anything.
-local function absolute(path)
-    if sub(path, 1, 1) == "/" then
-        return path
-    end
-    return ngx.config.prefix() .. path
-end
-
-
-local function add(fields, key, value)
-    fields[#fields + 1] = key .. ":" .. #value .. ":" .. value .. "\n"
 end
 
 

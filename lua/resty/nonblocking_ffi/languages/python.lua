@@ -1,15 +1,17 @@
 -- language = "python": a function or an object in Python, in the one CPython of
 -- the worker. The language runtime is a plugin, runtimes/python.
 
+local form = require "resty.nonblocking_ffi.languages.fields"
 local library = require "resty.nonblocking_ffi.core.library"
 local options = require "resty.nonblocking_ffi.core.options"
 local pools = require "resty.nonblocking_ffi.core.pool"
 
+local absolute = form.absolute
+local add = form.add
 local concat = table.concat
 local find = string.find
 local ipairs = ipairs
 local is_text = options.is_text
-local sub = string.sub
 local type = type
 
 local LIBRARY = "libnonblocking_ffi_python"
@@ -35,20 +37,6 @@ local function is_path_or_list(value)
         end
     end
     return #value > 0
-end
-
-
--- Relative to nginx's prefix: its working directory may be anything.
-local function absolute(path)
-    if sub(path, 1, 1) == "/" then
-        return path
-    end
-    return ngx.config.prefix() .. path
-end
-
-
-local function add(fields, key, value)
-    fields[#fields + 1] = key .. ":" .. #value .. ":" .. value .. "\n"
 end
 
 
