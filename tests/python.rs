@@ -257,7 +257,7 @@ fn stop_quit_and_reload_end_a_busy_worker_with_code_0() {
         eventually("the exits are in the log", || nginx.clean_exits() == exits);
     }
     // The master kills workers that need more than two seconds for a `stop`.
-    nginx.stop(Signal::Quit, PATIENCE);
+    nginx.stop(Signal::Quit, EXIT_PROMISE);
 }
 
 /// The signals that a process ignores, catches and blocks, without those of the C
